@@ -1,0 +1,67 @@
+# The faces of the project that stay put. Needs git, make, python3.11 and python3.11-venv; the rest goes into .venv.
+PYTHON ?= python3.11
+BIN := .venv/bin
+HOST ?= 127.0.0.1
+PORT ?= 8000
+
+.PHONY: run install install-test install-training test test-all lint format bench docs lock pocket pocket-probe clean
+
+run: install
+	$(BIN)/danqing serve --host $(HOST) --port $(PORT)
+
+install: .venv/.core
+install-test: .venv/.test
+
+.venv/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "Danqing needs $(PYTHON): apt-get install python3.11 python3.11-venv"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing: apt-get install python3.11-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.core: .venv/bin/python requirements/core.txt pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/core.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.test: .venv/.core requirements/test.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/test.txt
+	@touch $@
+
+install-training: .venv/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r training/pocket/requirements.txt
+
+test: lint
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: lint install-training
+	$(BIN)/python -m pytest -q
+
+lint: install-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: install-test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install-test
+	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+docs: install-test
+	$(BIN)/python tools/make_docs.py
+
+# Pinned versions with hashes and no addresses; run it to move every dependency forward.
+lock: install-test
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml requirements/build.in -o requirements/core.txt
+	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml --extra test requirements/build.in -o requirements/test.txt
+
+pocket: install-training
+	$(BIN)/python -m training.pocket.train
+
+pocket-probe: install-training
+	$(BIN)/python -m training.pocket.probe
+
+clean:
+	rm -rf .venv build dist

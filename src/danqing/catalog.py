@@ -1,0 +1,264 @@
+"""Models as data: reads catalog.toml and the operator's file into domain Cards. Knows no engine and no HTTP."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from danqing.domain.card import Backend, Card, ImageFormat, LabelRule, Preset, Price
+from danqing.domain.errors import ModelNotFound, Unavailable
+from danqing.domain.sizes import Size, SizeRange, SizeRule
+from danqing.settings import Settings, SettingsError
+
+STAND_IN_FAMILY = "pocket"
+DAY_S = 86_400
+
+_STRICT = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+Feature = Literal[
+    "response_format",
+    "style",
+    "output_format",
+    "revised_prompt",
+    "size_required",
+    "b64_default",
+    "echo",
+    "watermark",
+]
+
+
+class _PresetRow(BaseModel):
+    model_config = _STRICT
+    steps: int = Field(ge=1, le=200)
+    guidance: float = Field(ge=0, le=30)
+
+
+class _BackendRow(BaseModel):
+    model_config = _STRICT
+    family: Literal["pocket"]
+
+
+class _FreeRow(BaseModel):
+    """`size_free`: any size within these bounds."""
+
+    model_config = _STRICT
+    side_min: int = Field(ge=16)
+    """The shortest side, pixels."""
+    side_max: int = Field(le=8192)
+    """The longest side, pixels."""
+    multiple: int = Field(ge=1)
+    """Each side is a multiple of this."""
+    pixels_max: int = Field(le=2**26)
+    """Width times height at most."""
+    pixels_min: int = 0
+    """Width times height at least."""
+    ratio_max: float = Field(default=4.0, ge=1)
+    """The longer side over the shorter at most."""
+
+
+class ModelRow(BaseModel):
+    """One `[models.NAME]` table; `like = "OTHER"` starts as a copy of another."""
+
+    model_config = _STRICT
+    owner: str
+    """`owned_by` in /v1/models."""
+    created: int
+    """Unix seconds, for /v1/models."""
+    description: str
+    """One line for people."""
+    size_default: str
+    """The size when a request names none."""
+    price: dict[str, int | Literal["image", "call"]]
+    """`per` ("image" or "call") and the characters of each quality."""
+    aliases: tuple[str, ...] = ()
+    """Other names, matched without regard to case like the name itself."""
+    backend: str | None = None
+    """The `[backends.NAME]` that draws it; none = the pocket stand-in."""
+    sizes: tuple[str, ...] = ()
+    """Sizes taken as they are, whatever `size_free` says."""
+    size_names: dict[str, str] = {}
+    """Named sizes: ratios ("2:3"), tiers ("2K"), "auto"."""
+    size_free: _FreeRow | None = None
+    """Bounds for free sizes; none = only the listed and named ones."""
+    n_default: int = Field(default=1, ge=1, le=16)
+    """Images when a request names no number."""
+    n_max: int = Field(default=1, ge=1, le=16)
+    """Images in one request at most."""
+    prompt_chars_max: int = Field(default=4000, ge=1, le=32_000)
+    """The longest prompt, in characters of Unicode."""
+    prompt_overlong: Literal["refuse", "truncate"] = "refuse"
+    """What a longer one gets; a cut is told in `x-danqing-truncated`."""
+    qualities: dict[str, str] = {"standard": "standard"}
+    """Each quality and the preset (steps, guidance) that draws it."""
+    quality_default: str | None = None
+    """The quality when a request names none; the first one if not set."""
+    refund: Literal["undelivered", "never"] = "undelivered"
+    """What is charged when no image comes: nothing, or (but for our own failures) all."""
+    cancel: Literal["void", "prorata", "full"] = "prorata"
+    """What a client that leaves after the first step pays: nothing, by steps done, or all."""
+    label_visible: bool = False
+    """Carry the visible AI label (the hidden one is always there)."""
+    link_days: float = Field(default=30, gt=0, le=3650)
+    """How long an image and its link live."""
+    format: ImageFormat = "png"
+    """The image format when a request names none."""
+    features: tuple[Feature, ...] = ()
+    """Optional parameters the model honours."""
+
+
+class _File(BaseModel):
+    model_config = _STRICT
+    defaults: dict[Literal["openai", "chat", "draw", "zhipu", "dashscope"], str]
+    presets: dict[str, dict[str, _PresetRow]]
+    backends: dict[str, _BackendRow]
+    models: dict[str, ModelRow]
+
+
+class Catalog:
+    """All cards, by name and alias, matched without regard to case."""
+
+    def __init__(self, cards: Mapping[str, Card], defaults: Mapping[str, str]) -> None:
+        self.cards = dict(cards)
+        self.defaults = dict(defaults)
+        self._by_name: dict[str, Card] = {}
+        for card in cards.values():
+            for name in (card.name, *card.aliases):
+                if self._by_name.setdefault(name.lower(), card) is not card:
+                    raise SettingsError(f"catalog: two models are called {name}")
+        for dialect, name in defaults.items():
+            if name.lower() not in self._by_name:
+                raise SettingsError(f"catalog: defaults.{dialect} names no model: {name}")
+
+    def find(self, name: str | None, dialect: str) -> Card:
+        """The card a client means; None or "" is the dialect's default. Raises ModelNotFound."""
+        wanted = name or self.defaults[dialect]
+        card = self._by_name.get(wanted.lower())
+        if card is None:
+            raise ModelNotFound(wanted)
+        return card
+
+    def drawable(self, card: Card, standin: bool) -> Card:
+        """The card itself. Raises Unavailable when only a stand-in could draw and that is turned off."""
+        if card.backend.stand_in and not standin:
+            raise Unavailable(
+                f"Nothing is configured to draw '{card.name}', and stand-ins are off."
+            )
+        return card
+
+
+def load(settings: Settings) -> Catalog:
+    """Read the built-in catalog and the operator's over it, whole or not at all. Raises SettingsError."""
+    try:
+        tables = tomllib.loads(files("danqing").joinpath("catalog.toml").read_text("utf-8"))
+        if settings.catalog_file is not None:
+            tables = _merge(tables, tomllib.loads(_read(settings.catalog_file)))
+        tables["models"] = {name: _inherit(name, tables["models"]) for name in tables["models"]}
+        file = _File.model_validate(tables)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"catalog: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"catalog: {where}: {first['msg']}") from None
+    return Catalog(
+        {name: _card(name, row, file) for name, row in file.models.items()}, file.defaults
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"catalog: cannot read {path}: {error}") from None
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Tables merge, anything else is replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = (
+            _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        )
+    return merged
+
+
+def _inherit(name: str, models: dict[str, Any], depth: int = 0) -> dict[str, Any]:
+    """Resolve `like`: fields are replaced one by one; names (aliases, default) are not inherited."""
+    row = dict(models[name])
+    parent = row.pop("like", None)
+    if parent is None:
+        return row
+    if parent not in models or depth > 8:
+        raise SettingsError(f"catalog: models.{name}.like names no model: {parent}")
+    base = _inherit(parent, models, depth + 1)
+    base.pop("aliases", None)
+    return base | row
+
+
+def _card(name: str, row: ModelRow, file: _File) -> Card:
+    def fail(text: str) -> SettingsError:
+        return SettingsError(f"catalog: models.{name}: {text}")
+
+    backend_name = row.backend or STAND_IN_FAMILY
+    if backend_name not in file.backends:
+        raise fail(f"backend {backend_name} is not configured")
+    family = file.backends[backend_name].family
+    presets = file.presets.get(family, {})
+    missing = set(row.qualities.values()) - set(presets)
+    if missing or not row.qualities:
+        raise fail(f"no preset {', '.join(sorted(missing))} for {family}")
+    per = row.price.get("per")
+    characters = {key: value for key, value in row.price.items() if isinstance(value, int)}
+    if per not in ("image", "call") or set(characters) != set(row.qualities):
+        raise fail("price needs `per` and one number for each quality")
+    if any(value < 0 for value in characters.values()):
+        raise fail("a price is negative")
+    quality_default = row.quality_default or next(iter(row.qualities))
+    if quality_default not in row.qualities or row.n_default > row.n_max:
+        raise fail("a default lies outside what the model takes")
+    return Card(
+        name=name,
+        owner=row.owner,
+        created=row.created,
+        description=row.description,
+        aliases=row.aliases,
+        sizes=_size_rule(row, fail),
+        n_default=row.n_default,
+        n_max=row.n_max,
+        prompt_chars_max=row.prompt_chars_max,
+        prompt_overlong=row.prompt_overlong,
+        qualities={
+            key: Preset(presets[value].steps, presets[value].guidance)
+            for key, value in row.qualities.items()
+        },
+        quality_default=quality_default,
+        price=Price(per, characters),
+        refund=row.refund,
+        cancel=row.cancel,
+        label=LabelRule(visible=row.label_visible),
+        link_ttl_s=round(row.link_days * DAY_S),
+        format=row.format,
+        backend=Backend(backend_name, family, stand_in=row.backend is None),
+        features=frozenset(row.features),
+    )
+
+
+def _size_rule(row: ModelRow, fail: Any) -> SizeRule:
+    def size(text: str) -> Size:
+        parsed = Size.parse(text)
+        if parsed is None:
+            raise fail(f"not a size: {text}")
+        return parsed
+
+    return SizeRule(
+        default=size(row.size_default),
+        listed=tuple(size(text) for text in row.sizes),
+        named={key: size(value) for key, value in row.size_names.items()},
+        free=SizeRange(**row.size_free.model_dump()) if row.size_free else None,
+    )

@@ -1,0 +1,211 @@
+"""The one error tree. Knows no HTTP: a dialect maps `code` to its own status and body.
+
+DanqingError
+├── RequestError            the request cannot be honoured as written; `param` names the field
+│   ├── InvalidBody         not JSON, not UTF-8, too deep, not an object
+│   ├── BodyTooLarge
+│   ├── MissingField
+│   ├── InvalidField        wrong type, malformed, off the list, out of range
+│   │   ├── PromptTooLong
+│   │   └── TooManyImages
+│   ├── UnknownField        no such parameter in this dialect
+│   ├── UnsupportedField    a parameter this model or this server cannot honour
+│   ├── ModelNotFound
+│   ├── NotFound            no such route, task or file
+│   └── MethodNotAllowed
+├── AuthError
+│   ├── MissingToken  ├── InvalidToken  └── ExpiredToken (revoked counts)
+├── PermissionDenied        the token is good, the deed is not allowed
+│   ├── WaiverRequired      the AI label may be dropped only after a signed waiver
+│   └── AccountSuspended
+├── QuotaExceeded           the balance does not cover the hold
+├── ContentRefused          moderation said no; never retried elsewhere
+├── Busy                    queue full; `retry_after_s` says when to come back
+├── Cancelled               the client hung up or deleted the task
+└── ServerFault             our own failure
+    ├── EngineFailed  └── Unavailable
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class DanqingError(Exception):
+    """Root. `str(error)` is a safe message: it may be shown to the client as it is."""
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class RequestError(DanqingError):
+    """The request cannot be honoured as written. `param` is the field's path on the wire."""
+
+    code = "bad_request"
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class InvalidBody(RequestError):
+    code = "invalid_body"
+
+
+class BodyTooLarge(RequestError):
+    code = "body_too_large"
+
+
+class MissingField(RequestError):
+    code = "missing_field"
+
+    def __init__(self, param: str) -> None:
+        super().__init__(f"Missing required parameter: '{param}'.", param)
+
+
+class InvalidField(RequestError):
+    code = "invalid_field"
+
+
+class PromptTooLong(InvalidField):
+    code = "prompt_too_long"
+
+    def __init__(self, param: str, chars: int, chars_max: int) -> None:
+        super().__init__(
+            f"'{param}' is too long: {chars} characters, at most {chars_max} are allowed.", param
+        )
+
+
+class TooManyImages(InvalidField):
+    """More images than the model gives in one call. The message for one is the wire's own."""
+
+    code = "too_many_images"
+
+    def __init__(self, param: str, n_max: int) -> None:
+        self.n_max = n_max
+        one = "You must provide n=1 for this model."
+        super().__init__(one if n_max == 1 else f"'{param}' must be between 1 and {n_max}.", param)
+
+
+class UnknownField(RequestError):
+    code = "unknown_field"
+
+    def __init__(self, param: str) -> None:
+        super().__init__(f"Unknown parameter: '{param}'.", param)
+
+
+class UnsupportedField(RequestError):
+    code = "unsupported_field"
+
+
+class ModelNotFound(RequestError):
+    code = "model_not_found"
+
+    def __init__(self, name: str, param: str = "model") -> None:
+        super().__init__(f"The model '{name[:100]}' does not exist.", param)
+
+
+class NotFound(RequestError):
+    code = "not_found"
+
+
+class MethodNotAllowed(RequestError):
+    code = "method_not_allowed"
+
+
+class AuthError(DanqingError):
+    code = "auth"
+
+
+class MissingToken(AuthError):
+    code = "missing_token"
+
+
+class InvalidToken(AuthError):
+    code = "invalid_token"
+
+
+class ExpiredToken(AuthError):
+    code = "expired_token"
+
+
+class PermissionDenied(DanqingError):
+    code = "permission_denied"
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class WaiverRequired(PermissionDenied):
+    code = "waiver_required"
+
+    def __init__(self, param: str) -> None:
+        super().__init__(
+            f"'{param}' may be false only for accounts that have signed the label waiver.", param
+        )
+
+
+class AccountSuspended(PermissionDenied):
+    code = "account_suspended"
+
+
+class QuotaExceeded(DanqingError):
+    """The balance does not cover the hold. Amounts are characters."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, needed: int, available: int) -> None:
+        super().__init__(
+            f"You exceeded your current quota: {needed} characters are needed, "
+            f"{available} are left."
+        )
+        self.needed = needed
+        self.available = available
+
+
+class ContentRefused(DanqingError):
+    """Moderation refused `role` (user, assistant, history) at `level` (0 the worst, 3 the mildest)."""
+
+    code = "content_refused"
+
+    def __init__(self, role: str, level: int, message: str | None = None) -> None:
+        super().__init__(message or "Your request was rejected as a result of our safety system. ")
+        self.role = role
+        self.level = level
+
+
+class Busy(DanqingError):
+    code = "busy"
+    retryable = True
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__("The server is busy: its queue is full. Please retry later.")
+        self.retry_after_s = retry_after_s
+
+
+class Cancelled(DanqingError):
+    code = "cancelled"
+
+    def __init__(self, message: str = "The task was cancelled.") -> None:
+        super().__init__(message)
+
+
+class ServerFault(DanqingError):
+    code = "server_fault"
+    retryable = True
+
+    def __init__(self, message: str = "The server had an error while processing your request."):
+        super().__init__(message)
+
+
+class EngineFailed(ServerFault):
+    code = "engine_failed"
+
+
+class Unavailable(ServerFault):
+    code = "unavailable"

@@ -1,0 +1,36 @@
+"""Ports: what the service needs from the floors above and below it, as protocols. No implementation."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from danqing.domain.card import Card
+from danqing.domain.task import Event, ImageTask
+
+
+@dataclass(frozen=True, slots=True)
+class DrawOrder:
+    """A task as a provider gets it: resolved, paid for, and with the account it is fair to."""
+
+    task: ImageTask
+    card: Card
+    task_id: str
+    account_id: str
+    prompt: str
+    """The prompt to draw (extended when asked for)."""
+    seeds: tuple[int, ...]
+    """One per image."""
+    priority: Literal["interactive", "background"] = "interactive"
+
+
+class Provider(Protocol):
+    """Something that draws."""
+
+    def draw(self, order: DrawOrder) -> AsyncGenerator[Event, None]:
+        """Yield events until each image is Drawn or Failed. Raises Busy before the first event, EngineFailed.
+
+        Closing the iterator (aclose) cancels what is still going on.
+        """
+        ...

@@ -1,0 +1,100 @@
+"""Image sizes: parsing and the rule that says which a model takes. Pure; knows no dialect."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from danqing.domain.errors import InvalidField
+
+_PIXELS = re.compile(r"([0-9]{1,5})[x*X×]([0-9]{1,5})")
+
+
+class Size(NamedTuple):
+    """Width and height in pixels."""
+
+    width: int
+    height: int
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    @classmethod
+    def parse(cls, text: str) -> Size | None:
+        """Read "WxH" (also "W*H"); None when the text is something else."""
+        match = _PIXELS.fullmatch(text.strip())
+        if match is None:
+            return None
+        return cls(int(match[1]), int(match[2]))
+
+
+@dataclass(frozen=True, slots=True)
+class SizeRange:
+    """Free sizes: each side within bounds and a multiple of `multiple`; area and ratio capped."""
+
+    side_min: int
+    side_max: int
+    multiple: int
+    pixels_max: int
+    ratio_max: float = 16.0
+    pixels_min: int = 0
+
+    def fault(self, size: Size) -> str | None:
+        """What is wrong with `size`, or None when it fits."""
+        if not all(self.side_min <= side <= self.side_max for side in size):
+            return f"each side must be between {self.side_min} and {self.side_max} pixels"
+        if any(side % self.multiple for side in size):
+            return f"each side must be a multiple of {self.multiple}"
+        if size.pixels > self.pixels_max:
+            return f"the image may have at most {self.pixels_max} pixels"
+        if size.pixels < self.pixels_min:
+            return f"the image must have at least {self.pixels_min} pixels"
+        if max(size) / min(size) > self.ratio_max:
+            return f"the sides' ratio may be at most {self.ratio_max:g}:1"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class SizeRule:
+    """Which sizes a model takes: listed ones, named ones ("2:3", "2K", "auto"), a free range.
+
+    The list is asked before the range: a provider may list a size that its own range forbids.
+    """
+
+    default: Size
+    listed: tuple[Size, ...] = ()
+    named: Mapping[str, Size] = field(default_factory=dict[str, Size])
+    free: SizeRange | None = None
+
+    def resolve(self, text: str, param: str = "size") -> Size:
+        """Turn the wire's text into pixels. Raises InvalidField naming `param`."""
+        name = text.strip()
+        if name in self.named:
+            return self.named[name]
+        size = Size.parse(name)
+        if size is None:
+            raise InvalidField(f"Invalid value: '{name[:50]}'. {self._supported()}", param)
+        if size in self.listed:
+            return size
+        if self.free is None:
+            raise InvalidField(f"Invalid value: '{name[:50]}'. {self._supported()}", param)
+        fault = self.free.fault(size)
+        if fault is not None:
+            raise InvalidField(f"Invalid value: '{name[:50]}': {fault}. {self._supported()}", param)
+        return size
+
+    def _supported(self) -> str:
+        values = [*self.named, *map(str, self.listed)] or [str(self.default)]
+        text = "Supported values are: " + ", ".join(f"'{value}'" for value in values)
+        if self.free is not None:
+            text += (
+                f", and any WIDTHxHEIGHT with sides {self.free.side_min} to {self.free.side_max}, "
+                f"multiples of {self.free.multiple}, at most {self.free.pixels_max} pixels"
+            )
+        return text + "."

@@ -1,0 +1,138 @@
+"""What to draw (ImageTask), how to answer (Delivery), what came of it (ImageResult), and the events between.
+
+Canonical: no dialect's words, no HTTP. Pixels are numpy arrays, uint8, H x W x 3 (RGB).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from danqing.domain.card import ImageFormat
+from danqing.domain.errors import DanqingError
+from danqing.domain.sizes import Size
+
+Pixels = npt.NDArray[np.uint8]
+
+SEED_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTask:
+    """One request to draw `n` images. Image i uses seed + i (modulo 2^31)."""
+
+    model: str
+    prompt: str
+    size: Size
+    quality: str
+    n: int = 1
+    negative_prompt: str = ""
+    style: str | None = None
+    seed: int | None = None
+    prompt_extend: bool = False
+    ai_label: bool = True
+    """False asks for images without visible label; only with the account's waiver."""
+    brand_mark: bool = False
+    end_user: str | None = None
+    client_request_id: str | None = None
+    history: tuple[str, ...] = ()
+    """Earlier chat turns: moderated, not drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """How to answer."""
+
+    form: Literal["url", "b64_json"] = "url"
+    format: ImageFormat = "png"
+    compression: int | None = None
+    """0-100 for jpeg and webp; None = our default."""
+    ignored: tuple[str, ...] = ()
+    """Accepted parameters that mean nothing for images (a chat's temperature); told back in a header."""
+    truncated: tuple[str, ...] = ()
+    """Parameters whose text was cut to the model's limit; told back in a header."""
+    echo: bool = False
+    """The answer states the effective size, quality and format, and usage (gpt-image's way)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SafetyLevel:
+    """Moderation's finding for one role; level 0 is the worst, 3 the mildest."""
+
+    role: Literal["user", "assistant", "history"]
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveredImage:
+    """One image that came out: either `url` or `b64` is set."""
+
+    image_id: str
+    size: Size
+    seed: int
+    format: ImageFormat
+    url: str | None = None
+    b64: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageResult:
+    """The end of a task that delivered at least one image. `images` holds errors in their places."""
+
+    created: int
+    """Unix seconds at which the request came in."""
+    model: str
+    images: tuple[DeliveredImage | DanqingError, ...]
+    prompt: str
+    revised_prompt: str | None = None
+    """Set when the prompt was extended; this text was drawn."""
+    safety: tuple[SafetyLevel, ...] = ()
+    quality: str = "standard"
+
+    @property
+    def delivered(self) -> list[DeliveredImage]:
+        return [image for image in self.images if isinstance(image, DeliveredImage)]
+
+
+# Events of a drawing in progress. `index` counts a task's images from 0.
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    position: int
+    eta_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """Image `index` has done `step` of `steps` denoising steps."""
+
+    index: int
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    index: int
+    pixels: Pixels = field(repr=False)
+    seed: int
+    timing_ms: dict[str, float] = field(default_factory=dict[str, float])
+    """Stage → milliseconds: queue, encode, denoise, decode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    index: int
+    error: DanqingError
+
+
+Event = Queued | Started | Stepped | Drawn | Failed

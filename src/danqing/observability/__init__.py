@@ -1,0 +1,1 @@
+"""Logs and metrics. Knows nothing of what is being measured but names and numbers."""

@@ -1,0 +1,81 @@
+"""The metrics of /metrics, in one place so that docs and tests can list them. Knows only names and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_STAGE_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class Metrics:
+    """One registry per server, so that two servers in one process do not share numbers."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "danqing_requests_total",
+            "Image requests by dialect, model and outcome (ok or an error's code).",
+            ("dialect", "model", "outcome"),
+            registry=self.registry,
+        )
+        self.stage_seconds = Histogram(
+            "danqing_stage_seconds",
+            "Time an image spent in a stage: queue, encode, denoise, decode, label, store.",
+            ("stage",),
+            buckets=_STAGE_BUCKETS,
+            registry=self.registry,
+        )
+        self.images = Counter(
+            "danqing_images_total",
+            "Images delivered, by model.",
+            ("model",),
+            registry=self.registry,
+        )
+        self.steps = Counter(
+            "danqing_engine_steps_total", "Denoising steps of a batch.", registry=self.registry
+        )
+        self.batch_size = Histogram(
+            "danqing_engine_batch_size",
+            "Images that shared a denoising step.",
+            buckets=(1, 2, 4, 8, 16, 32, 64),
+            registry=self.registry,
+        )
+        self.step_seconds = Histogram(
+            "danqing_engine_step_seconds",
+            "Time of one denoising step of a batch.",
+            buckets=_STAGE_BUCKETS,
+            registry=self.registry,
+        )
+        self.characters_posted = Counter(
+            "danqing_characters_posted_total", "Characters charged.", registry=self.registry
+        )
+        self.queue_depth = Gauge(
+            "danqing_queue_depth", "Images waiting for their first step.", registry=self.registry
+        )
+        self.live = Gauge("danqing_engine_live", "Images being drawn.", registry=self.registry)
+        self.open_holds = Gauge(
+            "danqing_open_holds",
+            "Reservations of characters not yet resolved.",
+            registry=self.registry,
+        )
+
+    def watch(self, gauge: Gauge, read: Callable[[], float]) -> None:
+        """Ask `read` for the gauge's value at each scrape."""
+        gauge.set_function(read)
+
+    def on_step(self, seconds: float, batch_size: int) -> None:
+        """The engine's observer: one denoising step of a batch."""
+        self.steps.inc()
+        self.batch_size.observe(batch_size)
+        self.step_seconds.observe(seconds)
+
+    def on_timing(self, timing_ms: dict[str, float]) -> None:
+        """One image's stages, in milliseconds."""
+        for stage, value in timing_ms.items():
+            self.stage_seconds.labels(stage).observe(value / 1000)
+
+    def render(self) -> bytes:
+        """The text exposition format."""
+        return generate_latest(self.registry)

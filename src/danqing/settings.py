@@ -1,0 +1,183 @@
+"""One frozen settings object from defaults, a TOML file and DANQING_* variables. Knows no floor above it; a bad value refuses to start."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+_SECTION = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; the message says which and why."""
+
+
+class EngineSettings(BaseModel):
+    """How local drawing runs."""
+
+    model_config = _SECTION
+
+    queue_max: int = Field(default=256, ge=1, le=100_000)
+    """Images waiting or being drawn at most; beyond it clients get "busy"."""
+    live_max: int = Field(default=16, ge=1, le=1024)
+    """Images being drawn at once at most: each holds its latents in memory."""
+    batch_max: int = Field(default=8, ge=1, le=256)
+    """Images in one denoising step at most."""
+    threads: int = Field(default=0, ge=0, le=512)
+    """CPU threads of the model runtime; 0 = one per core."""
+
+
+class LabelSettings(BaseModel):
+    """The AI-content labels (GB 45438-2025)."""
+
+    model_config = _SECTION
+
+    policy: Literal["card", "cn"] = "card"
+    """"card": each model's own rule; "cn": a visible label on everything."""
+    producer: str = Field(
+        "Danqing", min_length=1, max_length=100, pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$"
+    )
+    """ContentProducer of the hidden label: your name or code, printable ASCII without blanks."""
+    waiver_drops_metadata: bool = False
+    """Let a signed waiver drop the hidden label too."""
+
+
+class ModerationSettings(BaseModel):
+    """The word list that prompts are checked against."""
+
+    model_config = _SECTION
+
+    block_level: int = Field(default=1, ge=-1, le=3)
+    """Refuse at this level or worse (0 is the worst, 3 is harmless); -1 refuses nothing."""
+    word_lists: tuple[Path, ...] = ()
+    """Your own lists, one `term<TAB>level<TAB>category` a line, beside the bundled one."""
+    bundled_list: bool = True
+    """Use the bundled list."""
+
+
+class Settings(BaseSettings):
+    """All settings. Environment: `DANQING_DATA_DIR`, nested ones as `DANQING_ENGINE__QUEUE_MAX`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DANQING_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+    )
+
+    data_dir: Path = Path("data")
+    """Where the database, the key file and the images live."""
+    database_url: str | None = None
+    """SQLite by default, in the data directory: `sqlite:///PATH`."""
+    blob_url: str | None = None
+    """Where images are kept; a folder in the data directory by default."""
+    public_url: str | None = Field(default=None, pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")
+    """The address clients reach the server by; links begin with it."""
+    host: str = "127.0.0.1"
+    """The address to listen on."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """The port to listen on; 0 = any free one."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks whose forwarded headers count."""
+    catalog_file: Path | None = None
+    """Your own models and backends, merged over the built-in catalog."""
+    standin: bool = True
+    """Let pocket answer for models that have nothing configured."""
+    body_bytes_max: int = Field(default=1_000_000, ge=1_000, le=100_000_000)
+    """A text request's body at most."""
+    request_timeout_s: float = Field(default=600, ge=1, le=86_400)
+    """A drawing is given up after this long."""
+    operator_characters: int = Field(default=1_000_000, ge=0, le=10**15)
+    """What the operator's account starts with."""
+    account_characters: int = Field(default=15_000, ge=0, le=10**15)
+    """What a new account starts with."""
+    metrics_token: Annotated[str | None, Field(min_length=16)] = None
+    """A bearer token that opens /metrics to other machines; loopback needs none."""
+    log_format: Literal["auto", "console", "json"] = "auto"
+    """"auto": console on a terminal, JSON elsewhere."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe line that is logged."""
+    engine: EngineSettings = EngineSettings()
+    labels: LabelSettings = LabelSettings()
+    moderation: ModerationSettings = ModerationSettings()
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for item in value:
+            ip_network(item, strict=False)
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # Strongest first: the command line's own values, then the environment. The file comes in by `load`.
+        return init_settings, env_settings
+
+    @property
+    def database_url_effective(self) -> str:
+        return self.database_url or f"sqlite:///{(self.data_dir / 'danqing.db').absolute()}"
+
+    @property
+    def blob_root(self) -> str:
+        return self.blob_url or str((self.data_dir / "images").absolute())
+
+    @property
+    def key_file(self) -> Path:
+        return self.data_dir / "keys.json"
+
+    @property
+    def trusted_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        return tuple(ip_network(item, strict=False) for item in self.trusted_proxies)
+
+
+def load(config: Path | None = None, **overrides: Any) -> Settings:
+    """Read the settings: `overrides` (command line) over DANQING_* over the TOML file over defaults.
+
+    Raises SettingsError naming the setting. An unknown DANQING_* name is an error, so a typo shows.
+    """
+    try:
+        file_values = tomllib.loads(config.read_text("utf-8")) if config is not None else {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"cannot read {config}: {error}") from None
+    _refuse_unknown_environment()
+    given = {key: value for key, value in overrides.items() if value is not None}
+    try:
+        env_values = Settings(**given).model_dump(exclude_unset=True)
+        return Settings(**_merged(file_values, env_values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise SettingsError(f"{name}: {first['msg']}") from None
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = (
+            _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        )
+    return merged
+
+
+def _refuse_unknown_environment() -> None:
+    for name in os.environ:
+        if not name.startswith("DANQING_") or name == "DANQING_TOKEN":  # the client's, in examples
+            continue
+        field = name.removeprefix("DANQING_").lower().split("__")[0]
+        if field not in Settings.model_fields:
+            raise SettingsError(f"unknown setting {name}")
