@@ -1,0 +1,144 @@
+"""What a dialect is, and how bytes become a JSON object. Knows the domain; no provider, no HTTP library."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol, cast
+
+from danqing.domain.card import Card
+from danqing.domain.errors import DanqingError, InvalidBody, InvalidField
+from danqing.domain.task import Delivery, ImageResult, ImageTask
+
+DEPTH_MAX = 32
+
+# Strings and everything else that is no bracket. The possessive loops and the `\Z` ending (an
+# unterminated string runs to the end) make every character be looked at once: linear time.
+_NOT_BRACKETS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[^]["{}]+', re.DOTALL)
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer as plain data: HTTP status, JSON body, extra headers (names in lower case)."""
+
+    status: int
+    body: dict[str, Any]
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+
+
+class Dialect(Protocol):
+    """One provider's wire format, seen from the server. Pure: every method only computes."""
+
+    name: str
+
+    def requested_model(self, body: Mapping[str, object]) -> str | None:
+        """The model's name as the client wrote it; None when absent, null or empty.
+
+        Raises InvalidField when it is not a string.
+        """
+        model = body.get("model")
+        if model is None or isinstance(model, str):
+            return model or None
+        raise InvalidField("'model' must be a string.", "model")
+
+    def decode_request(self, body: Mapping[str, object], card: Card) -> tuple[ImageTask, Delivery]:
+        """What to draw and how to answer. `card` is the card of the requested (or default) model.
+
+        Raises RequestError whose `param` is the field's path on the wire.
+        """
+        ...
+
+    def encode_result(self, result: ImageResult, delivery: Delivery, reply_id: str) -> Reply:
+        """The answer for a task that delivered. `reply_id` is the answer's id where it has one."""
+        ...
+
+    def encode_error(self, error: DanqingError, request_id: str) -> Reply:
+        """The answer for any error of the tree; `request_id` comes back as `x-request-id`."""
+        ...
+
+
+def choose_v1_images(body: Mapping[str, object] | None) -> str:
+    """Name of the dialect of a body on /v1/images/generations; None = the body is unreadable."""
+    return "dashscope" if body is not None and body.get("input") is not None else "openai"
+
+
+def choose_v1_chat(body: Mapping[str, object] | None) -> str:
+    """Name of the dialect of a body on /v1/chat/completions; None = the body is unreadable."""
+    if body is None:
+        return "openai"
+    return "draw" if "prompt" in body and body.get("messages") is None else "chat"
+
+
+def parse_json(raw: bytes) -> dict[str, object]:
+    """Read a request body: one JSON object in UTF-8 (a BOM is tolerated), at most 32 levels deep.
+
+    Refused beyond the grammar: repeated keys, NaN and infinities, NUL and lone surrogates in
+    strings (no database or header takes them). Raises InvalidBody, and nothing else.
+    """
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InvalidBody("The request body is not valid UTF-8.") from None
+    if _depth(text) > DEPTH_MAX:
+        raise InvalidBody(f"The request body is nested deeper than {DEPTH_MAX} levels.")
+    try:
+        value: object = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_float=_finite_float,
+            parse_constant=_refuse_constant,
+        )
+    except ValueError:  # JSONDecodeError, and int's limit on digits
+        raise InvalidBody("The request body is not valid JSON.") from None
+    if not isinstance(value, dict):
+        raise InvalidBody("The request body must be a JSON object.")
+    if any(_UNSTORABLE.search(string) for string in _strings(cast("object", value))):
+        raise InvalidBody("The request body holds a NUL or a lone surrogate in a string.")
+    return cast("dict[str, object]", value)
+
+
+def _depth(text: str) -> int:
+    """Deepest nesting, counted before parsing (the parser recurses); stops above DEPTH_MAX."""
+    depth = deepest = 0
+    for bracket in _NOT_BRACKETS.sub("", text):
+        depth += 1 if bracket in "[{" else -1
+        if depth > deepest:
+            deepest = depth
+            if deepest > DEPTH_MAX:
+                break
+    return deepest
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise InvalidBody("The request body holds the same key twice in one object.")
+    return value
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):  # "1e999" is valid JSON
+        raise InvalidBody("The request body holds a number out of range.")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise InvalidBody(f"The request body holds {name}, which is not JSON.")
+
+
+def _strings(value: object) -> Iterator[str]:
+    """Every string in a JSON value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in cast("dict[str, object]", value).items():
+            yield key
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in cast("list[object]", value):
+            yield from _strings(item)

@@ -1,0 +1,158 @@
+"""Decoding helpers shared by the dialects: body validation, and the parameters every one of them has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from danqing.domain.card import Card
+from danqing.domain.errors import (
+    InvalidField,
+    MissingField,
+    PromptTooLong,
+    RequestError,
+    TooManyImages,
+    UnknownField,
+    UnsupportedField,
+)
+from danqing.domain.sizes import Size
+from danqing.domain.task import SEED_MAX
+
+Form = Literal["url", "b64_json"]
+Style = Literal["vivid", "natural"]
+Seed = Annotated[int, Field(ge=0, le=SEED_MAX)]
+EndUser = Annotated[str, Field(max_length=512)]
+
+_KEY_CHARS_MAX = 100
+
+
+class Wire(BaseModel):
+    """A JSON object on the wire: exact types (true is no int, 1.0 neither), no unknown keys."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+W = TypeVar("W", bound=Wire)
+
+
+def validate(model: type[W], body: object, path: str = "") -> W:
+    """Check a JSON object against a model; null counts as absent (SDKs send it for unset fields).
+
+    `path` is the object's own place on the wire, e.g. "messages[0]". Raises MissingField,
+    UnknownField or InvalidField for the first fault, with the full path as `param`.
+    """
+    if not isinstance(body, Mapping):
+        raise InvalidField(f"'{path}' must be an object.", path)
+    try:
+        return model.model_validate(_without_nulls(cast("Mapping[str, object]", body)))
+    except ValidationError as error:
+        raise _request_error(error, path) from None
+
+
+def _without_nulls(value: object) -> object:
+    if isinstance(value, Mapping):
+        items = cast("Mapping[str, object]", value).items()
+        return {key: _without_nulls(item) for key, item in items if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in cast("list[object]", value)]
+    return value
+
+
+def _request_error(error: ValidationError, path: str) -> RequestError:
+    fault = error.errors(include_url=False, include_input=False)[0]
+    for part in fault["loc"]:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            path += f"{'.' if path else ''}{part[:_KEY_CHARS_MAX]}"
+    if fault["type"] == "missing":
+        return MissingField(path)
+    if fault["type"] == "extra_forbidden":
+        return UnknownField(path)
+    if fault["type"] == "literal_error":
+        context: dict[str, Any] = fault.get("ctx", {})
+        return InvalidField(
+            f"Invalid value for '{path}'. Supported values are: {context['expected']}.", path
+        )
+    reason = fault["msg"][:1].lower() + fault["msg"][1:]
+    return InvalidField(f"Invalid value for '{path}': {reason}.", path)
+
+
+def read_prompt(
+    text: str | None, param: str, card: Card, *, chars_max: int | None = None
+) -> tuple[str, tuple[str, ...]]:
+    """The prompt to use, and (param,) when it was cut to the limit.
+
+    Raises MissingField; InvalidField when it is blank; PromptTooLong where the card refuses
+    long prompts.
+    """
+    if text is None:
+        raise MissingField(param)
+    kept, truncated = clip(text, param, card, chars_max=chars_max)
+    if not kept.strip():
+        raise InvalidField(f"'{param}' must not be empty.", param)
+    return kept, truncated
+
+
+def clip(
+    text: str, param: str, card: Card, *, chars_max: int | None = None
+) -> tuple[str, tuple[str, ...]]:
+    """Hold a text to the prompt limit as the card says; `chars_max` is a limit that always cuts.
+
+    Returns the text and (param,) when it was cut. Raises PromptTooLong.
+    """
+    limit = chars_max or card.prompt_chars_max
+    if len(text) <= limit:
+        return text, ()
+    if chars_max is None and card.prompt_overlong == "refuse":
+        raise PromptTooLong(param, len(text), limit)
+    return text[:limit], (param,)
+
+
+def read_n(n: int | None, n_default: int, n_max: int, param: str = "n") -> int:
+    """How many images. Raises InvalidField below 1, TooManyImages above `n_max`."""
+    if n is None:
+        return n_default
+    if n < 1:
+        raise InvalidField(f"'{param}' must be between 1 and {n_max}.", param)
+    if n > n_max:
+        raise TooManyImages(param, n_max)
+    return n
+
+
+def read_quality(quality: str | None, card: Card) -> str:
+    """A quality of the card. "auto" and "standard" mean its default where it lists no such thing.
+
+    Raises InvalidField naming what is supported.
+    """
+    if quality is None:
+        return card.quality_default
+    if quality in card.qualities:
+        return quality
+    if quality in ("auto", "standard"):
+        return card.quality_default
+    supported = ", ".join(f"'{name}'" for name in card.qualities)
+    raise InvalidField(
+        f"Invalid value for 'quality': '{quality[:50]}'. Supported values are: {supported}.",
+        "quality",
+    )
+
+
+def read_size(size: str | None, card: Card, param: str = "size") -> Size:
+    """The size in pixels. Raises InvalidField."""
+    return card.sizes.default if size is None else card.sizes.resolve(size, param)
+
+
+def read_style(style: Style | None, card: Card) -> Style | None:
+    """Raises UnsupportedField where the card has no "style"."""
+    if style is not None and "style" not in card.features:
+        raise UnsupportedField(f"'style' is not supported by the model '{card.name}'.", "style")
+    return style
+
+
+def refuse_stream(stream: bool | None) -> None:
+    """Raises UnsupportedField for a stream."""
+    if stream:
+        raise UnsupportedField("'stream' is not supported yet: leave it out or false.", "stream")

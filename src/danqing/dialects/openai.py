@@ -1,0 +1,129 @@
+"""OpenAI Images (also jimeng's relays): POST /v1/images/generations. A pure codec; knows no HTTP library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from danqing.dialects import openai_shapes
+from danqing.dialects.base import Dialect, Reply
+from danqing.dialects.fields import (
+    EndUser,
+    Form,
+    Seed,
+    Style,
+    Wire,
+    clip,
+    read_n,
+    read_prompt,
+    read_quality,
+    read_size,
+    read_style,
+    refuse_stream,
+    validate,
+)
+from danqing.domain.card import Card, ImageFormat
+from danqing.domain.errors import DanqingError, MissingField, UnknownField, UnsupportedField
+from danqing.domain.task import Delivery, ImageResult, ImageTask
+
+
+class GenerationBody(Wire):
+    """openai-openapi's CreateImageRequest, jimeng's `watermark`, and our extensions `seed` and `negative_prompt`."""
+
+    prompt: str
+    model: str | None = None
+    n: int | None = None
+    size: str | None = None
+    quality: str | None = None
+    response_format: Form | None = None
+    style: Style | None = None
+    user: EndUser | None = None
+    safety_identifier: EndUser | None = None
+    output_format: ImageFormat | None = None
+    output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
+    background: Literal["auto", "opaque", "transparent"] | None = None
+    moderation: Literal["auto", "low"] | None = None
+    stream: bool | None = None
+    partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
+    seed: Seed | None = None
+    negative_prompt: str = ""
+    watermark: bool | None = None
+
+
+class OpenAIDialect(Dialect):
+    name = "openai"
+
+    def decode_request(self, body: Mapping[str, object], card: Card) -> tuple[ImageTask, Delivery]:
+        wire = validate(GenerationBody, body)
+        prompt, cut = read_prompt(wire.prompt, "prompt", card)
+        negative, negative_cut = clip(wire.negative_prompt, "negative_prompt", card)
+        if wire.size is None and "size_required" in card.features:
+            raise MissingField("size")
+        if wire.watermark is not None and "watermark" not in card.features:
+            raise UnknownField("watermark")
+        _refuse_unsupported(wire)
+        task = ImageTask(
+            model=card.name,
+            prompt=prompt,
+            size=read_size(wire.size, card),
+            quality=read_quality(wire.quality, card),
+            n=read_n(wire.n, card.n_default, card.n_max),
+            negative_prompt=negative,
+            style=read_style(wire.style, card),
+            seed=wire.seed,
+            prompt_extend="revised_prompt" in card.features,
+            ai_label=wire.watermark is not False,
+            end_user=wire.safety_identifier or wire.user or None,
+        )
+        image_format, compression = _read_format(wire, card)
+        delivery = Delivery(
+            form=_read_form(wire.response_format, card),
+            format=image_format,
+            compression=compression,
+            truncated=cut + negative_cut,
+            echo="echo" in card.features,
+        )
+        return task, delivery
+
+    def encode_result(self, result: ImageResult, delivery: Delivery, reply_id: str) -> Reply:
+        return openai_shapes.encode_images(result, delivery)
+
+    def encode_error(self, error: DanqingError, request_id: str) -> Reply:
+        return openai_shapes.encode_error(error, request_id)
+
+
+def _refuse_unsupported(wire: GenerationBody) -> None:
+    refuse_stream(wire.stream)
+    if wire.partial_images:
+        raise UnsupportedField(
+            "'partial_images' is not supported yet: leave it out or 0.", "partial_images"
+        )
+    if wire.background == "transparent":
+        raise UnsupportedField("'background' may not be 'transparent' here.", "background")
+    if wire.moderation == "low":
+        raise UnsupportedField("'moderation' may not be 'low' here.", "moderation")
+
+
+def _read_form(asked: Form | None, card: Card) -> Form:
+    if asked is None:
+        return "b64_json" if "b64_default" in card.features else "url"
+    if "response_format" not in card.features:
+        # As gpt-image does: it answers in base64 and knows no such parameter.
+        raise UnknownField("response_format")
+    return asked
+
+
+def _read_format(wire: GenerationBody, card: Card) -> tuple[ImageFormat, int | None]:
+    """Format and compression; compression means something for jpeg and webp only."""
+    for param in ("output_format", "output_compression"):
+        if getattr(wire, param) is not None and "output_format" not in card.features:
+            raise UnsupportedField(f"'{param}' is not supported by the model '{card.name}'.", param)
+    image_format = wire.output_format or card.format
+    if image_format == "png" and wire.output_compression not in (None, 100):
+        raise UnsupportedField(
+            "'output_compression' other than 100 needs 'output_format' jpeg or webp.",
+            "output_compression",
+        )
+    return image_format, None if image_format == "png" else wire.output_compression

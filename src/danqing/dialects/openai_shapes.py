@@ -1,0 +1,114 @@
+"""Answers in OpenAI's shapes, shared by every dialect that answers so: images, usage, errors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from danqing.dialects.base import Reply
+from danqing.domain import errors
+from danqing.domain.task import DeliveredImage, Delivery, ImageResult
+
+REFUSED = "Your request was rejected as a result of our safety system. "
+"""Clients match this text, its last space included; dall-e's and draw's own."""
+
+_INVALID = "invalid_request_error"
+
+
+class ErrorShape(NamedTuple):
+    status: int
+    type: str
+    code: str
+
+
+# openai-openapi's ErrorResponse and OpenAI's error guide.
+# A class not listed is shaped as its nearest listed parent.
+SHAPES: dict[type[Exception], ErrorShape] = {
+    errors.RequestError: ErrorShape(400, _INVALID, "invalid_request"),
+    errors.InvalidBody: ErrorShape(400, _INVALID, "invalid_body"),
+    errors.BodyTooLarge: ErrorShape(413, _INVALID, "request_too_large"),
+    errors.MissingField: ErrorShape(400, _INVALID, "missing_required_parameter"),
+    errors.InvalidField: ErrorShape(400, _INVALID, "invalid_value"),
+    errors.PromptTooLong: ErrorShape(400, _INVALID, "string_above_max_length"),
+    errors.UnknownField: ErrorShape(400, _INVALID, "unknown_parameter"),
+    errors.UnsupportedField: ErrorShape(400, _INVALID, "unsupported_parameter"),
+    errors.ModelNotFound: ErrorShape(404, _INVALID, "model_not_found"),
+    errors.NotFound: ErrorShape(404, _INVALID, "not_found"),
+    errors.MethodNotAllowed: ErrorShape(405, _INVALID, "method_not_allowed"),
+    errors.AuthError: ErrorShape(401, _INVALID, "invalid_api_key"),
+    errors.PermissionDenied: ErrorShape(403, _INVALID, "permission_denied"),
+    errors.WaiverRequired: ErrorShape(403, _INVALID, "waiver_required"),
+    errors.AccountSuspended: ErrorShape(403, _INVALID, "account_suspended"),
+    errors.QuotaExceeded: ErrorShape(429, "insufficient_quota", "insufficient_quota"),
+    errors.ContentRefused: ErrorShape(400, _INVALID, "content_policy_violation"),
+    errors.Busy: ErrorShape(429, "rate_limit_error", "rate_limit_exceeded"),
+    errors.Cancelled: ErrorShape(499, _INVALID, "cancelled"),
+    errors.DanqingError: ErrorShape(500, "server_error", "server_error"),
+    errors.Unavailable: ErrorShape(503, "server_error", "unavailable"),
+}
+
+
+def error_headers(error: errors.DanqingError, request_id: str) -> dict[str, str]:
+    """`x-request-id`, and what the SDKs' retry loops read (openai, zai-sdk)."""
+    headers = {"x-request-id": request_id}
+    if isinstance(error, errors.Busy):
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, errors.QuotaExceeded | errors.AccountSuspended):
+        headers["x-should-retry"] = "false"
+    return headers
+
+
+def encode_error(error: errors.DanqingError, request_id: str) -> Reply:
+    """`{"error": {message, type, param, code}}`, all four keys always there."""
+    shape = next(SHAPES[cls] for cls in type(error).__mro__ if cls in SHAPES)
+    message = REFUSED if isinstance(error, errors.ContentRefused) else error.message
+    param: str | None = getattr(error, "param", None)
+    code: str | None = shape.code
+    if isinstance(error, errors.TooManyImages) and error.n_max == 1:
+        param = code = None  # dall-e-3's and draw's own shape for this one
+    body = {"error": {"message": message, "type": shape.type, "param": param, "code": code}}
+    return Reply(shape.status, body, error_headers(error, request_id))
+
+
+def encode_images(result: ImageResult, delivery: Delivery) -> Reply:
+    """`{created, data: [{url | b64_json, revised_prompt?}]}` of the images that came out.
+
+    With `delivery.echo` also size, quality, output_format, background and usage, as gpt-image.
+    """
+    body: dict[str, Any] = {
+        "created": result.created,
+        "data": [_item(image, result, delivery) for image in result.delivered],
+    }
+    if delivery.echo and result.delivered:
+        first = result.delivered[0]
+        input_tokens, output_tokens = count_usage(result)
+        body |= {
+            "background": "opaque",
+            "output_format": first.format,
+            "quality": result.quality,
+            "size": str(first.size),
+            "usage": {
+                "total_tokens": input_tokens + output_tokens,
+                "input_tokens": input_tokens,
+                "output_tokens": output_tokens,
+                "input_tokens_details": {"text_tokens": input_tokens, "image_tokens": 0},
+            },
+        }
+    return Reply(200, body)
+
+
+def _item(image: DeliveredImage, result: ImageResult, delivery: Delivery) -> dict[str, Any]:
+    item: dict[str, Any] = {"url": image.url} if delivery.form == "url" else {"b64_json": image.b64}
+    if result.revised_prompt is not None:
+        item["revised_prompt"] = result.revised_prompt
+    return item
+
+
+def count_usage(result: ImageResult) -> tuple[int, int]:
+    """Tokens in and out, by a formula of our own that the docs state; they are not what is charged.
+
+    In: characters (code points) of the prompt. Out: one per 256 pixels delivered, rounded over the
+    sum, as Volcengine Ark counts its `output_tokens`.
+    """
+    pixels = sum(image.size.pixels for image in result.delivered)
+    return len(result.prompt), round(pixels / 256)

@@ -1,0 +1,22 @@
+"""All dialects by name. Pure data; knows no route."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from danqing.dialects.base import Dialect
+from danqing.dialects.chat import ChatDialect, DrawDialect
+from danqing.dialects.dashscope import DashScopeDialect
+from danqing.dialects.openai import OpenAIDialect
+from danqing.dialects.zhipu import ZhipuDialect
+
+_ALL: tuple[Dialect, ...] = (
+    OpenAIDialect(),
+    ChatDialect(),
+    DrawDialect(),
+    ZhipuDialect(),
+    DashScopeDialect(),
+)
+
+DIALECTS: Mapping[str, Dialect] = MappingProxyType({dialect.name: dialect for dialect in _ALL})

@@ -1,0 +1,93 @@
+"""Small cards for the codecs' tests, shaped as the seeds describe their models. Not the catalog."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from danqing.domain.card import Backend, Card, LabelRule, Preset, Price
+from danqing.domain.sizes import Size, SizeRange, SizeRule
+
+SQUARES = (Size(256, 256), Size(512, 512), Size(1024, 1024))
+
+
+def card(name: str, **changes: Any) -> Card:
+    values: dict[str, Any] = {
+        "name": name,
+        "owner": "tests",
+        "created": 1_700_000_000,
+        "description": "",
+        "aliases": (),
+        "sizes": SizeRule(default=Size(1024, 1024), listed=SQUARES),
+        "n_default": 1,
+        "n_max": 1,
+        "prompt_chars_max": 1000,
+        "prompt_overlong": "refuse",
+        "qualities": {"standard": Preset(steps=8, guidance=4.0)},
+        "quality_default": "standard",
+        "price": Price("image", {"standard": 5000}),
+        "refund": "undelivered",
+        "cancel": "prorata",
+        "label": LabelRule(visible=False),
+        "link_ttl_s": 3600,
+        "format": "png",
+        "backend": Backend(name="pocket", family="pocket"),
+    }
+    return Card(**(values | changes))
+
+
+_PRESET = Preset(steps=8, guidance=4.0)
+
+DRAW = card("draw", aliases=("bc-Img",))
+COGVIEW = card(
+    "cogview-4-250304",
+    sizes=SizeRule(
+        default=Size(1024, 1024),
+        listed=(Size(1024, 1024), Size(768, 1344)),
+        free=SizeRange(side_min=512, side_max=2048, multiple=16, pixels_max=2**21),
+    ),
+    qualities={"standard": _PRESET, "hd": _PRESET},
+)
+COGVIEW_FLASH = card("cogview-3-flash")
+JIMENG = card(
+    "jimeng-4.0",
+    sizes=SizeRule(
+        default=Size(1024, 1024),
+        listed=SQUARES,
+        named={"1:1": Size(1024, 1024), "2:3": Size(832, 1248)},
+    ),
+    n_default=4,
+    n_max=4,
+    format="jpeg",
+    features=frozenset({"size_required", "response_format", "watermark"}),
+)
+DALLE3 = card(
+    "dall-e-3",
+    sizes=SizeRule(default=Size(1024, 1024), listed=(*SQUARES, Size(1792, 1024), Size(1024, 1792))),
+    n_max=10,
+    prompt_chars_max=4000,
+    qualities={"standard": _PRESET, "hd": _PRESET},
+    features=frozenset({"response_format", "style", "revised_prompt"}),
+)
+GPT_IMAGE = card(
+    "gpt-image-1",
+    sizes=SizeRule(
+        default=Size(1024, 1024),
+        listed=(Size(1024, 1024), Size(1536, 1024)),
+        named={"auto": Size(1024, 1024)},
+    ),
+    n_max=10,
+    prompt_chars_max=32000,
+    qualities={"low": _PRESET, "medium": _PRESET, "high": _PRESET},
+    quality_default="medium",
+    features=frozenset({"output_format", "b64_default", "echo"}),
+)
+QWEN = card(
+    "qwen-image",
+    sizes=SizeRule(default=Size(1664, 928), listed=(Size(1664, 928), Size(1328, 1328))),
+    prompt_chars_max=800,
+    prompt_overlong="truncate",
+)
+
+CARDS = {
+    found.name: found for found in (DRAW, COGVIEW, COGVIEW_FLASH, JIMENG, DALLE3, GPT_IMAGE, QWEN)
+}

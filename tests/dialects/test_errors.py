@@ -1,0 +1,177 @@
+"""Every error of the tree in every dialect: the shape, the status, the headers, the clients' strings."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Any
+
+import pytest
+
+from danqing.dialects.registry import DIALECTS
+from danqing.domain import errors
+
+EXAMPLES: dict[str, Any] = {
+    "message": "Something is wrong.",
+    "param": "size",
+    "name": "no-such-model",
+    "chars": 100_000,
+    "chars_max": 1000,
+    "n_max": 1,
+    "needed": 5000,
+    "available": 1,
+    "role": "user",
+    "level": 1,
+    "retry_after_s": 2.2,
+}
+
+
+def instance(cls: type[errors.DanqingError]) -> errors.DanqingError:
+    parameters = list(inspect.signature(cls).parameters.values())
+    return cls(**{p.name: EXAMPLES[p.name] for p in parameters if p.default is p.empty})
+
+
+CLASSES = [
+    cls
+    for _, cls in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(cls, errors.DanqingError)
+]
+OPENAI_SHAPED = ("openai", "chat", "dashscope")
+
+# class: (OpenAI status, type, code), (Zhipu status, code)
+TABLE: dict[str, tuple[tuple[int, str, str | None], tuple[int, str]]] = {
+    "DanqingError": ((500, "server_error", "server_error"), (500, "500")),
+    "RequestError": ((400, "invalid_request_error", "invalid_request"), (400, "1210")),
+    "InvalidBody": ((400, "invalid_request_error", "invalid_body"), (400, "1210")),
+    "BodyTooLarge": ((413, "invalid_request_error", "request_too_large"), (413, "1210")),
+    "MissingField": ((400, "invalid_request_error", "missing_required_parameter"), (400, "1213")),
+    "InvalidField": ((400, "invalid_request_error", "invalid_value"), (400, "1214")),
+    "PromptTooLong": ((400, "invalid_request_error", "string_above_max_length"), (400, "1214")),
+    "TooManyImages": ((400, "invalid_request_error", None), (400, "1214")),
+    "UnknownField": ((400, "invalid_request_error", "unknown_parameter"), (400, "1210")),
+    "UnsupportedField": ((400, "invalid_request_error", "unsupported_parameter"), (400, "1210")),
+    "ModelNotFound": ((404, "invalid_request_error", "model_not_found"), (400, "1211")),
+    "NotFound": ((404, "invalid_request_error", "not_found"), (404, "1222")),
+    "MethodNotAllowed": ((405, "invalid_request_error", "method_not_allowed"), (405, "1222")),
+    "AuthError": ((401, "invalid_request_error", "invalid_api_key"), (401, "1000")),
+    "MissingToken": ((401, "invalid_request_error", "invalid_api_key"), (401, "1001")),
+    "InvalidToken": ((401, "invalid_request_error", "invalid_api_key"), (401, "1002")),
+    "ExpiredToken": ((401, "invalid_request_error", "invalid_api_key"), (401, "1003")),
+    "PermissionDenied": ((403, "invalid_request_error", "permission_denied"), (434, "1220")),
+    "WaiverRequired": ((403, "invalid_request_error", "waiver_required"), (434, "1220")),
+    "AccountSuspended": ((403, "invalid_request_error", "account_suspended"), (429, "1112")),
+    "QuotaExceeded": ((429, "insufficient_quota", "insufficient_quota"), (429, "1113")),
+    "ContentRefused": ((400, "invalid_request_error", "content_policy_violation"), (400, "1301")),
+    "Busy": ((429, "rate_limit_error", "rate_limit_exceeded"), (429, "1305")),
+    "Cancelled": ((499, "invalid_request_error", "cancelled"), (499, "1230")),
+    "ServerFault": ((500, "server_error", "server_error"), (500, "500")),
+    "EngineFailed": ((500, "server_error", "server_error"), (500, "500")),
+    "Unavailable": ((503, "server_error", "unavailable"), (503, "500")),
+}
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("name", OPENAI_SHAPED)
+def test_openai_shape(name: str, cls: type[errors.DanqingError]) -> None:
+    reply = DIALECTS[name].encode_error(instance(cls), "req-1")
+    status, kind, code = TABLE[cls.__name__][0]
+    assert reply.status == status
+    assert set(reply.body) == {"error"}
+    assert set(reply.body["error"]) == {"message", "type", "param", "code"}
+    assert (reply.body["error"]["type"], reply.body["error"]["code"]) == (kind, code)
+    assert reply.headers["x-request-id"] == "req-1"
+    assert json.loads(json.dumps(reply.body)) == reply.body
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_zhipu_shape(cls: type[errors.DanqingError]) -> None:
+    error = instance(cls)
+    reply = DIALECTS["zhipu"].encode_error(error, "req-1")
+    status, code = TABLE[cls.__name__][1]
+    assert (reply.status, reply.body["error"]["code"]) == (status, code)
+    assert set(reply.body["error"]) == {"code", "message"}
+    assert set(reply.body) - {"contentFilter"} == {"error"}
+    param = getattr(error, "param", None)
+    assert param is None or f"'{param}'" in reply.body["error"]["message"]
+    assert json.loads(json.dumps(reply.body)) == reply.body
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_draw_is_always_200(cls: type[errors.DanqingError]) -> None:
+    error = instance(cls)
+    reply = DIALECTS["draw"].encode_error(error, "req-1")
+    assert reply.status == 200
+    if isinstance(error, errors.AuthError | errors.QuotaExceeded):
+        assert set(reply.body) == {"codes", "mess", "data"}
+    else:
+        assert reply.body == DIALECTS["openai"].encode_error(error, "req-1").body
+    assert json.loads(json.dumps(reply.body)) == reply.body
+
+
+def test_draw_words() -> None:
+    draw = DIALECTS["draw"]
+    bad_key = draw.encode_error(errors.MissingToken("x"), "r").body
+    assert (bad_key["codes"], bad_key["data"]) == (900, "token")
+    assert bad_key["mess"].startswith("密钥错误或已过期")
+    assert draw.encode_error(errors.QuotaExceeded(5000, 1), "r").body == {
+        "codes": 300,
+        "mess": "当前额度不足，请充值后继续使用",
+        "data": "",
+    }
+    assert draw.encode_error(errors.TooManyImages("n", 1), "r").body == {
+        "error": {
+            "code": None,
+            "message": "You must provide n=1 for this model.",
+            "param": None,
+            "type": "invalid_request_error",
+        }
+    }
+    assert draw.encode_error(errors.ContentRefused("user", 0, "ours"), "r").body == {
+        "error": {
+            "code": "content_policy_violation",
+            "message": "Your request was rejected as a result of our safety system. ",
+            "param": None,
+            "type": "invalid_request_error",
+        }
+    }
+
+
+def test_zhipu_refusal_is_the_providers_own() -> None:
+    reply = DIALECTS["zhipu"].encode_error(errors.ContentRefused("user", 1), "r")
+    assert reply.body == {
+        "contentFilter": [{"level": 1, "role": "user"}],
+        "error": {
+            "code": "1301",
+            "message": "系统检测到输入或生成内容可能包含不安全或敏感内容，"
+            "请您避免输入易产生敏感内容的提示语，感谢您的配合。",
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("wait_s", "header"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (2.2, "3"), (60, "60")]
+)
+@pytest.mark.parametrize("name", sorted(DIALECTS))
+def test_busy_says_when_to_come_back(name: str, wait_s: float, header: str) -> None:
+    reply = DIALECTS[name].encode_error(errors.Busy(wait_s), "r")
+    assert reply.headers["retry-after"] == header
+    assert "x-should-retry" not in reply.headers
+
+
+@pytest.mark.parametrize("name", sorted(DIALECTS))
+def test_no_quota_is_not_to_be_retried(name: str) -> None:
+    reply = DIALECTS[name].encode_error(errors.QuotaExceeded(5000, 1), "r")
+    assert reply.headers["x-should-retry"] == "false"
+
+
+def test_a_limit_above_one_names_the_field() -> None:
+    error = DIALECTS["openai"].encode_error(errors.TooManyImages("n", 10), "r").body["error"]
+    assert (error["param"], error["code"]) == ("n", "invalid_value")
+
+
+def test_a_class_of_the_future_is_shaped_as_its_parent() -> None:
+    class Newer(errors.InvalidToken):
+        pass
+
+    assert DIALECTS["openai"].encode_error(Newer("x"), "r").status == 401
+    assert DIALECTS["zhipu"].encode_error(Newer("x"), "r").body["error"]["code"] == "1002"
