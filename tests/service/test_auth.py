@@ -1,0 +1,398 @@
+"""Tokens, Zhipu's JWT, and the key file: what gets in, what does not, and what lies on the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import os
+import re
+import stat
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.ledger.books import Books, open_books
+
+from danqing.domain.errors import (
+    AccountSuspended,
+    AuthError,
+    ExpiredToken,
+    InvalidField,
+    InvalidToken,
+    MissingToken,
+)
+from danqing.service.auth import KeyFile, KeyFileError
+
+MINUTE_MS = 60_000
+
+
+def with_token(folder: Path, deed: Callable[[Books, str], Awaitable[None]]) -> None:
+    """Run `deed` on books with an account "a" and a token of it."""
+
+    async def main() -> None:
+        async with open_books(folder) as books:
+            await books.accounts.create("a")
+            await deed(books, await books.accounts.create_token("a"))
+
+    asyncio.run(main())
+
+
+async def refused(books: Books, header: str | None, error: type[AuthError] = InvalidToken) -> None:
+    with pytest.raises(error) as caught:
+        await books.authenticator().authenticate(header)
+    assert type(caught.value) is error
+    secret = (header or "").rpartition(".")[2]
+    assert len(secret) < 8 or secret not in caught.value.message
+
+
+def part(content: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
+
+
+def signature(secret: str, signed: str, digest: str = "sha256") -> str:
+    raw = hmac.digest(secret.encode(), signed.encode(), digest)
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def zhipu_jwt(token: str, now_ms: int, **changes: object) -> str:
+    """As Zhipu's SDKs make it (wire.md 2.3); a change to None leaves the claim out."""
+    api_key, secret = token.split(".")
+    claims = {"api_key": api_key, "exp": now_ms + 210_000, "timestamp": now_ms} | changes
+    claims = {name: value for name, value in claims.items() if value is not None}
+    signed = f"{part({'alg': 'HS256', 'sign_type': 'SIGN', 'typ': 'JWT'})}.{part(claims)}"
+    return f"{signed}.{signature(secret, signed)}"
+
+
+@pytest.mark.parametrize("form", ["Bearer {}", "bearer {}", "BEARER   {} ", " Bearer {}"])
+def test_a_good_token(tmp_path: Path, form: str) -> None:
+    async def deed(books: Books, token: str) -> None:
+        principal = await books.authenticator().authenticate(form.format(token))
+        account = await books.accounts.get("a")
+        assert (principal.account_id, principal.account_name) == (account.id, "a")
+        assert token.startswith(f"sk-{principal.token_id}.")
+        assert principal.waiver is False
+        await books.accounts.waive("a")
+        assert (await books.authenticator().authenticate(form.format(token))).waiver is True
+
+    with_token(tmp_path, deed)
+
+
+def test_the_secret_is_the_documented_hmac(tmp_path: Path) -> None:
+    async def deed(books: Books, token: str) -> None:
+        content = json.loads((tmp_path / "keys.json").read_text())
+        key = bytes.fromhex(content["keys"][str(content["current"])])
+        token_id, secret = token.removeprefix("sk-").split(".")
+        raw = hmac.new(key, token_id.encode(), hashlib.sha256).digest()
+        assert secret == base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+    with_token(tmp_path, deed)
+
+
+@pytest.mark.parametrize("header", [None, "", "  ", "Bearer", "Bearer   "])
+def test_no_token(tmp_path: Path, header: str | None) -> None:
+    async def deed(books: Books, _token: str) -> None:
+        await refused(books, header, MissingToken)
+
+    with_token(tmp_path, deed)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda token: token[:-1],
+        lambda token: token[:-1] + ("A" if token[-1] != "A" else "B"),
+        lambda token: token + "A",
+        lambda token: token + "=",
+        lambda token: token.split(".")[0],
+        lambda token: token.split(".")[0] + ".",
+        lambda token: token.removeprefix("sk-"),
+        lambda token: token.upper(),
+        lambda token: "sk-" + "0" * 32 + "." + token.split(".")[1],
+        lambda token: token.replace(".", ".."),
+        lambda token: token + "." + "A" * 3000,
+        lambda token: token + "é",
+        lambda token: token.replace("sk-", "sk-\x00"),
+    ],
+)
+def test_a_spoiled_token(tmp_path: Path, spoil: Callable[[str], str]) -> None:
+    async def deed(books: Books, token: str) -> None:
+        await refused(books, f"Bearer {spoil(token)}")
+
+    with_token(tmp_path, deed)
+
+
+def test_other_schemes_are_refused(tmp_path: Path) -> None:
+    async def deed(books: Books, token: str) -> None:
+        await refused(books, f"Basic {token}")
+        await refused(books, token)
+
+    with_token(tmp_path, deed)
+
+
+def test_revoked_expired_suspended(tmp_path: Path) -> None:
+    async def deed(books: Books, token: str) -> None:
+        expiring = await books.accounts.create_token("a", expires_ms=books.clock.now_ms + MINUTE_MS)
+        cached = books.authenticator()
+        await cached.authenticate(f"Bearer {expiring}")
+        books.clock.now_ms += MINUTE_MS
+        with pytest.raises(ExpiredToken):  # the cache knows the time
+            await cached.authenticate(f"Bearer {expiring}")
+        await books.accounts.revoke_token(token.split(".")[0])
+        await refused(books, f"Bearer {token}", ExpiredToken)
+        other = await books.accounts.create_token("a")
+        await books.db.write(
+            lambda conn: conn.exec_driver_sql("UPDATE accounts SET suspended = 1").rowcount
+        )
+        with pytest.raises(AccountSuspended):
+            await books.authenticator().authenticate(f"Bearer {other}")
+
+    with_token(tmp_path, deed)
+
+
+def test_a_revocation_is_seen_within_five_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def deed(books: Books, token: str) -> None:
+        now_s = 100.0
+        monkeypatch.setattr("danqing.service.auth.time.monotonic", lambda: now_s)
+        authenticator = books.authenticator()
+        await authenticator.authenticate(f"Bearer {token}")
+        await books.accounts.revoke_token(token)
+        now_s += 4.9
+        await authenticator.authenticate(f"Bearer {token}")
+        now_s += 0.1
+        with pytest.raises(ExpiredToken):
+            await authenticator.authenticate(f"Bearer {token}")
+
+    with_token(tmp_path, deed)
+
+
+def test_a_made_up_token_costs_no_query(tmp_path: Path) -> None:
+    async def deed(books: Books, token: str) -> None:
+        authenticator = books.authenticator()
+        await books.db.close()  # a query would raise Unavailable
+        with pytest.raises(InvalidToken):
+            await authenticator.authenticate(f"Bearer {token[:-3]}AAA")
+
+    with_token(tmp_path, deed)
+
+
+def test_rotation(tmp_path: Path) -> None:
+    async def deed(books: Books, old: str) -> None:
+        running = books.authenticator()
+        links = books.keys.derive("links")
+        elsewhere = KeyFile(tmp_path / "keys.json")  # e.g. the CLI beside the server
+        assert elsewhere.rotate() == 2
+        new = await books.accounts.create_token("a")
+        assert {row.key_version for row in await books.accounts.list_tokens("a")} == {1, 2}
+        for token in (old, new):
+            await running.authenticate(f"Bearer {token}")
+        # The right secret of another version is the wrong secret.
+        crossed = elsewhere.secrets_of(old.removeprefix("sk-").split(".")[0])[2]
+        await refused(books, f"Bearer {old.split('.')[0]}.{crossed}")
+        assert books.keys.derive("links") == links != books.keys.derive("other")
+        with pytest.raises(InvalidField):
+            elsewhere.rotate(revoke_version=7)
+        assert elsewhere.rotate(revoke_version=1) == 3
+        await refused(books, f"Bearer {old}")
+        with pytest.raises(InvalidToken):
+            await running.authenticate(f"Bearer {old}")
+        await running.authenticate(f"Bearer {new}")
+        await refused(books, f"Bearer {zhipu_jwt(old, books.clock.now_ms)}")
+
+    with_token(tmp_path, deed)
+
+
+def test_a_good_jwt(tmp_path: Path) -> None:
+    async def deed(books: Books, token: str) -> None:
+        now_ms = books.clock.now_ms
+        for signed in (
+            zhipu_jwt(token, now_ms),
+            zhipu_jwt(token, now_ms, exp=now_ms + 60 * MINUTE_MS),
+            zhipu_jwt(token, now_ms, exp=now_ms + 1),
+        ):
+            principal = await books.authenticator().authenticate(f"Bearer {signed}")
+            assert token.startswith(f"sk-{principal.token_id}.")
+
+    with_token(tmp_path, deed)
+
+
+def test_the_sdk_makes_what_we_take(tmp_path: Path) -> None:
+    jwt_token = pytest.importorskip("zai.core._jwt_token")
+
+    async def deed(books: Books, token: str) -> None:
+        await books.authenticator().authenticate(f"Bearer {jwt_token.generate_token(token)}")
+
+    with_token(tmp_path, deed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        (lambda now: {"exp": now}, ExpiredToken),
+        (lambda now: {"exp": now - MINUTE_MS}, ExpiredToken),
+        (lambda now: {"exp": (now + MINUTE_MS) // 1000}, ExpiredToken),  # seconds
+        (lambda now: {"exp": now + 60 * MINUTE_MS + 1}, InvalidToken),
+        (lambda now: {"exp": now + 10 * 365 * 24 * 60 * MINUTE_MS}, InvalidToken),
+        (lambda now: {"exp": float(now + MINUTE_MS)}, InvalidToken),
+        (lambda now: {"exp": str(now + MINUTE_MS)}, InvalidToken),
+        (lambda now: {"exp": True}, InvalidToken),
+        (lambda now: {"exp": None}, InvalidToken),
+        (lambda now: {"timestamp": None}, InvalidToken),
+        (lambda now: {"timestamp": "now"}, InvalidToken),
+        (lambda now: {"api_key": None}, InvalidToken),
+        (lambda now: {"api_key": 7}, InvalidToken),
+        (lambda now: {"api_key": "sk-" + "0" * 32}, InvalidToken),
+        (lambda now: {"note": "x" * 600}, InvalidToken),
+    ],
+)
+def test_a_bad_jwt(tmp_path: Path, changes, error: type[AuthError]) -> None:
+    async def deed(books: Books, token: str) -> None:
+        signed = zhipu_jwt(token, books.clock.now_ms, **changes(books.clock.now_ms))
+        await refused(books, f"Bearer {signed}", error)
+
+    with_token(tmp_path, deed)
+
+
+@pytest.mark.parametrize("alg", ["none", "None", "HS512", "RS256", "hs256", "", None, ["HS256"]])
+def test_the_algorithm_is_hs256_alone(tmp_path: Path, alg: object) -> None:
+    async def deed(books: Books, token: str) -> None:
+        api_key, secret = token.split(".")
+        now_ms = books.clock.now_ms
+        claims = {"api_key": api_key, "exp": now_ms + MINUTE_MS, "timestamp": now_ms}
+        body = part(claims)
+        for digest in ("sha256", "sha512"):
+            signed = f"{part({'alg': alg})}.{body}"
+            await refused(books, f"Bearer {signed}.{signature(secret, signed, digest)}")
+        await refused(books, f"Bearer {signed}.")
+        unsigned = f"{part({'alg': 'HS256'})}.{body}"
+        await refused(books, f"Bearer {unsigned}.{signature(secret, signed)}")
+        await refused(books, f"Bearer {unsigned}.")
+
+    with_token(tmp_path, deed)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_garbage_is_refused(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    books = _shared_books(tmp_path_factory)
+    json_values = st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+        max_leaves=6,
+    )
+    piece = (
+        json_values.map(part)
+        | st.text(max_size=20)
+        | st.just("[" * 380)
+        | st.just(base64.urlsafe_b64encode(b"[" * 380).decode())
+        | st.just(part({"alg": "HS256"}))
+        | st.just(part({"api_key": "sk-" + "0" * 32, "exp": 1, "timestamp": 1}))
+    )
+    header = "Bearer " + ".".join(data.draw(st.lists(piece, min_size=1, max_size=4)))
+    with pytest.raises(AuthError):
+        asyncio.run(books.authenticator().authenticate(header))
+
+
+_BOOKS: list[Books] = []
+
+
+def _shared_books(tmp_path_factory: pytest.TempPathFactory) -> Books:
+    """Books whose database is closed: garbage must not reach it."""
+
+    async def make() -> None:
+        async with open_books(tmp_path_factory.mktemp("garbage")) as books:
+            _BOOKS.append(books)
+
+    if not _BOOKS:
+        asyncio.run(make())
+    return _BOOKS[0]
+
+
+def test_nothing_secret_is_in_the_database(tmp_path: Path) -> None:
+    async def deed(books: Books, token: str) -> None:
+        await books.authenticator().authenticate(f"Bearer {token}")
+        await books.authenticator().authenticate(f"Bearer {zhipu_jwt(token, books.clock.now_ms)}")
+        keys = re.findall(r"[0-9a-f]{64}", (tmp_path / "keys.json").read_text())
+        assert len(keys) == 1
+        files = list(tmp_path.glob("danqing.db*"))
+        content = b"".join(file.read_bytes() for file in files)
+        token_id, secret = token.removeprefix("sk-").split(".")
+        assert token_id.encode() in content
+        raw = base64.urlsafe_b64decode(secret + "=")
+        for hidden in (secret.encode(), raw, raw.hex().encode(), bytes.fromhex(keys[0])):
+            assert hidden not in content
+        assert keys[0].encode() not in content
+
+    with_token(tmp_path, deed)
+
+
+def test_the_key_file_is_private(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "keys.json"
+    previous = os.umask(0)
+    try:
+        KeyFile.load_or_create(path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        KeyFile(path).rotate()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    finally:
+        os.umask(previous)
+    assert list(path.parent.iterdir()) == [path]
+    for mode in (0o640, 0o604, 0o620):
+        path.chmod(mode)
+        with pytest.raises(KeyFileError, match="chmod 600"):
+            KeyFile.load_or_create(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{}", "[]", '{"current": 1, "keys": {}}', '{"current": 2, "keys": {"1": "00"}}',
+     '{"current": 1, "keys": {"1": "00ff"}}', '{"current": 1, "keys": {"1": "secret-text"}}'],
+)  # fmt: skip
+def test_a_damaged_key_file_is_refused_and_kept(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text(content)
+    path.chmod(0o600)
+    with pytest.raises(KeyFileError, match="damaged") as caught:
+        KeyFile.load_or_create(path)
+    assert "secret-text" not in str(caught.value)
+    assert path.read_text() == content
+
+
+def test_a_missing_key_file_is_an_error_while_running(tmp_path: Path) -> None:
+    async def deed(books: Books, token: str) -> None:
+        (tmp_path / "keys.json").unlink()
+        with pytest.raises(KeyFileError):
+            await books.authenticator().authenticate(f"Bearer {token}")
+
+    with_token(tmp_path, deed)
+
+
+def test_many_make_and_rotate_one_key_file(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    start = threading.Barrier(8)
+    made: list[bytes] = []
+
+    def work() -> None:
+        start.wait()
+        made.append(KeyFile.load_or_create(path).derive("x"))
+        KeyFile(path).rotate()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 8
+    assert len(set(made)) == 1
+    content = json.loads(path.read_text())
+    assert content["current"] == 9
+    assert sorted(map(int, content["keys"])) == list(range(1, 10))
