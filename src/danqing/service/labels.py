@@ -1,0 +1,214 @@
+"""The AI-content labels of GB 45438-2025: the visible one drawn on pixels, the hidden one as XMP text.
+
+Knows pixels and text only: no account, no task, no file format.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import io
+import json
+import math
+import threading
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import cast
+from xml.etree import ElementTree
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from danqing.domain.task import Pixels
+from danqing.service.prompts import is_chinese
+
+HEIGHT_SHARE = 0.05
+"""The least height of the text, as a share of the image's shorter side (GB 45438-2025)."""
+MARGIN_SHARE = 0.02
+"""Between the label and the image's edges, as a share of the shorter side."""
+LEGIBLE_PX = 11
+"""Small images get a larger share, up to this height, as far as the label still fits."""
+CONTRAST_MIN = 4.5
+"""Text to ground, as WCAG 2.2 section 1.4.3 defines it."""
+
+_PAD_X, _PAD_Y = 0.42, 0.32  # inside the plate, in text heights
+_PLATE_ALPHA_MIN = 0.22  # a faint plate even where none is needed: every label looks of one kind
+_WHITE_BIAS = 0.25  # on middle tones white on darkened glass reads better than black on lightened
+_WHITE, _BLACK = 1.0, 0.07  # the text's two colours, as sRGB grey
+
+XMP_NAMESPACE = "http://www.tc260.org.cn/ns/AIGC/1.0/"
+_XMP_CHARS_MAX = 65_536
+_XMP = """\
+<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:TC260="{namespace}">
+<TC260:AIGC>{value}</TC260:AIGC>
+</rdf:Description></rdf:RDF></x:xmpmeta>"""
+
+Alpha = npt.NDArray[np.float32]
+"""Coverage or light, 0-1."""
+
+
+def wording(prompt: str) -> str:
+    """The visible label's words in the prompt's language."""
+    return "AI生成" if is_chinese(prompt) else "AI-generated"
+
+
+def draw_visible(pixels: Pixels, text: str) -> Pixels:
+    """A copy of the H x W x 3 uint8 image with `text` in its lower right corner.
+
+    The text's ink is at least 5 % of the shorter side high. Its plate is like frosted glass: it
+    blurs the ground, and tints it as strongly as a contrast of 4.5 needs and no stronger.
+    """
+    height, width, _ = pixels.shape
+    box = _fitted(text, width, height)
+    top, left = max(0, height - box.margin - box.height), max(0, width - box.margin - box.width)
+    out = pixels.copy()
+    patch = out[top : top + box.height, left : left + box.width]
+    # An image smaller than any label gets its lower right part.
+    ink, plate = (a[-patch.shape[0] :, -patch.shape[1] :, None] for a in (box.ink, box.plate))
+    frosted = Image.fromarray(patch).filter(ImageFilter.GaussianBlur(box.height / 6))
+    glass = np.asarray(frosted, np.float32) / np.float32(255)
+    text_grey, alpha = _contrast(glass)
+    glass += (np.float32(text_grey == _BLACK) - glass) * np.float32(alpha)
+    ground = patch.astype(np.float32) / 255
+    ground += (glass - ground) * plate
+    ground += (np.float32(text_grey) - ground) * ink
+    patch[:] = np.rint(ground * 255).astype(np.uint8)
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Box:
+    """A label's shape: `ink` and `plate` cover the same height x width pixels, 0-1."""
+
+    ink: Alpha
+    plate: Alpha
+    margin: int
+
+    @property
+    def height(self) -> int:
+        return self.plate.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.plate.shape[1]
+
+
+_drawing = threading.Lock()  # FreeType faces are not made for several threads
+
+
+@functools.lru_cache(maxsize=64)
+def _fitted(text: str, width: int, height: int) -> _Box:
+    """The label for an image of this size: the tallest up to LEGIBLE_PX that fits, or the least."""
+    margin = round(min(width, height) * MARGIN_SHARE)
+    least = math.ceil(min(width, height) * HEIGHT_SHARE)
+    for ink_px in range(max(least, LEGIBLE_PX), least, -1):
+        box = _boxed(text, ink_px, margin)
+        if box.height <= height - 2 * margin and box.width <= width - 2 * margin:
+            return box
+    return _boxed(text, least, margin)
+
+
+def _boxed(text: str, ink_px: int, margin: int) -> _Box:
+    ink = _ink(text, ink_px)
+    pad_x, pad_y = round(ink.shape[0] * _PAD_X), round(ink.shape[0] * _PAD_Y)
+    ink = np.pad(ink, ((pad_y, pad_y), (pad_x, pad_x)))
+    return _Box(ink, _rounded(*ink.shape), margin)
+
+
+def _ink(text: str, ink_px: int) -> Alpha:
+    """The text, trimmed to its ink, whose solid part is at least `ink_px` high."""
+    data = files("danqing.service").joinpath("assets", "NotoSansCJKsc-Bold-labels.otf").read_bytes()
+    size = ink_px
+    while True:
+        with _drawing:
+            font = ImageFont.truetype(io.BytesIO(data), size, layout_engine=ImageFont.Layout.BASIC)
+            left, top, right, bottom = font.getbbox(text)
+            canvas = Image.new("L", (int(right - left) + 2, int(bottom - top) + 2))
+            ImageDraw.Draw(canvas).text((1 - left, 1 - top), text, fill=255, font=font)
+        alpha = np.asarray(canvas, np.float32) / np.float32(255)
+        solid = np.flatnonzero((alpha >= 0.5).any(axis=1))
+        if len(solid) and solid[-1] - solid[0] + 1 >= ink_px:
+            rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
+            return alpha[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        size += 1
+
+
+def _rounded(height: int, width: int) -> Alpha:
+    """A rounded rectangle with smooth edges, by its signed distance."""
+    radius = min(height, width) * 0.32
+    y = np.abs(np.arange(height, dtype=np.float32)[:, None] - (height - 1) / 2)
+    x = np.abs(np.arange(width, dtype=np.float32)[None, :] - (width - 1) / 2)
+    outside_x = np.maximum(x - (width / 2 - radius), 0)
+    outside_y = np.maximum(y - (height / 2 - radius), 0)
+    return np.clip(radius + 0.5 - np.hypot(outside_x, outside_y), 0, 1).astype(np.float32)
+
+
+def _contrast(ground: Alpha) -> tuple[float, float]:
+    """The text's grey (white or near black) and the plate's opacity over this ground (sRGB, 0-1).
+
+    Relative luminance is WCAG's. The plate is black under white text, white under black; the one
+    that covers less wins, with a bias. All but the extreme 2 % of pixels come to the contrast wanted.
+    """
+    luminance = _linear(ground) @ np.array([0.2126, 0.7152, 0.0722], np.float32)
+    dark, light = (_srgb(float(value)) for value in np.percentile(luminance, (2, 98)))
+    # The ground's grey that just gives the contrast, for either text.
+    white, black = (float(value) for value in _linear(np.array([_WHITE, _BLACK], np.float32)))
+    below = _srgb((white + 0.05) / CONTRAST_MIN - 0.05)
+    above = _srgb((black + 0.05) * CONTRAST_MIN - 0.05)
+    alpha_black = max(0.0, 1 - below / max(light, 1e-6))
+    alpha_white = max(0.0, (above - dark) / max(1 - dark, 1e-6))
+    if alpha_black <= alpha_white + _WHITE_BIAS:
+        return _WHITE, max(alpha_black, _PLATE_ALPHA_MIN)
+    return _BLACK, max(alpha_white, _PLATE_ALPHA_MIN)
+
+
+def _linear(srgb: Alpha) -> Alpha:
+    """sRGB to linear light (IEC 61966-2-1)."""
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    return linear.astype(np.float32)
+
+
+def _srgb(linear: float) -> float:
+    return 12.92 * linear if linear <= 0.0031308 else 1.055 * linear ** (1 / 2.4) - 0.055
+
+
+def xmp(*, producer: str, produce_id: str) -> str:
+    """The hidden label as an XMP packet: property TC260:AIGC in the form of TC260's practice guide.
+
+    Label "1" says that the content is made by AI. `producer` is the service's name or code.
+    """
+    fields = {
+        "Label": "1",
+        "ContentProducer": producer,
+        "ProduceID": produce_id,
+        "ReservedCode1": "",
+        "ContentPropagator": "",
+        "PropagateID": "",
+        "ReservedCode2": "",
+    }
+    value = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    return _XMP.format(namespace=XMP_NAMESPACE, value=html.escape(value))
+
+
+def read_xmp(packet: str) -> dict[str, str] | None:
+    """The AIGC fields of an XMP packet from anywhere; None when it holds none that can be read.
+
+    Takes the property as an element or as an attribute, and the deviant {"AIGC": {…}} inside it.
+    """
+    if len(packet) > _XMP_CHARS_MAX or "<!" in packet:  # no DTD: XMP has none, attackers do
+        return None
+    name = f"{{{XMP_NAMESPACE}}}AIGC"
+    try:
+        root = ElementTree.fromstring(packet.strip("\0\ufeff \r\n\t"))  # noqa: S314 - no DTD, short
+        values = [element.attrib.get(name) or "" for element in root.iter()]
+        values += [element.text or "" for element in root.iter(name)]
+        found: object = json.loads(next(filter(None, values), "null"))
+    except (ElementTree.ParseError, ValueError, RecursionError):
+        return None
+    if isinstance(found, dict) and "AIGC" in found:
+        found = cast("dict[str, object]", found)["AIGC"]
+    if not isinstance(found, dict) or "Label" not in found:
+        return None
+    return {str(key): str(value) for key, value in cast("dict[str, object]", found).items()}

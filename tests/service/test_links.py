@@ -1,0 +1,98 @@
+"""Signed links: good until they end, and no part of one can be changed."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from danqing.service.links import LinkSigner
+
+SIGNER = LinkSigner(b"a secret of thirty-two bytes.....")
+IDS = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
+EXTS = st.sampled_from(["png", "jpeg", "webp"])
+TIMES = st.integers(1, 10**11)
+
+
+def parts(link: str) -> tuple[str, str, str, str]:
+    """Image id, ext, expires and signature, as a server reads them from the wire."""
+    url = urlsplit(link)
+    query = parse_qs(url.query, strict_parsing=True)
+    assert set(query) == {"x-expires", "x-signature"}
+    image_id, ext = url.path.removeprefix("/files/").rsplit(".", 1)
+    return image_id, ext, query["x-expires"][0], query["x-signature"][0]
+
+
+def test_form() -> None:
+    link = SIGNER.sign("0a1b2c3d4e5", "png", 1_790_000_000)
+    assert re.fullmatch(
+        r"/files/0a1b2c3d4e5\.png\?x-expires=1790000000&x-signature=[A-Za-z0-9_-]{43}", link
+    )
+
+
+@given(IDS, EXTS, TIMES)
+def test_a_link_is_good_until_it_ends(image_id: str, ext: str, expires_s: int) -> None:
+    fields = parts(SIGNER.sign(image_id, ext, expires_s))
+    assert fields[:3] == (image_id, ext, str(expires_s))
+    assert SIGNER.verify(*fields, now=expires_s - 1)
+    assert not SIGNER.verify(*fields, now=expires_s)
+    assert not LinkSigner(b"another secret, also long enough").verify(*fields, now=0)
+
+
+@given(
+    st.tuples(IDS, EXTS, TIMES),
+    st.integers(0, 3),
+    st.integers(0, 200),
+    st.characters() | st.sampled_from("0123456789abcXYZ_-= \n\0٣"),
+    st.sampled_from(["replace", "insert", "delete"]),
+)
+def test_one_changed_character_anywhere_breaks_it(
+    link: tuple[str, str, int], field: int, at: int, char: str, deed: str
+) -> None:
+    fields = list(parts(SIGNER.sign(*link)))
+    old = fields[field]
+    at %= len(old)
+    kept = {"replace": at + 1, "insert": at, "delete": at + 1}[deed]
+    fields[field] = old[:at] + ("" if deed == "delete" else char) + old[kept:]
+    assert SIGNER.verify(*fields, now=0) == (fields[field] == old)
+
+
+@given(st.tuples(IDS, EXTS, TIMES), st.tuples(IDS, EXTS, TIMES))
+def test_no_two_links_share_a_signature(a: tuple[str, str, int], b: tuple[str, str, int]) -> None:
+    same = parts(SIGNER.sign(*a))[3] == parts(SIGNER.sign(*b))[3]
+    assert same == (a == b)
+
+
+@given(st.text(), st.text(), st.text(), st.text())
+def test_garbage_is_refused_quietly(image_id: str, ext: str, expires: str, signature: str) -> None:
+    assert not SIGNER.verify(image_id, ext, expires, signature, now=0)
+
+
+@pytest.mark.parametrize(
+    ("expires", "signature"),
+    [
+        ("9" * 100_000, "x"),
+        ("1790000000", "A" * 10_000_000),
+        ("1790000000", "\ud800" * 43),
+        ("1790000000", "é" * 43),
+        ("١٧٩٠٠٠٠٠٠٠", "x"),
+        ("-1", "x"),
+        ("1e9", "x"),
+        ("", ""),
+    ],
+)
+def test_long_and_odd_parameters_are_refused(expires: str, signature: str) -> None:
+    assert not SIGNER.verify("0a1b2c3d4e5", "png", expires, signature, now=0)
+
+
+def test_leading_zeros_are_another_link() -> None:
+    image_id, ext, expires, signature = parts(SIGNER.sign("0a", "png", 1_790_000_000))
+    assert not SIGNER.verify(image_id, ext, "0" + expires, signature, now=0)
+
+
+def test_a_short_secret_is_refused() -> None:
+    with pytest.raises(ValueError, match="secret"):
+        LinkSigner(b"short")

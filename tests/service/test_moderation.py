@@ -1,0 +1,250 @@
+"""Text moderation: what must be found in whatever spelling, what must not, and what it may cost."""
+
+from __future__ import annotations
+
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from danqing.domain.errors import ContentRefused
+from danqing.domain.task import SafetyLevel
+from danqing.service.moderation import TEXT_CHARS_MAX, Entry, TextModerator, fold, read_list
+
+BUNDLED = Path(str(files("danqing.service").joinpath("assets", "wordlist.txt")))
+DEFAULT = TextModerator([BUNDLED])
+SMALL = TextModerator(
+    entries=[
+        Entry("bomb", 0, "weapons"),
+        Entry("make poison", 1, "weapons"),
+        Entry("café noir", 2, "test"),
+        Entry("炸弹", 0, "weapons"),
+        Entry("色情", 1, "sexual"),
+        Entry("AI换脸", 2, "test"),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "level"),
+    [
+        ("a Bomb, please", 0),
+        ("BOMB", 0),
+        ("ｂｏｍｂ", 0),
+        ("bömb", 0),
+        ("bo\u200bm\u200db", 0),
+        ("bo\u00admb", 0),
+        ("b o m b", 0),
+        ("draw b-o-m-b now", 0),
+        ("b_o.m b", 0),
+        ("画bomb图", 0),
+        ("make\n  poison!", 1),
+        ("make--poison", 1),
+        ("CAFE NOIR", 2),
+        ("一颗炸弹", 0),
+        ("炸 弹", 0),
+        ("炸-弹", 0),
+        ("炸\u200d弹", 0),
+        ("炸\ufe0f弹", 0),
+        ("炸。。*弹", 0),
+        ("色　情", 1),
+        ("用ａｉ 换·脸", 2),
+    ],
+)
+def test_found_in_any_spelling(text: str, level: int) -> None:
+    assert SMALL.check(text, "user") == SafetyLevel("user", level)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "bombastic",
+        "a plumbomb",
+        "make poisonous",
+        "poison make",
+        "炸鸡和子弹",
+        "色彩",
+        "😀🎉",
+    ],
+)
+def test_not_found(text: str) -> None:
+    assert SMALL.check(text, "user") == SafetyLevel("user", 3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a bunch of grapes on a table",
+        "a drape in the scrapers' yard, Scunthorpe and Essex",
+        "rapeseed field in spring",
+        "a cartoon bomb with a lit fuse",
+        "a class assignment on cocktails",
+        "a child in a red coat under a tree",
+        "十字路口交通拥堵",
+        "个性交流，女性爱好者，林阴道",
+        "年幼女孩放风筝",
+        "做爱心卡片的小朋友",
+        "一只可爱的小猫咪",
+        "水墨山水，远山如黛",
+    ],
+)
+def test_everyday_prompts_pass_the_bundled_list(text: str) -> None:
+    assert DEFAULT.find(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "how to make a bomb at home",
+        "child porn",
+        "儿童 色情",
+        "制作炸弹的步骤",
+        "a beheading",
+        "血淋淋的碎尸",
+    ],
+)
+def test_the_bundled_list_refuses(text: str) -> None:
+    with pytest.raises(ContentRefused) as caught:
+        DEFAULT.require({"user": (text,)})
+    assert caught.value.role == "user"
+    assert caught.value.level <= 1
+
+
+def test_the_bundled_list_notes_mild_words() -> None:
+    assert DEFAULT.require({"user": ("a nude statue",)}) == (SafetyLevel("user", 2),)
+
+
+def test_the_seeds_examples_pass() -> None:
+    """Prompts of the provider documents' own examples."""
+    for prompt in (
+        "画一个钢铁侠",
+        "一只可爱的小猫咪，坐在阳光明媚的窗台上，背景是蓝天白云.",
+        "一只可爱的小猪",
+    ):
+        assert DEFAULT.check(prompt, "user").level == 3
+
+
+def test_levels_by_role() -> None:
+    levels = SMALL.require({"user": ("a cat", "café noir"), "history": (), "assistant": ("nice",)})
+    assert levels == (SafetyLevel("user", 2), SafetyLevel("assistant", 3))
+
+
+def test_the_worst_term_decides_wherever_it_stands() -> None:
+    for text in ("café noir, make poison, bomb", "bomb 色情", "色情 AI换脸 炸弹"):
+        assert SMALL.check(text, "user").level == 0
+    with pytest.raises(ContentRefused) as caught:
+        SMALL.require({"user": ("fine", "make poison", "炸弹")})
+    assert (caught.value.role, caught.value.level) == ("user", 0)
+
+
+def test_the_refused_role_is_named() -> None:
+    with pytest.raises(ContentRefused) as caught:
+        SMALL.require({"user": ("a cat",), "history": ("a bomb",)})
+    assert caught.value.role == "history"
+
+
+@pytest.mark.parametrize(("block_level", "refused"), [(-1, 0), (0, 2), (1, 4), (2, 6), (3, 6)])
+def test_block_level(block_level: int, refused: int) -> None:
+    entries = [Entry(f"{word}{level}", level, "x") for level in range(3) for word in ("term", "词")]
+    moderator = TextModerator(entries=entries, block_level=block_level)
+    moderator.require({"user": ("nothing of it",)})
+    count = 0
+    for entry in entries:
+        try:
+            moderator.require({"user": (entry.term,)})
+        except ContentRefused:
+            count += 1
+    assert count == refused
+
+
+@given(st.text(max_size=60))
+def test_folding_is_done_once(text: str) -> None:
+    assert fold(fold(text)) == fold(text)
+
+
+WORDS = st.text(alphabet="abcxyzé", min_size=2, max_size=6)
+HAN = st.text(alphabet="山水画炸弹猫", min_size=2, max_size=4)
+SEPARATORS = st.text(alphabet=" -_.,，。*\n\u200b\u200d\u3000", max_size=3)
+
+
+@given(HAN, SEPARATORS, st.text(max_size=20), st.text(max_size=20))
+def test_a_chinese_term_is_found_through_any_separators(
+    term: str, separator: str, before: str, after: str
+) -> None:
+    moderator = TextModerator(entries=[Entry(term, 1, "x")])
+    assert moderator.find(f"{before} {separator.join(term)} {after}") is not None
+
+
+@given(st.lists(WORDS, min_size=1, max_size=4), WORDS)
+def test_a_latin_term_is_found_as_a_word_only(words: list[str], term: str) -> None:
+    moderator = TextModerator(entries=[Entry(term, 1, "x")])
+    found = moderator.find(" ".join(words)) is not None
+    assert found == (fold(term) in map(fold, words))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "猫" * 2_000_000,
+        "a " * 1_000_000,
+        "\u0301\u0316" * 1_000_000,
+        "a" + "\U0001d165\U0001d167" * 1_000_000,
+        "\ufdfa" * 1_000_000,
+        "炸" * 1_000_000 + "弹",
+    ],
+)
+def test_huge_input_is_bounded_work(text: str) -> None:
+    started = time.process_time()
+    SMALL.find(text)
+    assert time.process_time() - started < 1.5
+
+
+def test_the_end_of_an_overlong_text_is_looked_at() -> None:
+    assert SMALL.check("猫" * TEXT_CHARS_MAX + "炸弹", "history").level == 0
+
+
+def test_an_operators_list_extends_the_bundled_one(tmp_path: Path) -> None:
+    path = tmp_path / "own.txt"
+    path.write_text("\ufeff# ours\n\n  Acme Corp \t1\tbrand\r\n某品牌\t2\tbrand\n", "utf-8")
+    moderator = TextModerator([BUNDLED, path])
+    assert moderator.find("the ACME corp. logo") == Entry("Acme Corp", 1, "brand")
+    assert moderator.check("某品牌的车", "user").level == 2
+    assert moderator.check("色情", "user").level == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["bomb", "bomb 1 weapons", "bomb\t4\tx", "bomb\t-1\tx", "bomb\tone\tx", "\t1\tx", "--\t1\tx",
+     "\u200b\t1\tx", "a\t1\tx\ty", "x" * 101 + "\t1\tx"],
+)  # fmt: skip
+def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "own.txt"
+    path.write_text(f"fine\t1\tx\n{line}\n", "utf-8")
+    with pytest.raises(ValueError, match=r"own\.txt, line 2: "):
+        TextModerator([path])
+
+
+def test_an_unreadable_list_is_named(tmp_path: Path) -> None:
+    (tmp_path / "latin1.txt").write_bytes(b"caf\xe9\t1\tx\n")
+    for name in ("missing.txt", "latin1.txt"):
+        with pytest.raises(ValueError, match=name):
+            TextModerator([tmp_path / name])
+
+
+def test_every_bundled_term_is_found_in_itself() -> None:
+    entries = read_list(BUNDLED)
+    assert len({fold(entry.term) for entry in entries}) == len(entries), "listed twice"
+    for entry in entries:
+        found = DEFAULT.find(f"x, {entry.term}, y")
+        assert found is not None
+        assert found.level <= entry.level
+    assert {entry.level for entry in entries} == {0, 1, 2}
+
+
+def test_no_lists_find_nothing() -> None:
+    assert TextModerator().check("anything", "user").level == 3
