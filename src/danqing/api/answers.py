@@ -1,0 +1,55 @@
+"""Writing answers: replies of the dialects, and the x-danqing-* headers. Knows HTTP; nothing of any dialect."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from starlette.responses import Response
+
+from danqing.dialects.base import Dialect, Reply
+from danqing.domain.errors import DanqingError
+from danqing.domain.task import Delivery
+from danqing.service.pipeline import Call, Outcome
+
+
+def respond(reply: Reply, headers: dict[str, str] | None = None) -> Response:
+    """A reply as JSON in UTF-8."""
+    return Response(
+        json.dumps(reply.body, ensure_ascii=False, separators=(",", ":")).encode("utf-8"),
+        status_code=reply.status,
+        headers=reply.headers | (headers or {}),
+        media_type="application/json",
+    )
+
+
+def refuse(dialect: Dialect, error: DanqingError, request_id: str) -> Response:
+    """An error in the dialect's own shape."""
+    headers = {"connection": "close"} if error.code == "body_too_large" else {}
+    return respond(dialect.encode_error(error, request_id), headers)
+
+
+def facts(call: Call, outcome: Outcome) -> dict[str, str]:
+    """What was really done, one header each; a list has one entry per image, in the answer's order."""
+    backend = call.card.backend
+    headers = {
+        "x-danqing-task": outcome.task_id,
+        "x-danqing-model": f"{backend.name}; stand-in" if backend.stand_in else backend.name,
+        "x-danqing-seed": ",".join(str(image.seed) for image in outcome.result.delivered),
+        "x-danqing-size": str(call.task.size),
+        "x-danqing-charged": str(outcome.charged),
+        "x-danqing-timing": ", ".join(
+            f"{stage};dur={outcome.timing_ms[stage]:.1f}" for stage in outcome.timing_ms
+        ),
+        "openai-processing-ms": str(round((time.time() - call.received_s) * 1000)),
+    }
+    return headers | _notes(call.delivery)
+
+
+def _notes(delivery: Delivery) -> dict[str, str]:
+    """Parameters that were accepted but changed: said, never silent."""
+    notes = {
+        "x-danqing-ignored": ",".join(delivery.ignored),
+        "x-danqing-truncated": ",".join(delivery.truncated),
+    }
+    return {name: value for name, value in notes.items() if value}

@@ -1,0 +1,98 @@
+"""The one handler behind every drawing route: authenticate, read, decode, draw, answer. Knows no dialect by name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import structlog
+from fastapi import Request
+from starlette.responses import Response
+
+from danqing.api.answers import facts, refuse, respond
+from danqing.api.context import Context, context_of
+from danqing.api.requests import link_base, read_body, until_hang_up
+from danqing.dialects.base import Dialect, parse_json
+from danqing.domain.errors import AuthError, DanqingError, PermissionDenied, ServerFault
+from danqing.observability.logging import get_logger
+from danqing.service.auth import Principal
+from danqing.service.pipeline import Call
+
+log = get_logger(__name__)
+
+PEEK_BYTES_MAX = 64_000
+"""How much of an unauthenticated body is read, only to answer in the right dialect."""
+
+Pick = Callable[[Mapping[str, Any] | None], str]
+"""Chooses a dialect by the body; None when it could not be read."""
+
+
+def drawing_route(pick: Pick) -> Callable[[Request], Awaitable[Response]]:
+    """A handler for POST of a drawing request whose dialect `pick` chooses."""
+
+    async def handle(request: Request) -> Response:
+        return await _handle(request, context_of(request), pick)
+
+    return handle
+
+
+async def _handle(request: Request, context: Context, pick: Pick) -> Response:
+    received_s = time.time()
+    request_id: str = request.scope["danqing.request_id"]
+    try:
+        principal = await context.auth.authenticate(request.headers.get("authorization"))
+    except (AuthError, PermissionDenied) as error:
+        dialect = context.dialects[pick(await _peek(request))]
+        context.metrics.requests.labels(dialect.name, "", error.code).inc()
+        return refuse(dialect, error, request_id)
+    dialect, model, outcome_code = context.dialects[pick(None)], "", "ok"
+    try:
+        body = parse_json(await read_body(request, context.settings.body_bytes_max))
+        dialect = context.dialects[pick(body)]
+        call = _decode(request, context, dialect, body, principal, received_s)
+        model = call.card.name
+        outcome = await until_hang_up(request, context.pipeline.draw(call))
+        reply = dialect.encode_result(outcome.result, call.delivery, outcome.task_id)
+        return respond(reply, facts(call, outcome))
+    except DanqingError as error:
+        outcome_code = error.code
+        return refuse(dialect, error, request_id)
+    except Exception:
+        log.exception("request_crashed")
+        outcome_code = ServerFault.code
+        return refuse(dialect, ServerFault(), request_id)
+    finally:
+        context.metrics.requests.labels(dialect.name, model, outcome_code).inc()
+        structlog.contextvars.bind_contextvars(
+            dialect=dialect.name, model=model, outcome=outcome_code, account=principal.account_id
+        )
+
+
+def _decode(
+    request: Request,
+    context: Context,
+    dialect: Dialect,
+    body: dict[str, Any],
+    principal: Principal,
+    received_s: float,
+) -> Call:
+    card = context.catalog.find(dialect.requested_model(body), dialect.name)
+    task, delivery = dialect.decode_request(body, card)
+    return Call(
+        dialect=dialect.name,
+        principal=principal,
+        card=card,
+        task=task,
+        delivery=delivery,
+        request_id=request.scope["danqing.request_id"],
+        base_url=link_base(request, context.settings),
+        received_s=received_s,
+    )
+
+
+async def _peek(request: Request) -> Mapping[str, Any] | None:
+    try:
+        return parse_json(await read_body(request, PEEK_BYTES_MAX))
+    except DanqingError:
+        return None

@@ -1,0 +1,73 @@
+"""For operators: /healthz, /readyz, /metrics, and the start page. Knows the context; nothing of drawing."""
+
+from __future__ import annotations
+
+import hmac
+
+from fastapi import APIRouter, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from danqing import __version__
+from danqing.api.context import context_of
+from danqing.api.requests import client_address, is_loopback
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/healthz")
+async def healthz(request: Request) -> Response:
+    """Whether the server and its engine work: 200 or 503, with the facts."""
+    facts = await context_of(request).health()
+    return JSONResponse(
+        {"status": "ok" if facts["ok"] else "failing", "version": __version__} | facts,
+        status_code=200 if facts["ok"] else 503,
+    )
+
+
+@router.get("/readyz")
+async def readyz(request: Request) -> Response:
+    """200 once requests can be drawn."""
+    facts = await context_of(request).health()
+    return JSONResponse({"ready": facts["ok"]}, status_code=200 if facts["ok"] else 503)
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Prometheus text, for loopback or for the metrics token."""
+    context = context_of(request)
+    token = context.settings.metrics_token
+    given = request.headers.get("authorization", "").removeprefix("Bearer ")
+    # A forwarded request comes from elsewhere, whoever its last hop was.
+    forwarded = any(name in request.headers for name in ("x-forwarded-for", "forwarded"))
+    near = is_loopback(client_address(request, context.settings)) and not (
+        forwarded and not context.settings.trusted_proxies
+    )
+    known = token is not None and hmac.compare_digest(given.encode(), token.encode())
+    if not (near or known):
+        return JSONResponse({"error": {"code": "permission_denied"}}, status_code=403)
+    return Response(context.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@router.get("/", include_in_schema=False)
+async def index() -> Response:
+    """The start page: where things are."""
+    return HTMLResponse(_INDEX)
+
+
+_INDEX = f"""<!doctype html>
+<html lang="zh"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Danqing 丹青</title>
+<style>
+body {{ font: 16px/1.6 system-ui, sans-serif; max-width: 42rem; margin: 4rem auto; padding: 0 1rem; color: #222; }}
+h1 {{ font-weight: 600; }} code {{ background: #f3f1ec; padding: .1em .35em; border-radius: .25em; }}
+li {{ margin: .3em 0; }} small {{ color: #777; }}
+</style>
+<h1>Danqing 丹青 <small>{__version__}</small></h1>
+<p>The server is running. Point an image client at one of these and use your token as its key:</p>
+<ul>
+<li>OpenAI, chat drawing, jimeng, Qwen-Image: <code>/v1</code></li>
+<li>Zhipu CogView: <code>/api/paas/v4</code></li>
+</ul>
+<p>API reference: <a href="/docs">/docs</a> · Health: <a href="/healthz">/healthz</a> · Models: <code>GET /v1/models</code></p>
+</html>
+"""

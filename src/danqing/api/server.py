@@ -1,0 +1,36 @@
+"""The whole HTTP face: mounts the sub-apps and the operators' routes on one app. Knows mounts; nothing behind them."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+
+from danqing import __version__
+from danqing.api import files, mounts, ops
+from danqing.api.context import Context, attach
+from danqing.api.middleware import RequestLog
+
+
+def build(context: Context) -> ASGIApp:
+    """The ASGI app of a server whose parts are in `context`."""
+    app = attach(
+        FastAPI(title="Danqing", version=__version__, redoc_url=None, redirect_slashes=False),
+        context,
+    )
+    app.include_router(ops.router)
+    app.include_router(files.router)
+    app.add_exception_handler(HTTPException, _on_stray)
+    app.mount("/v1", mounts.v1(context))
+    zhipu = mounts.zhipu(context)
+    app.mount("/paas/v4", zhipu)
+    app.mount("/api/paas/v4", zhipu)
+    return RequestLog(app)
+
+
+async def _on_stray(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    message = f"No such page: {request.method} {request.url.path[:200]}."
+    return JSONResponse({"error": {"code": "not_found", "message": message}}, status_code=status)

@@ -1,0 +1,1 @@
+"""The command line. Knows app.py, which wires the rest; prints, and decides nothing itself."""

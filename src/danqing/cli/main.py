@@ -1,0 +1,151 @@
+"""`danqing`: serve, draw, models, and the account commands. Prints results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from danqing import __version__, settings
+from danqing.settings import Settings, SettingsError
+
+app = typer.Typer(
+    name="danqing",
+    help="Danqing 丹青: an image-generation service that draws with a real model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Config = Annotated[Path | None, typer.Option("--config", help="Settings file (TOML).")]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Where the database, keys and images live.")
+]
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """One clear line on stderr, then out."""
+    typer.echo(f"danqing: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def read_settings(config: Path | None, data_dir: Path | None = None, **overrides: Any) -> Settings:
+    """The settings, or one clear line and exit code 2."""
+    try:
+        return settings.load(config, data_dir=data_dir, **overrides)
+    except SettingsError as error:
+        fail(str(error), 2)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"danqing {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version_wanted: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Danqing 丹青: an image-generation service that draws with a real model."""
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 = any free one.")] = None,
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Start the server. The first start makes an operator account and shows its token once."""
+    from danqing.cli.serve import run
+    from danqing.domain.errors import DanqingError
+
+    try:
+        asyncio.run(run(read_settings(config, data_dir, host=host, port=port)))
+    except (SettingsError, DanqingError, OSError, ValueError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        pass
+
+
+@app.command()
+def draw(
+    prompt: Annotated[str, typer.Argument(help="What to draw, in Chinese or English.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="A model of the catalog.")] = "pocket",
+    size: Annotated[str | None, typer.Option("--size", "-s", help="WIDTHxHEIGHT.")] = None,
+    n: Annotated[int | None, typer.Option("--n", "-n", help="How many images.")] = None,
+    quality: Annotated[str | None, typer.Option("--quality", "-q", help="E.g. hd.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed draws the same image.")] = None,
+    negative: Annotated[str, typer.Option("--negative", help="What to keep out.")] = "",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="A file (its ending picks the format) or a folder."),
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Draw without a server and without an account; prints the path of each image."""
+    from danqing.cli.draw import DrawOptions, run
+    from danqing.domain.errors import DanqingError, RequestError
+
+    options = DrawOptions(prompt, model, size, n, quality, seed, negative, output)
+    try:
+        for path in asyncio.run(run(read_settings(config), options)):
+            typer.echo(path)
+    except RequestError as error:
+        named = error.param is None or error.param in error.message
+        fail(error.message if named else f"{error.param}: {error.message}")
+    except (SettingsError, DanqingError, OSError, ValueError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+models_app = typer.Typer(help="The models of the catalog.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+
+@models_app.command("list")
+def models_list(
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    config: Config = None,
+) -> None:
+    """Every model, what draws it, and its price in characters."""
+    from danqing import catalog
+
+    try:
+        cards = catalog.load(read_settings(config)).cards.values()
+    except SettingsError as error:
+        fail(str(error), 2)
+    rows = [
+        {
+            "model": card.name,
+            "aliases": list(card.aliases),
+            "backend": card.backend.name,
+            "stand_in": card.backend.stand_in,
+            "price": dict(card.price.characters),
+            "per": card.price.per,
+        }
+        for card in cards
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        return
+    for row in rows:
+        prices = ", ".join(f"{quality} {price}" for quality, price in row["price"].items())
+        backend = row["backend"] + (" (stand-in)" if row["stand_in"] else "")
+        typer.echo(f"{row['model']:<30} {backend:<20} {prices} characters per {row['per']}")
+
+
+def _add_account_commands() -> None:
+    from danqing.cli import accounts
+
+    accounts.register(app)
+
+
+_add_account_commands()

@@ -1,0 +1,98 @@
+"""`danqing serve`: run the server and hand over the first token. Knows uvicorn and app.py."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from danqing.app import Books, open_server
+from danqing.observability.logging import configure, get_logger
+from danqing.settings import Settings
+
+log = get_logger("danqing.serve")
+
+BACKLOG = 2048
+SHUTDOWN_S = 30
+"""Requests in progress get this long to end when the server is asked to stop."""
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn raises the signal again once it has stopped, which would end us before our own cleanup."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
+async def run(settings: Settings) -> None:
+    """Serve until a signal says stop. Raises OSError when the port is taken."""
+    configure(settings)
+    listener = _listen(settings)
+    try:
+        host, port = listener.getsockname()[:2]
+        settings = settings.model_copy(update={"port": port})
+        async with open_server(settings) as (asgi, books):
+            await _first_token(settings, books)
+            log.info(
+                "ready", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            )
+            server = _Server(
+                uvicorn.Config(
+                    asgi,
+                    lifespan="off",
+                    access_log=False,
+                    log_config=None,
+                    proxy_headers=False,
+                    server_header=False,
+                    timeout_graceful_shutdown=SHUTDOWN_S,
+                )
+            )
+            await server.serve(sockets=[listener])
+    finally:
+        listener.close()
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Take the port before anything is opened or made: a second server fails here, at once."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise OSError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}"
+        ) from None
+    return listener
+
+
+async def _first_token(settings: Settings, books: Books) -> None:
+    """On the first start: show the operator's token on a terminal, else leave it in a private file."""
+    token = await books.accounts.ensure_operator(settings.operator_characters)
+    if token is None:
+        return
+    if sys.stderr.isatty():
+        print(f"\n  Your token (shown once): {token}\n", file=sys.stderr)  # noqa: T201
+        return
+    path = settings.data_dir / "first-token"
+    _write_private(path, token + "\n")
+    print(f"Your token is in {path.absolute()}", file=sys.stderr)  # noqa: T201
+
+
+def _write_private(path: Path, text: str) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(text)

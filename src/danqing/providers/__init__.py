@@ -1,0 +1,1 @@
+"""What can draw, behind one port. Knows the engine's client and the dialects; never the ledger or HTTP serving."""

@@ -1,0 +1,76 @@
+"""Draws with the local engine: one order becomes one job per image. Knows the engine's messages, not its insides."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Protocol
+
+from danqing.domain.errors import Cancelled, EngineFailed
+from danqing.domain.ports import DrawOrder
+from danqing.domain.task import Drawn, Event, Failed, Queued, Started, Stepped
+from danqing.engine.messages import (
+    Job,
+    JobCancelled,
+    JobDrawn,
+    JobEvent,
+    JobFailed,
+    JobQueued,
+    JobStarted,
+    JobStepped,
+)
+
+
+class EngineClient(Protocol):
+    """The face of every engine transport."""
+
+    def draw(self, jobs: tuple[Job, ...]) -> AsyncGenerator[JobEvent, None]: ...
+
+
+class LocalProvider:
+    """The Provider port over an engine client."""
+
+    def __init__(self, client: EngineClient) -> None:
+        self._client = client
+
+    async def draw(self, order: DrawOrder) -> AsyncGenerator[Event, None]:
+        """See Provider.draw. Raises Busy (nothing admitted) and EngineFailed (engine lost)."""
+        preset = order.card.qualities[order.task.quality]
+        jobs = tuple(
+            Job(
+                id=f"{order.task_id}.{index}",
+                task_id=order.task_id,
+                account_id=order.account_id,
+                prompt=order.prompt,
+                negative_prompt=order.task.negative_prompt,
+                width=order.task.size.width,
+                height=order.task.size.height,
+                steps=preset.steps,
+                guidance=preset.guidance,
+                seed=seed,
+                priority=order.priority,
+            )
+            for index, seed in enumerate(order.seeds)
+        )
+        place = {job.id: (index, job.seed) for index, job in enumerate(jobs)}
+        async with aclosing(self._client.draw(jobs)) as events:
+            async for event in events:
+                yield _translated(event, *place[event.job_id])
+
+
+def _translated(event: JobEvent, index: int, seed: int) -> Event:
+    match event:
+        case JobQueued():
+            return Queued(event.position, event.eta_s)
+        case JobStarted():
+            return Started(index)
+        case JobStepped():
+            return Stepped(index, event.step, event.steps)
+        case JobDrawn():
+            return Drawn(index, event.pixels, seed, event.timing_ms)
+        case JobFailed():
+            return Failed(index, EngineFailed(event.message))
+        case JobCancelled():
+            return Failed(index, Cancelled())
+        case _:  # a refusal is raised by the client before the first event
+            raise EngineFailed
