@@ -1,0 +1,125 @@
+"""Clients that leave: the engine is free within a step, and characters come back by the card's rule."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.conftest import LiveServer
+
+STEP_S = 0.2
+
+
+def send(server: LiveServer, token: str, path: str, body: dict) -> socket.socket:
+    """A request whose connection we hold, to cut it as a killed client would."""
+    host, port = server.url.removeprefix("http://").split(":")
+    raw = json.dumps(body).encode()
+    connection = socket.create_connection((host, int(port)))
+    connection.sendall(
+        f"POST {path} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\n"
+        f"content-length: {len(raw)}\r\ncontent-type: application/json\r\n\r\n".encode()
+        + raw
+    )
+    return connection
+
+
+def wait_for(server: LiveServer, metric: str, value: float, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while server.metric(metric) != value:
+        assert time.monotonic() < deadline, (metric, server.metric(metric))
+        time.sleep(0.02)
+
+
+def settled(server: LiveServer, name: str) -> int:
+    """The balance once the task that was cut is in the log as settled."""
+    deadline = time.monotonic() + 10
+    while not any(line["event"] == "task_cancelled" for line in server.lines):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.3)  # the line is written just before the books are
+    return server.balance(name)
+
+
+def test_killed_mid_generation(null_server) -> None:
+    server = null_server(NULL_STEP_S=str(STEP_S))
+    token = server.account("leaver")
+    connection = send(server, token, "/v1/images/generations", {"prompt": "a cat"})
+    wait_for(server, "danqing_engine_live", 1)
+    time.sleep(2.5 * STEP_S)
+    connection.close()
+    cut = time.monotonic()
+    wait_for(server, "danqing_engine_live", 0)
+    assert time.monotonic() - cut < 2 * STEP_S + 0.3  # one step, and the scrape's own time
+    charged = 15_000 - settled(server, "leaver")
+    assert 0 < charged < 5_000
+    assert charged % 625 == 0  # 5,000 characters over 8 steps
+
+
+def test_killed_while_queued_costs_nothing(null_server) -> None:
+    server = null_server(NULL_STEP_S=str(STEP_S), DANQING_ENGINE__LIVE_MAX="1")
+    token = server.account("impatient")
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(server.client.post, "/v1/images/generations", json={"prompt": "a cat"})
+        wait_for(server, "danqing_engine_live", 1)
+        connection = send(server, token, "/v1/images/generations", {"prompt": "a dog"})
+        wait_for(server, "danqing_queue_depth", 1)
+        connection.close()
+        wait_for(server, "danqing_queue_depth", 0)
+        assert first.result().status_code == 200
+    assert settled(server, "impatient") == 15_000
+
+
+def test_draw_never_refunds_a_hang_up(null_server) -> None:
+    """The draw seed: whatever happens after the hold is charged, but for our own failures."""
+    server = null_server(NULL_STEP_S=str(STEP_S))
+    token = server.account("drawer")
+    connection = send(server, token, "/v1/chat/completions", {"prompt": "画", "model": "draw"})
+    wait_for(server, "danqing_engine_live", 1)
+    connection.close()
+    wait_for(server, "danqing_engine_live", 0)
+    assert settled(server, "drawer") == 10_000
+
+
+def test_full_queue_answers_busy_and_charges_nothing(null_server) -> None:
+    server = null_server(
+        NULL_STEP_S="0.3", DANQING_ENGINE__QUEUE_MAX="2", DANQING_ENGINE__LIVE_MAX="1"
+    )
+    token = server.account("late", 100_000)
+    headers = {"authorization": f"Bearer {token}"}
+    bodies = {
+        "/v1/images/generations": {"prompt": "x"},
+        "/v1/chat/completions": {"prompt": "x", "model": "draw"},
+        "/api/paas/v4/images/generations": {"prompt": "x", "model": "cogview-4"},
+    }
+    holders = [
+        send(server, server.token, "/v1/images/generations", {"prompt": "x"}) for _ in range(2)
+    ]
+    wait_for(server, "danqing_engine_live", 1)
+    wait_for(server, "danqing_queue_depth", 1)
+    answers = {
+        path: server.client.post(path, json=body, headers=headers) for path, body in bodies.items()
+    }
+    openai = answers["/v1/images/generations"]
+    assert (openai.status_code, openai.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert int(openai.headers["retry-after"]) >= 1
+    draw = answers["/v1/chat/completions"]
+    assert draw.status_code == 200
+    assert draw.json()["error"]["code"] == "rate_limit_exceeded"
+    zhipu = answers["/api/paas/v4/images/generations"]
+    assert (zhipu.status_code, zhipu.json()["error"]["code"]) in {(429, "1302"), (429, "1305")}
+    assert server.balance("late") == 100_000
+    for holder in holders:
+        holder.close()
+
+
+def test_stopping_lets_work_end(null_server) -> None:
+    server = null_server(NULL_STEP_S="0.1")
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(server.client.post, "/v1/images/generations", json={"prompt": "x"})
+        wait_for(server, "danqing_engine_live", 1)
+        server.process.terminate()
+        assert answer.result().status_code == 200
+    assert server.process.wait(20) == 0
+    assert server.balance("operator") == 995_000

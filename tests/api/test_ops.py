@@ -1,0 +1,63 @@
+"""Health, readiness, metrics, and the catalog's face."""
+
+from __future__ import annotations
+
+import httpx2
+
+from tests.conftest import LiveServer
+
+
+def test_health_and_readiness(server: LiveServer) -> None:
+    assert server.client.get("/readyz").status_code == 200
+    health = server.client.get("/healthz")
+    assert health.status_code == 200
+    assert health.json()["engine"]["alive"] is True
+
+
+def test_metrics_move(server: LiveServer) -> None:
+    names = (
+        "danqing_requests_total",
+        "danqing_images_total",
+        "danqing_engine_steps_total",
+        "danqing_characters_posted_total",
+        "danqing_stage_seconds_count",
+    )
+    before = {name: server.metric(name) for name in names}
+    assert server.client.post("/v1/images/generations", json={"prompt": "x"}).status_code == 200
+    after = {name: server.metric(name) for name in names}
+    gained = {name: after[name] - before[name] for name in names}
+    assert gained["danqing_requests_total"] == 1
+    assert gained["danqing_images_total"] == 1
+    assert gained["danqing_engine_steps_total"] == 8
+    assert gained["danqing_characters_posted_total"] == 5_000
+    assert gained["danqing_stage_seconds_count"] == 6
+
+
+def test_metrics_are_not_for_forwarded_strangers(server: LiveServer) -> None:
+    answer = httpx2.get(f"{server.url}/metrics", headers={"x-forwarded-for": "203.0.113.9"})
+    assert answer.status_code == 403
+    assert httpx2.get(f"{server.url}/metrics").status_code == 200
+
+
+def test_models_say_what_really_draws(server: LiveServer) -> None:
+    models = {row["id"]: row["danqing"] for row in server.client.get("/v1/models").json()["data"]}
+    assert models["cogview-4"]["stand_in"] is True
+    assert models["pocket"]["stand_in"] is False
+    assert models["dall-e-3"]["price"] == {
+        "per": "image",
+        "characters": {"standard": 5_000, "hd": 10_000},
+    }
+    assert httpx2.get(f"{server.url}/v1/models").status_code == 401
+
+
+def test_request_ids(server: LiveServer) -> None:
+    mine = server.client.get("/healthz", headers={"x-request-id": "mine-1"})
+    assert mine.headers["x-request-id"] == "mine-1"
+    odd = server.client.get("/healthz", headers={"x-request-id": "no spaces here"})
+    assert odd.headers["x-request-id"] != "no spaces here"
+
+
+def test_start_page(server: LiveServer) -> None:
+    page = server.client.get("/")
+    assert page.status_code == 200
+    assert "Danqing" in page.text

@@ -1,0 +1,162 @@
+"""What tests share: live servers in processes of their own, with real HTTP, a real database and real pocket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import httpx2
+import pytest
+
+from danqing import settings
+from danqing.app import Books, open_books
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).parent.parent
+START_S_MAX = 60
+
+
+@dataclass
+class LiveServer:
+    """A running `danqing serve`. `client` has the operator's token; `lines` is its log."""
+
+    url: str
+    data_dir: Path
+    process: subprocess.Popen[str]
+    token: str
+    client: httpx2.Client
+    lines: list[dict] = field(default_factory=list)
+
+    def cli(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return cli(*args, "--data-dir", str(self.data_dir), check=check)
+
+    def account(self, name: str, characters: int | None = None) -> str:
+        """A new account and its token; `characters` is its balance (15,000 if not given)."""
+
+        async def make(books: Books) -> str:
+            await books.accounts.create(name, characters or 15_000)
+            return await books.accounts.create_token(name)
+
+        return self.books(make)
+
+    def balance(self, name: str) -> int:
+        async def read(books: Books) -> int:
+            assert await books.ledger.check() == []
+            return (await books.accounts.get(name)).balance
+
+        return self.books(read)
+
+    def books(self, deed: Callable[[Books], Awaitable[T]]) -> T:
+        """Work on the server's books from this process, beside it."""
+
+        async def work() -> T:
+            async with open_books(settings.load(data_dir=self.data_dir)) as books:
+                return await deed(books)
+
+        return asyncio.run(work())
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        text = self.client.get("/metrics").text
+        rows = [line for line in text.splitlines() if line.startswith((name + " ", name + "{"))]
+        return sum(float(row.rsplit(" ", 1)[1]) for row in rows)
+
+
+def cli(*args: str, check: bool = True, **options) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "danqing", *args],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=clean_environment(),
+        **options,
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def clean_environment(**extra: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("DANQING_")}
+    return kept | extra
+
+
+def start_server(
+    data_dir: Path, *, module: str = "danqing", args: tuple[str, ...] = (), **environment: str
+) -> LiveServer:
+    """Start a server on a free port and wait until it says it is ready."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, "serve", "--port", "0", "--data-dir", str(data_dir), *args],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=clean_environment(**environment),
+    )
+    lines: list[dict] = []
+    ready = threading.Event()
+
+    def follow() -> None:
+        for line in process.stderr:
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                lines.append({"event": line.rstrip()})
+            if lines[-1]["event"] == "ready":
+                ready.set()
+        ready.set()
+
+    threading.Thread(target=follow, daemon=True).start()
+    ready.wait(START_S_MAX)
+    started = [line for line in lines if line["event"] == "ready"]
+    if not started:
+        process.kill()
+        raise AssertionError(f"the server did not start: {lines}")
+    token_file = data_dir / "first-token"
+    token = token_file.read_text().strip() if token_file.exists() else ""
+    url = started[0]["url"]
+    client = httpx2.Client(base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=60)
+    return LiveServer(url, data_dir, process, token, client, lines)
+
+
+def stop_server(server: LiveServer) -> int:
+    server.client.close()
+    server.process.terminate()
+    try:
+        return server.process.wait(30)
+    except subprocess.TimeoutExpired:
+        server.process.kill()
+        raise
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """One server with pocket for all tests that need a real image."""
+    live = start_server(tmp_path_factory.mktemp("data") / "pocket")
+    yield live
+    assert stop_server(live) == 0
+
+
+@pytest.fixture
+def null_server(tmp_path: Path) -> Iterator[Callable[..., LiveServer]]:
+    """Makes servers that draw one-colour images: for concurrency, cancel and failures."""
+    started: list[LiveServer] = []
+
+    def make(**environment: str) -> LiveServer:
+        live = start_server(
+            tmp_path / f"null-{len(started)}", module="tests.null_server", **environment
+        )
+        started.append(live)
+        return live
+
+    yield make
+    for live in started:
+        stop_server(live)

@@ -1,0 +1,19 @@
+"""`python -m tests.null_server serve …`: the real server with a family that draws one colour in no time.
+
+NULL_STEP_S makes each denoising step last that long.
+"""
+
+from __future__ import annotations
+
+import os
+
+from danqing import app
+from danqing.__main__ import main
+from tests.engine.null_family import NullFamily
+
+STEP_S = float(os.environ.get("NULL_STEP_S", "0"))
+
+app.load_family = lambda name, settings: NullFamily(step_s=STEP_S)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The command line, as a user types it: real processes, real files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import cli
+
+
+def test_draw_writes_pictures_and_prints_their_paths(tmp_path: Path) -> None:
+    done = cli(
+        "draw", "一只可爱的小猫", "--size", "512x512", "--n", "2", "--seed", "5", cwd=tmp_path
+    )
+    paths = done.stdout.split()
+    assert len(paths) == 2
+    for path in paths:
+        assert Image.open(tmp_path / path).size == (512, 512)
+    assert "steps" in done.stderr
+    again = cli(
+        "draw", "一只可爱的小猫", "--size", "512x512", "--seed", "5", "-o", "b.png", cwd=tmp_path
+    )
+    assert again.stdout.strip() == "b.png"
+    first, second = (Image.open(tmp_path / name).convert("RGB") for name in (paths[0], "b.png"))
+    assert first.tobytes() == second.tobytes()
+
+
+@pytest.mark.parametrize(("name", "format"), [("a.jpg", "JPEG"), ("sub/a.webp", "WEBP")])
+def test_draw_output_formats(tmp_path: Path, name: str, format: str) -> None:
+    cli("draw", "a dog", "--size", "256x256", "--output", name, cwd=tmp_path)
+    assert Image.open(tmp_path / name).format == format
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (["", "--size", "256x256"], "PROMPT"),
+        (["x", "--size", "10000x10000"], "--size"),
+        (["x", "--n", "0"], "--n"),
+        (["x", "--n", "99"], "--n"),
+        (["x", "--seed", "-1"], "--seed"),
+        (["x", "--model", "nothing"], "nothing"),
+        (["x", "--quality", "ultra"], "--quality"),
+        (["x", "--output", "a.bmp"], "--output"),
+        (["x" * 5000], "PROMPT"),
+        (["x", "--config", "nowhere.toml"], "nowhere.toml"),
+    ],
+)
+def test_draw_says_what_is_wrong(tmp_path: Path, args: list[str], word: str) -> None:
+    done = cli("draw", *args, check=False, cwd=tmp_path)
+    assert done.returncode in (1, 2)
+    assert word in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_accounts_and_tokens(tmp_path: Path) -> None:
+    where = ("--data-dir", str(tmp_path / "data"))
+    cli("account", "create", "alice", *where)
+    shown = cli("account", "show", "alice", *where).stdout
+    assert "balance: 15000" in shown.splitlines()
+    cli("grant", "alice", "5000", *where)
+    assert json.loads(cli("account", "show", "alice", "--json", *where).stdout)["balance"] == 20_000
+    token = cli("token", "create", "--account", "alice", *where).stdout
+    assert token.strip().startswith("sk-")
+    assert len(token.split()) == 1
+    cli("token", "revoke", token.split(".")[0], *where)
+    assert cli("ledger", "check", *where).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["account", "show", "nobody"],
+        ["grant", "nobody", "5"],
+        ["token", "create", "--account", "nobody"],
+        ["token", "revoke", "nothing"],
+        ["account", "create", ""],
+    ],
+)
+def test_account_errors_are_one_clear_line(tmp_path: Path, args: list[str]) -> None:
+    done = cli(*args, "--data-dir", str(tmp_path), check=False)
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_models_list() -> None:
+    assert "pocket (stand-in)" in cli("models", "list").stdout
+    rows = json.loads(cli("models", "list", "--json").stdout)
+    assert {row["model"] for row in rows} >= {"draw", "jimeng-4.0", "qwen-image"}
+
+
+def test_a_taken_port_is_one_clear_line(server, tmp_path: Path) -> None:
+    port = server.url.rsplit(":", 1)[1]
+    done = cli("serve", "--port", port, "--data-dir", str(tmp_path / "data"), check=False)
+    assert done.returncode == 1
+    assert "cannot listen" in done.stderr
+    assert "Traceback" not in done.stderr
