@@ -1,0 +1,113 @@
+"""The asyncio face of an engine in this process. Knows the core's messages and one event loop per draw."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+
+from danqing.domain.errors import Busy, EngineFailed
+from danqing.engine.core import EngineCore, EngineHealth
+from danqing.engine.messages import (
+    Cancel,
+    Job,
+    JobCancelled,
+    JobDrawn,
+    JobEvent,
+    JobFailed,
+    JobRefused,
+    Submit,
+)
+
+TERMINAL = (JobRefused, JobDrawn, JobFailed, JobCancelled)
+
+
+class _Mailbox:
+    """A task's events on their way from the engine's thread to its coroutine.
+
+    Holds at most one event of each kind per job: a newer step takes the place of one not yet read, everything
+    else comes once. So it is bounded, and an end is never lost.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._events: dict[tuple[str, type[JobEvent]], JobEvent] = {}
+        self._filled = asyncio.Event()
+
+    def put(self, event: JobEvent) -> None:
+        """Any thread."""
+        with self._lock:
+            wake = not self._events
+            self._events[event.job_id, type(event)] = event
+        if wake:
+            with suppress(RuntimeError):  # the loop is closed: nobody reads any more
+                self._loop.call_soon_threadsafe(self._filled.set)
+
+    async def get(self) -> JobEvent:
+        """The oldest event. One reader, in the mailbox's own loop."""
+        while not self._events:
+            self._filled.clear()
+            await self._filled.wait()
+        with self._lock:
+            return self._events.pop(next(iter(self._events)))
+
+
+class InProcessClient:
+    """Draws with an EngineCore of this process; any number of draws at once."""
+
+    def __init__(self, core: EngineCore) -> None:
+        self._core = core
+        self._mailboxes: dict[str, _Mailbox] = {}
+        core.listen(self._deliver)
+
+    async def ready(self) -> None:
+        """Start the engine if need be and wait until it takes jobs. Raises EngineFailed."""
+        self._core.start()
+        # Shielded: one waiter that gives up must not cancel the future that all wait for.
+        await asyncio.shield(asyncio.wrap_future(self._core.loaded))
+        if not self._core.health().alive:
+            raise EngineFailed
+
+    async def draw(self, jobs: tuple[Job, ...]) -> AsyncGenerator[JobEvent, None]:
+        """Submit the jobs of one task together and yield their events until each has ended.
+
+        Each job's events come in order: JobQueued, JobStarted, JobStepped (the latest; some may be skipped), then one of
+        JobDrawn, JobFailed (the engine's death included), JobCancelled. Closing the generator cancels what is left.
+        Raises, before the first event, Busy when the queue has no room and EngineFailed when the engine is dead.
+        """
+        mailbox = _Mailbox()
+        open_ids = {job.id for job in jobs}
+        if not open_ids.isdisjoint(self._mailboxes):
+            raise ValueError("a job id is being drawn already")
+        self._mailboxes.update(dict.fromkeys(open_ids, mailbox))
+        try:
+            self._core.submit(Submit(jobs))
+            while open_ids:
+                event = await mailbox.get()
+                if isinstance(event, TERMINAL):
+                    open_ids.discard(event.job_id)
+                if isinstance(event, JobRefused):
+                    open_ids.clear()
+                    raise Busy(event.retry_after_s)
+                yield event
+        finally:
+            for job in jobs:
+                self._mailboxes.pop(job.id, None)
+            if open_ids:
+                self._core.cancel(Cancel(tuple(open_ids)))
+
+    def health(self) -> EngineHealth:
+        """The engine's facts at this moment."""
+        return self._core.health()
+
+    async def close(self, timeout_s: float = 10.0) -> None:
+        """Stop the engine after the step at hand; draws still open get their JobFailed."""
+        await asyncio.to_thread(self._core.stop, timeout_s)
+
+    def _deliver(self, event: JobEvent) -> None:
+        """The core's listener: runs in the engine's thread or in a submitter's."""
+        mailbox = self._mailboxes.get(event.job_id)
+        if mailbox is not None:
+            mailbox.put(event)

@@ -1,0 +1,298 @@
+"""The engine's loop: pick → step → update, in one thread of its own. Knows no asyncio, no service, no tensor."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from danqing.domain.errors import Busy, EngineFailed
+from danqing.engine.families.base import Family
+from danqing.engine.messages import (
+    Cancel,
+    Job,
+    JobCancelled,
+    JobDrawn,
+    JobEvent,
+    JobFailed,
+    JobQueued,
+    JobRefused,
+    JobStarted,
+    JobStepped,
+    Submit,
+)
+from danqing.engine.runner import Advance, Runner, Work
+from danqing.engine.scheduler import RETRY_AFTER_S_MIN, Scheduler
+
+log = logging.getLogger(__name__)
+
+LOST = "The engine stopped before this image was drawn."
+WARM_UP = Job(
+    id="warm-up",
+    task_id="warm-up",
+    account_id="",
+    prompt="红色的苹果",
+    negative_prompt="",
+    width=1024,
+    height=1024,
+    steps=3,
+    guidance=1.0,
+    seed=0,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineHealth:
+    """The engine's facts at one moment. `alive`: loaded and its thread runs."""
+
+    alive: bool
+    fault: str | None
+    """Why the engine is dead, if it died."""
+    queue_depth: int
+    """Jobs admitted and not started."""
+    live: int
+    """Jobs started and not ended."""
+    steps_total: int
+    images_total: int
+    failures_total: int
+    batch_size_last: int
+    step_s_last: float
+    last_step_age_s: float | None
+    """Seconds since the last step ended; None before the first."""
+
+
+class EngineCore:
+    """One family, one queue, one thread. `submit` and `cancel` may be called from any thread.
+
+    Everything that comes of a job is told through one listener, in order, and nothing after its terminal event
+    (JobRefused, JobDrawn, JobFailed, JobCancelled). The listener runs under the core's lock, in the submitter's
+    or the engine's thread: it must be quick, must not raise, and must not call back.
+    """
+
+    def __init__(
+        self,
+        family_factory: Callable[[], Family],
+        *,
+        queue_max: int = 256,
+        live_max: int = 16,
+        batch_max: int = 8,
+        on_step: Callable[[float, int], None] | None = None,
+        warm_up: Job | None = WARM_UP,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`family_factory` loads the weights, in the engine's thread. `on_step(seconds, batch_size)`
+        hears of every step. `warm_up` is drawn once before the engine is ready."""
+        self._factory = family_factory
+        self._on_step = on_step
+        self._warm_up_job = warm_up
+        self._clock = clock
+        self._scheduler = Scheduler(queue_max=queue_max, live_max=live_max, batch_max=batch_max)
+        self._works: dict[str, Work] = {}
+        self._undecoded: deque[Work] = deque()
+        self._condition = threading.Condition()
+        self._listener: Callable[[JobEvent], None] = lambda event: None
+        self._family: Family | None = None
+        self._stopping = False
+        self._fault: str | None = None
+        self._thread: threading.Thread | None = None
+        self._steps_total = self._images_total = self._failures_total = 0
+        self._batch_size_last = 0
+        self._step_s_last = 0.0
+        self._stepped_at_s: float | None = None
+        self.loaded: Future[None] = Future()
+        """Done when jobs are accepted; holds EngineFailed when loading failed or was stopped."""
+
+    def listen(self, listener: Callable[[JobEvent], None]) -> None:
+        """Set the one listener; before the first submit."""
+        self._listener = listener
+
+    def start(self) -> None:
+        """Start the thread, which loads the family first (see `loaded`). Once; more calls do nothing."""
+        with self._condition:
+            if self._thread is None and not self._stopping:
+                self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
+                self._thread.start()
+
+    def stop(self, timeout_s: float = 10.0) -> bool:
+        """End after the step at hand; unfinished jobs fail. False when the step outlasts the timeout."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify_all()
+            if self._thread is None:
+                self._end("stopped")
+                return True
+        self._thread.join(timeout_s)
+        with self._condition:
+            self._end("stopped")
+        return not self._thread.is_alive()
+
+    def submit(self, message: Submit) -> None:
+        """Admit all the jobs (a JobQueued each) or none (a JobRefused each).
+
+        Raises EngineFailed when the engine is dead or stopping; ValueError for an id already queued.
+        """
+        with self._condition:
+            if self._stopping or self._fault is not None:
+                raise EngineFailed
+            try:
+                if self._family is None:
+                    raise Busy(RETRY_AFTER_S_MIN)
+                keys = [self._family.batch_key(job) for job in message.jobs]
+                self._scheduler.admit(message.jobs, keys)
+            except Busy as busy:
+                for job in message.jobs:
+                    self._listener(JobRefused(job.id, busy.retry_after_s))
+                return
+            now_s = self._clock()
+            forecast = self._scheduler.forecast()
+            for job in message.jobs:
+                self._works[job.id] = Work(job, now_s)
+                self._listener(JobQueued(job.id, *forecast[job.id]))
+            self._condition.notify_all()
+
+    def cancel(self, message: Cancel) -> None:
+        """Drop jobs at once; a step already running ends without them. Unknown ids are fine."""
+        with self._condition:
+            for job_id in message.job_ids:
+                if job_id in self._works:
+                    self._forget(JobCancelled(job_id))
+            self._condition.notify_all()
+
+    def health(self) -> EngineHealth:
+        """The facts at this moment; waits for no step."""
+        with self._condition:
+            stepped_at_s = self._stepped_at_s
+            running = self._thread is not None and self._thread.is_alive()
+            return EngineHealth(
+                alive=running and self._family is not None and not self._stopping,
+                fault=self._fault,
+                queue_depth=len(self._scheduler) - self._scheduler.live,
+                live=self._scheduler.live,
+                steps_total=self._steps_total,
+                images_total=self._images_total,
+                failures_total=self._failures_total,
+                batch_size_last=self._batch_size_last,
+                step_s_last=self._step_s_last,
+                last_step_age_s=None if stepped_at_s is None else self._clock() - stepped_at_s,
+            )
+
+    def _main(self) -> None:
+        """The thread: load, warm up, loop; whatever ends it, no job is left without an answer."""
+        try:
+            family = self._factory()
+            runner = Runner(family, self._clock)
+            if self._warm_up_job is not None:
+                self._warm_up(family, runner, self._warm_up_job)
+            with self._condition:
+                self._family = family
+            self.loaded.set_result(None)
+            while self._beat(runner):
+                pass
+        except BaseException as error:  # the thread's last line: nothing above it would hear of it
+            log.exception("the engine died")
+            with self._condition:
+                self._end(f"{type(error).__name__}: {error}")
+        else:
+            with self._condition:
+                self._end("stopped")
+
+    def _warm_up(self, family: Family, runner: Runner, job: Job) -> None:
+        """Draw one image that nobody asked for: first calls are slow, and its step times are known after."""
+        work = Work(job, self._clock())
+        for _ in range(job.steps):
+            advance = runner.advance([work])
+            for size, seconds in advance.calls:
+                self._scheduler.pace.learn(family.batch_key(job), size, seconds)
+        began_s = self._clock()
+        if work.fault is not None or runner.finish(work) is None:
+            raise EngineFailed(f"warm-up: {work.fault}")
+        self._scheduler.pace.learn_ending(family.batch_key(job), self._clock() - began_s)
+
+    def _beat(self, runner: Runner) -> bool:
+        """One round: a step for one batch, then the decoding of one finished image."""
+        with self._condition:
+            works = self._pick()
+            while not (works or self._undecoded or self._stopping):
+                self._condition.wait()
+                works = self._pick()
+            if self._stopping:
+                return False
+        if works:
+            began_s = self._clock()
+            advance = runner.advance(works)
+            with self._condition:
+                self._update(works, advance, began_s)
+        with self._condition:
+            work = self._undecoded.popleft() if self._undecoded else None
+        if work is not None:
+            began_s = self._clock()
+            drawn = runner.finish(work)
+            with self._condition:
+                self._scheduler.decoded(work.job.id, self._clock() - began_s)
+                if self._works.get(work.job.id) is work:
+                    job_id = work.job.id
+                    self._images_total += drawn is not None
+                    self._failures_total += drawn is None
+                    self._forget(
+                        JobDrawn(job_id, *drawn) if drawn else JobFailed(job_id, str(work.fault))
+                    )
+        return True
+
+    def _pick(self) -> list[Work]:
+        now_s = self._clock()
+        works = [self._works[job_id] for job_id in self._scheduler.pick()]
+        for work in works:
+            if work.state is None:
+                work.picked_s = now_s
+                self._listener(JobStarted(work.job.id))
+        return works
+
+    def _update(self, works: list[Work], advance: Advance, began_s: float) -> None:
+        now_s = self._clock()
+        seconds = sum(seconds for _, seconds in advance.calls)
+        stepped = {work.job.id: work for work in advance.stepped}
+        finished = self._scheduler.update(
+            {job_id: work.state.step for job_id, work in stepped.items() if work.state},
+            now_s - began_s,  # encoding and failed tries are charged too
+            advance.calls,
+            advance.overflow,
+        )
+        if advance.calls:
+            self._steps_total += len(advance.calls)
+            self._batch_size_last = max(size for size, _ in advance.calls)
+            self._step_s_last = seconds
+            self._stepped_at_s = now_s
+        if self._on_step is not None:
+            for size, call_s in advance.calls:
+                self._on_step(call_s, size)
+        for work in works:
+            if self._works.get(work.job.id) is not work:  # cancelled during the step
+                continue
+            if work.fault is not None:
+                self._failures_total += 1
+                self._forget(JobFailed(work.job.id, work.fault))
+            elif work.state is not None:
+                self._listener(JobStepped(work.job.id, work.state.step, work.job.steps))
+        self._undecoded += [self._works[job_id] for job_id in finished if job_id in self._works]
+
+    def _forget(self, event: JobEvent) -> None:
+        """A job's end: out of the queue and of the decoder's line, and told."""
+        work = self._works.pop(event.job_id)
+        self._scheduler.remove(event.job_id)
+        if work in self._undecoded:
+            self._undecoded.remove(work)
+        self._listener(event)
+
+    def _end(self, fault: str) -> None:
+        """Fail what is left; refuse what comes."""
+        self._fault = self._fault or fault
+        self._stopping = True
+        if not self.loaded.done():
+            self.loaded.set_exception(EngineFailed(f"The engine did not start: {fault}"))
+        self._failures_total += len(self._works)
+        for job_id in list(self._works):
+            self._forget(JobFailed(job_id, LOST))

@@ -1,0 +1,1 @@
+"""One file per network architecture the engine can run."""

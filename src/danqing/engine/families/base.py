@@ -1,0 +1,62 @@
+"""The contract between the engine and a network architecture. A family knows tensors; it never knows queues or accounts.
+
+All calls come from the engine's one thread, so a family needs no locks. Random numbers come from a CPU generator
+seeded per image, and every member of a batch advances by its own schedule: an image is the same alone and in company.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any, Protocol
+
+from danqing.domain.task import Pixels
+from danqing.engine.messages import Job
+
+
+class State(Protocol):
+    """One image in the making. A family's own class adds its tensors."""
+
+    job: Job
+    step: int
+    """Denoising steps done so far, 0..job.steps; `Family.step` raises it by one."""
+
+
+class Family(Protocol):
+    """One network architecture with its weights loaded."""
+
+    name: str
+
+    def batch_key(self, job: Job) -> Hashable:
+        """Only jobs with equal keys may share a step (grid shape, guidance on or off, adapters).
+
+        Depends on the job alone: it is the one call that any thread may make.
+        """
+        ...
+
+    def encode(self, jobs: Sequence[Job]) -> list[Any]:
+        """Text conditioning for each job, cached by text."""
+        ...
+
+    def start(self, job: Job, conditioning: Any) -> State:
+        """The noise to begin with, from the job's seed."""
+        ...
+
+    def step(self, states: Sequence[Any]) -> None:
+        """Advance every member by its own next step; both guidance halves in one forward.
+
+        Raises any exception on failure; then no member's state has changed. MemoryError means
+        that the batch was too large: it is split and tried again.
+        """
+        ...
+
+    def is_finite(self, state: Any) -> bool:
+        """False when the latents hold NaN or infinity."""
+        ...
+
+    def preview(self, state: Any) -> Pixels:
+        """A cheap look at the image so far, at any size."""
+        ...
+
+    def decode(self, states: Sequence[Any]) -> list[Pixels]:
+        """Final images, uint8 H x W x 3 at each job's height x width."""
+        ...

@@ -1,0 +1,130 @@
+"""What a step costs, learned by measurement, and the batch size that follows. Knows no job, no tensor, no clock."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+STEP_S_DEFAULT = 0.1
+"""What a step is taken to last before anything was measured."""
+TRIALS = 3
+"""Measurements of a batch size before it is judged; the first is a warm-up and is thrown away."""
+WEIGHT_NEW = 0.2
+"""Weight of the newest measurement in the running mean."""
+GAIN_MIN = 0.05
+"""A larger batch must cost this much less per image to be worth its longer step."""
+GROWTH_MAX = 4.0
+"""A batch's step may last at most this many times the step of one image."""
+RETRY_EVERY = 64
+"""Every so many batches of a key the next larger size is tried again: machines change."""
+KEYS_MAX = 512
+"""Batch keys remembered; the one unused for longest is forgotten."""
+
+
+@dataclass(slots=True)
+class _Mean:
+    """Running mean of the seconds a step of one batch size took."""
+
+    seconds: float = 0.0
+    count: int = 0
+
+    def add(self, seconds: float) -> None:
+        weight = 1.0 if self.count < 2 else WEIGHT_NEW
+        self.seconds += weight * (seconds - self.seconds)
+        self.count += 1
+
+
+@dataclass(slots=True)
+class _Key:
+    sizes: dict[int, _Mean] = field(default_factory=dict[int, _Mean])
+    ending: _Mean = field(default_factory=_Mean)
+    batches: int = 0
+    size_max: int | None = None
+
+
+class Pace:
+    """Step times by (batch key, batch size), and the size that makes an image cheapest.
+
+    Sizes are tried at 1, 2, 4, ... `batch_max`, each only once the one before has paid off, so a
+    machine on which batching buys nothing stays at 1.
+    """
+
+    def __init__(self, batch_max: int) -> None:
+        self._sizes = [2**power for power in range(batch_max.bit_length()) if 2**power < batch_max]
+        self._sizes.append(batch_max)
+        self._keys: OrderedDict[Hashable, _Key] = OrderedDict()
+        self._image_step = _Mean()
+
+    def learn(self, key: Hashable, size: int, seconds: float) -> None:
+        """A step of `size` images of `key` took `seconds`."""
+        self._at(key).sizes.setdefault(size, _Mean()).add(seconds)
+        self._image_step.add(seconds / size)
+
+    def learn_ending(self, key: Hashable, seconds: float) -> None:
+        """Decoding one image of `key` took `seconds`."""
+        self._at(key).ending.add(seconds)
+
+    def limit(self, key: Hashable, size: int) -> None:
+        """A batch of `size` did not fit into memory: stay below it from now on."""
+        entry = self._at(key)
+        entry.size_max = max(1, min(size - 1, entry.size_max or size))
+
+    def batch_size(self, key: Hashable) -> int:
+        """How many images the next batch may have: the best size known, or one worth trying."""
+        entry = self._at(key)
+        entry.batches += 1
+        best, trial = self._best(entry)
+        if trial is not None:
+            return trial
+        if entry.batches % RETRY_EVERY == 0:
+            return next((size for size in self._allowed(entry) if size > best), best)
+        return best
+
+    def step_s(self, key: Hashable) -> float:
+        """Expected seconds of a step of a batch of the best size."""
+        return self._expect(self._keys.get(key))[1]
+
+    def image_step_s(self, key: Hashable) -> float:
+        """Expected seconds of device time that one step of one image costs."""
+        size, seconds = self._expect(self._keys.get(key))
+        return seconds / size
+
+    def ending_s(self, key: Hashable) -> float:
+        """Expected seconds of decoding one image; 0 before one was measured."""
+        entry = self._keys.get(key)
+        return entry.ending.seconds if entry else 0.0
+
+    def _expect(self, entry: _Key | None) -> tuple[int, float]:
+        if entry is None or not entry.sizes:
+            return 1, self._image_step.seconds if self._image_step.count else STEP_S_DEFAULT
+        size = self._best(entry)[0]
+        if size not in entry.sizes:  # nothing but other sizes was seen so far: the nearest tells
+            size = min(entry.sizes, key=lambda seen: abs(seen - size))
+        return size, entry.sizes[size].seconds
+
+    def _best(self, entry: _Key) -> tuple[int, int | None]:
+        """The cheapest size measured well enough, and the size to try next, if any."""
+        best = 1
+        for size in self._allowed(entry):
+            mean = entry.sizes.get(size)
+            if mean is None or mean.count < TRIALS:
+                return best, size
+            if size == 1:
+                continue
+            one, now = entry.sizes[1].seconds, entry.sizes[best].seconds / best
+            if mean.seconds > GROWTH_MAX * one or mean.seconds / size > (1 - GAIN_MIN) * now:
+                break
+            best = size
+        return best, None
+
+    def _allowed(self, entry: _Key) -> list[int]:
+        ceiling = entry.size_max
+        return [size for size in self._sizes if ceiling is None or size <= ceiling]
+
+    def _at(self, key: Hashable) -> _Key:
+        entry = self._keys.setdefault(key, _Key())
+        self._keys.move_to_end(key)
+        if len(self._keys) > KEYS_MAX:
+            self._keys.popitem(last=False)
+        return entry

@@ -1,0 +1,163 @@
+"""Runs a family's calls for a batch and confines every failure to its members. Knows no queue, thread or account."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from danqing.domain.task import Pixels
+from danqing.engine.families.base import Family, State
+from danqing.engine.messages import Job
+
+log = logging.getLogger(__name__)
+
+FAILED_ENCODE = "The engine could not read this prompt."
+FAILED_STEP = "The engine failed while drawing this image."
+FAILED_MEMORY = "The engine ran out of memory while drawing this image."
+FAILED_NUMBERS = "The engine's numbers overflowed while drawing this image."
+FAILED_DECODE = "The engine failed while finishing this image."
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One job in the making. Marks are clock seconds, each the end of a stage."""
+
+    job: Job
+    submitted_s: float
+    picked_s: float = 0.0
+    encoded_s: float = 0.0
+    denoised_s: float = 0.0
+    state: State | None = None
+    fault: str | None = None
+    """Why it failed; a safe message."""
+
+
+@dataclass(slots=True)
+class Advance:
+    """What came of one step of a batch; failed members carry their fault."""
+
+    stepped: list[Work] = field(default_factory=list[Work])
+    calls: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
+    """(batch size, seconds) of every forward that worked."""
+    overflow: int | None = None
+    """The smallest batch that did not fit into memory."""
+
+
+class Runner:
+    """Family calls, timed. `clock` gives seconds."""
+
+    def __init__(self, family: Family, clock: Callable[[], float]) -> None:
+        self._family = family
+        self._clock = clock
+
+    def advance(self, works: Sequence[Work]) -> Advance:
+        """Encode and start the new ones, then one step for all. Never raises for a family's fault.
+
+        A batch whose step raises is repeated member by member, one that does not fit into memory half by
+        half (a step that raised has changed no state), and only those that still raise fail.
+        """
+        self._begin([work for work in works if work.state is None])
+        advance = Advance()
+        self._step([work for work in works if work.state is not None], advance)
+        return advance
+
+    def finish(self, work: Work) -> tuple[Pixels, dict[str, float]] | None:
+        """Decode one image: (pixels, stage → milliseconds), or None with `work.fault` set.
+
+        The stages follow each other without gaps: denoise includes other jobs' steps in between, decode the
+        wait for its turn.
+        """
+        try:
+            pixels = self._family.decode([work.state])[0]
+            if pixels.dtype != np.uint8 or pixels.shape != (work.job.height, work.job.width, 3):
+                raise ValueError(f"decoded {pixels.dtype} {pixels.shape}")
+        except Exception:
+            self._fail(work, FAILED_DECODE)
+            return None
+        marks = [
+            work.submitted_s,
+            work.picked_s,
+            work.encoded_s,
+            work.denoised_s,
+            self._clock(),
+        ]
+        stages = ("queue", "encode", "denoise", "decode")
+        timing_ms = {
+            stage: round((marks[i + 1] - marks[i]) * 1000, 3) for i, stage in enumerate(stages)
+        }
+        return pixels, timing_ms
+
+    def _begin(self, works: Sequence[Work]) -> None:
+        if not works:
+            return
+        try:
+            conditionings = self._family.encode([work.job for work in works])
+        except Exception:
+            if len(works) == 1:
+                self._fail(works[0], FAILED_ENCODE)
+            else:
+                for work in works:
+                    self._begin([work])
+            return
+        for work, conditioning in zip(works, conditionings, strict=True):
+            self._start(work, conditioning)
+
+    def _start(self, work: Work, conditioning: Any) -> None:
+        try:
+            work.state = self._family.start(work.job, conditioning)
+        except Exception:
+            self._fail(work, FAILED_STEP)
+        work.encoded_s = self._clock()
+
+    def _step(self, works: Sequence[Work], advance: Advance) -> None:
+        if not works:
+            return
+        began_s = self._clock()
+        try:
+            self._family.step([work.state for work in works])
+        except MemoryError:
+            advance.overflow = min(len(works), advance.overflow or len(works))
+            half = len(works) // 2
+            if half == 0:
+                self._fail(works[0], FAILED_MEMORY)
+                return
+            self._step(works[:half], advance)
+            self._step(works[half:], advance)
+            return
+        except Exception:
+            if len(works) == 1:
+                self._fail(works[0], FAILED_STEP)
+                return
+            for work in works:
+                self._step([work], advance)
+            return
+        ended_s = self._clock()
+        advance.calls.append((len(works), ended_s - began_s))
+        for work in works:
+            work.denoised_s = ended_s
+            self._check(work, advance)
+
+    def _check(self, work: Work, advance: Advance) -> None:
+        """Keep a member whose numbers are sound: infinities would come out as a black image."""
+        try:
+            sound = self._family.is_finite(work.state)
+        except Exception:
+            self._fail(work, FAILED_STEP)
+            return
+        if sound:
+            advance.stepped.append(work)
+        else:
+            work.fault = FAILED_NUMBERS
+            work.state = None
+            log.error("job %s: its latents are not finite", work.job.id)
+
+    @staticmethod
+    def _fail(work: Work, fault: str) -> None:
+        """Called while handling the family's exception; the log has it, the client does not."""
+        work.fault = fault
+        work.state = None
+        log.exception("job %s: %s", work.job.id, fault)

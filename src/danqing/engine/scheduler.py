@@ -1,0 +1,373 @@
+"""Which jobs take the next step together. Pure: touches no tensor, no clock and no thread.
+
+Deficit round-robin (Shreedhar & Varghese 1995, in its surplus form: charged after the fact, because a step's
+cost is known only once it was measured) over accounts, and within an account over its batch keys, in seconds
+of device time. A turn is worth the longest step at hand, C seconds; a batch's seconds are shared out to its
+members' accounts. Seats left in a batch go to other accounts' jobs of the same key, and cost them their share.
+An account a whole turn overdrawn does not ride while jobs of other keys wait.
+
+Laws, tested as properties; C counts the longest step seen or expected:
+- the queue never holds more than `queue_max` jobs, nor more than `live_max` started ones;
+- over any stretch in which two accounts of a lane both have work, neither gets more than 5·C seconds more than the
+  other (4·C where they share no batches);
+- no starvation, whatever else keeps coming: with N accounts in the lane, K keys in the account, and R steps to do in
+  the job and those before it in its account and key, a started job ends within 6·N·K·R·C seconds of its lane's
+  time; counted from admission the same holds with R the steps of the whole queue at that moment;
+- of every BACKGROUND_EVERY batches at least one is background's, if it has a job that can run;
+- slots, once scarce, go to the accounts that hold none, in the order in which they came to hold none.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, count
+
+from danqing.domain.errors import Busy
+from danqing.engine.messages import Job
+from danqing.engine.pace import Pace
+
+BACKGROUND_EVERY = 8
+RETRY_AFTER_S_MIN = 1.0
+TICK_S = 1e-6
+"""The least a step costs, so that a turn always ends."""
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    job: Job
+    key: Hashable
+    number: int
+    step: int = 0
+    live: bool = False
+
+    @property
+    def left(self) -> int:
+        return max(0, self.job.steps - self.step)
+
+
+class _Ring:
+    """Deficit round-robin over names: the head keeps its turn while it is owed something.
+
+    Debts outlive a name's absence, so that leaving and coming back pays nothing; credit does not.
+    """
+
+    def __init__(self) -> None:
+        self.deficit_s: dict[Hashable, float] = {}
+
+    def turn(self, ready: Collection[Hashable], quantum_s: float) -> Hashable:
+        """Whose turn it is among `ready` (not empty). Newcomers join at the tail with one turn."""
+        for name in ready:
+            self.deficit_s.setdefault(name, quantum_s)
+        while True:
+            name, deficit_s = next(iter(self.deficit_s.items()))
+            if name in ready and deficit_s > 0:
+                return name
+            del self.deficit_s[name]
+            if name in ready or deficit_s < 0:
+                self.deficit_s[name] = min(deficit_s + quantum_s, quantum_s)
+
+    def charge(self, name: Hashable, seconds: float, floor_s: float) -> None:
+        self.deficit_s[name] = max(self.deficit_s.get(name, 0.0) - seconds, floor_s)
+
+
+@dataclass(slots=True)
+class _Account:
+    """An account's unfinished jobs in one lane, by batch key, in order of admission."""
+
+    flows: dict[Hashable, dict[str, _Entry]] = field(
+        default_factory=dict[Hashable, dict[str, _Entry]]
+    )
+    ring: _Ring = field(default_factory=_Ring)
+    live: int = 0
+    in_line: int = 0
+    """Its place in line for a slot, while it holds none: the lowest first."""
+
+
+@dataclass(slots=True)
+class _Lane:
+    """Interactive or background: its accounts and their ring."""
+
+    accounts: dict[str, _Account] = field(default_factory=dict[str, _Account])
+    ring: _Ring = field(default_factory=_Ring)
+    live: int = 0
+    ready: dict[str, list[Hashable]] = field(default_factory=dict[str, list[Hashable]])
+    """Accounts that can run now, each with the keys it can run; made afresh at every pick."""
+    starters: set[str] = field(default_factory=set[str])
+    """Accounts holding no started job that may take a slot now."""
+
+    @property
+    def waiting(self) -> bool:
+        """Some job has steps to do, whether it can run now or not."""
+        return any(account.flows for account in self.accounts.values())
+
+
+class Scheduler:
+    """The queue. Not thread-safe: its owner holds a lock. `pick` and `update` alternate."""
+
+    def __init__(self, *, queue_max: int, live_max: int, batch_max: int) -> None:
+        if min(queue_max, live_max, batch_max) < 1:
+            raise ValueError("queue_max, live_max and batch_max must be at least 1")
+        self.queue_max = queue_max
+        self.live_max = live_max
+        self.pace = Pace(batch_max)
+        self._entries: dict[str, _Entry] = {}
+        self._interactive = _Lane()
+        self._background = _Lane()
+        self._numbers = count()
+        self._since_background = 0
+        self._live = 0
+        self._batch: list[_Entry] = []
+        self._quantum_s = TICK_S
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def live(self) -> int:
+        """Jobs that hold state in memory, finished ones not yet removed included."""
+        return self._live
+
+    def admit(self, jobs: Sequence[Job], keys: Sequence[Hashable]) -> None:
+        """Queue all the jobs or none. Raises Busy with the predicted time until there is room.
+
+        Raises ValueError when an id is queued already.
+        """
+        excess = len(self._entries) + len(jobs) - self.queue_max
+        if excess > 0:
+            ends = sorted(eta_s for _, eta_s in self.forecast().values())
+            wait_s = ends[min(excess, len(ends)) - 1] if ends else 0.0
+            raise Busy(max(RETRY_AFTER_S_MIN, wait_s))
+        ids = {job.id for job in jobs}
+        if len(ids) < len(jobs) or any(job_id in self._entries for job_id in ids):
+            raise ValueError("a job id is queued twice")
+        for job, key in zip(jobs, keys, strict=True):
+            entry = self._entries[job.id] = _Entry(job, key, next(self._numbers))
+            accounts = self._lane(job).accounts
+            account = accounts.setdefault(job.account_id, _Account(in_line=entry.number))
+            account.flows.setdefault(key, {})[job.id] = entry
+
+    def remove(self, job_id: str) -> None:
+        """Forget a job: drawn, failed or cancelled. Its slot is free at once; unknown ids are fine."""
+        entry = self._entries.pop(job_id, None)
+        if entry is not None:
+            if job_id in self._flow(entry):
+                self._leave_flow(entry)
+            self._release(entry)
+
+    def pick(self) -> list[str]:
+        """Ids of the jobs that take the next step together, equal in batch key; empty when idle."""
+        for lane in (self._interactive, self._background):
+            self._look(lane)
+        lane = self._next_lane()
+        if lane is None:
+            self._batch = []
+            return []
+        self._quantum_s = max(
+            TICK_S, *(self.pace.step_s(key) for keys in lane.ready.values() for key in keys)
+        )
+        name = str(lane.ring.turn(lane.ready, self._quantum_s))
+        key = lane.accounts[name].ring.turn(lane.ready[name], self._quantum_s)
+        self._batch = self._seats(lane, name, key)
+        return [entry.job.id for entry in self._batch]
+
+    def update(
+        self,
+        steps: Mapping[str, int],
+        seconds: float,
+        calls: Sequence[tuple[int, float]] | None = None,
+        overflow: int | None = None,
+    ) -> list[str]:
+        """Tell how the picked batch went; returns the ids of the jobs that need no more steps.
+
+        `steps`: steps done by each job that advanced. `seconds`: what the whole batch took.
+        `calls`: (batch size, seconds) of each forward, when a batch was split. `overflow`: the smallest size that did not fit into memory.
+        """
+        if not self._batch:
+            return []
+        key = self._batch[0].key
+        for size, call_s in [(len(self._batch), seconds)] if calls is None else calls:
+            self.pace.learn(key, size, call_s)
+        if overflow is not None:
+            self.pace.limit(key, overflow)
+        share_s = max(TICK_S, seconds / len(self._batch))
+        finished: list[str] = []
+        for entry in self._batch:
+            if entry.job.id not in self._entries:
+                continue
+            lane, name = self._lane(entry.job), entry.job.account_id
+            lane.ring.charge(name, share_s, -2 * self._quantum_s)
+            lane.accounts[name].ring.charge(key, share_s, -2 * self._quantum_s)
+            entry.step = steps.get(entry.job.id, entry.step)
+            if entry.left == 0:
+                self._leave_flow(entry)
+                finished.append(entry.job.id)
+        self._batch = []
+        return finished
+
+    def decoded(self, job_id: str, seconds: float) -> None:
+        """Tell what decoding a job's image took: it is learned, and charged like a step."""
+        entry = self._entries.get(job_id)
+        if entry is not None:
+            self.pace.learn_ending(entry.key, seconds)
+            ring = self._lane(entry.job).ring
+            ring.charge(entry.job.account_id, seconds, -2 * self._quantum_s)
+
+    def position(self, job_id: str) -> int:
+        """How many jobs are expected to end before this one."""
+        return self.forecast()[job_id][0]
+
+    def eta_s(self, job_id: str) -> float:
+        """Expected seconds until the job's image is there."""
+        return self.forecast()[job_id][1]
+
+    def forecast(self) -> dict[str, tuple[int, float]]:
+        """(position, eta_s) of every queued job, from measured step times.
+
+        A fair share as a fluid: a job ends when its account has had w seconds, the work of its jobs up to
+        this one, and by then each other account has had min(w, all its work). Background comes after interactive.
+        """
+        keys = {entry.key for entry in self._entries.values()}
+        image_step_s = {key: self.pace.image_step_s(key) for key in keys}
+        step_s = {key: self.pace.step_s(key) for key in keys}
+        ending_s = {key: self.pace.ending_s(key) for key in keys}
+        eta_s: dict[str, float] = {}
+        before_s = 0.0
+        for lane in (self._interactive, self._background):
+            done_s: dict[str, float] = {}
+            mine: list[tuple[_Entry, float]] = []
+            for entry in self._entries.values():
+                if self._lane(entry.job) is lane:
+                    name = entry.job.account_id
+                    work_s = entry.left * image_step_s[entry.key] + ending_s[entry.key]
+                    done_s[name] = done_s.get(name, 0.0) + work_s
+                    mine.append((entry, done_s[name]))
+            totals = sorted(done_s.values())
+            sums = [0.0, *accumulate(totals)]
+            for entry, work_s in mine:
+                less = bisect_right(totals, work_s)
+                fluid_s = before_s + sums[less] + work_s * (len(totals) - less)
+                alone_s = entry.left * step_s[entry.key] + ending_s[entry.key]
+                eta_s[entry.job.id] = max(fluid_s, alone_s)
+            before_s += sums[-1]
+        order = sorted(eta_s, key=lambda job_id: (eta_s[job_id], self._entries[job_id].number))
+        return {job_id: (place, eta_s[job_id]) for place, job_id in enumerate(order)}
+
+    def _lane(self, job: Job) -> _Lane:
+        return self._background if job.priority == "background" else self._interactive
+
+    def _look(self, lane: _Lane) -> None:
+        """See which accounts of the lane can run, and who may take a slot."""
+        line = [name for name, account in lane.accounts.items() if not account.live]
+        line.sort(key=lambda name: lane.accounts[name].in_line)
+        lane.starters = set(line[: max(0, self._free(lane))])
+        lane.ready = {}
+        if not lane.waiting:
+            lane.ring = _Ring()  # debts were towards those who waited
+        for name, account in lane.accounts.items():
+            keys = [
+                key
+                for key, flow in account.flows.items()
+                if self._can_run(lane, next(iter(flow.values())))
+            ]
+            if keys:
+                lane.ready[name] = keys
+
+    def _free(self, lane: _Lane) -> int:
+        """Slots the lane may take: background half of them at most."""
+        free = self.live_max - self._live
+        if lane is self._background:
+            return min(free, max(1, self.live_max // 2) - lane.live)
+        return free
+
+    def _can_run(self, lane: _Lane, entry: _Entry) -> bool:
+        """Started, or free to start. An account's second job leaves a quarter of the slots alone."""
+        if entry.live:
+            return True
+        name = entry.job.account_id
+        kept = max(1, self.live_max // 4) if lane.accounts[name].live else 0
+        return self._free(lane) > kept and (kept > 0 or name in lane.starters)
+
+    def _next_lane(self) -> _Lane | None:
+        interactive, background = self._interactive, self._background
+        turn = self._since_background + 1 >= BACKGROUND_EVERY or not interactive.ready
+        if background.ready and turn:
+            self._since_background = 0
+            return background
+        if not interactive.ready:
+            return None
+        self._since_background = self._since_background + 1 if background.waiting else 0
+        return interactive
+
+    def _seats(self, lane: _Lane, name: str, key: Hashable) -> list[_Entry]:
+        """The batch led by an account: its oldest job, then seat by seat from everyone with the key."""
+        size = self.pace.batch_size(key)
+        queues = [iter(lane.accounts[name].flows[key].values())]
+        if size > 1:
+            queues += self._riders(lane, name, key)
+        seats: list[_Entry] = []
+        while queues and len(seats) < size:
+            for queue in list(queues):
+                entry = next(queue, None)
+                if entry is None or not self._start(entry):
+                    queues.remove(queue)
+                else:
+                    seats.append(entry)
+                if len(seats) == size:
+                    break
+        return seats
+
+    def _riders(self, lane: _Lane, leader: str, key: Hashable) -> list[Iterator[_Entry]]:
+        """The other accounts' jobs of this key, those owed the most first, interactive first."""
+        lanes = [lane] if lane is self._background else [lane, self._background]
+        crowded = any(set(keys) != {key} for each in lanes for keys in each.ready.values())
+        queues: list[Iterator[_Entry]] = []
+        for each in lanes:
+            deficit_s = each.ring.deficit_s
+            names = [
+                name
+                for name, keys in each.ready.items()
+                if key in keys
+                and not (each is lane and name == leader)
+                and (not crowded or deficit_s.get(name, 0.0) > -self._quantum_s)
+            ]
+            names.sort(key=lambda name: -deficit_s.get(name, 0.0))
+            queues += [iter(each.accounts[name].flows[key].values()) for name in names]
+        return queues
+
+    def _start(self, entry: _Entry) -> bool:
+        """Give the job a slot, if it has none; False when there is none for it."""
+        lane = self._lane(entry.job)
+        if not self._can_run(lane, entry):
+            return False
+        if not entry.live:
+            entry.live = True
+            lane.accounts[entry.job.account_id].live += 1
+            lane.live += 1
+            self._live += 1
+        return True
+
+    def _release(self, entry: _Entry) -> None:
+        lane = self._lane(entry.job)
+        account = lane.accounts[entry.job.account_id]
+        if entry.live:
+            entry.live = False
+            account.live -= 1
+            lane.live -= 1
+            self._live -= 1
+            if account.live == 0:
+                account.in_line = next(self._numbers)
+        if not account.flows and account.live == 0:
+            del lane.accounts[entry.job.account_id]
+
+    def _flow(self, entry: _Entry) -> dict[str, _Entry]:
+        account = self._lane(entry.job).accounts[entry.job.account_id]
+        return account.flows.get(entry.key, {})
+
+    def _leave_flow(self, entry: _Entry) -> None:
+        account = self._lane(entry.job).accounts[entry.job.account_id]
+        flow = account.flows[entry.key]
+        del flow[entry.job.id]
+        if not flow:
+            del account.flows[entry.key]

@@ -1,0 +1,126 @@
+"""A family that draws one colour in no time, for tests of the engine. Faults are asked for by the prompt.
+
+Prompts, words separated by spaces: `fail@K` and `nan@K` (at the step that follows K done ones), `die@K` (ends the
+engine's thread), `fail-encode`, `fail-start`, `fail-decode`, `wrong-shape`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from danqing.domain.task import Pixels
+from danqing.engine.messages import Job
+
+
+@dataclass
+class NullState:
+    job: Job
+    step: int = 0
+    finite: bool = True
+
+    def asks(self, fault: str) -> bool:
+        return f"{fault}@{self.step}" in self.job.prompt.split()
+
+
+class NullFamily:
+    """`step_s`: seconds a step sleeps. `fits`: images above which a step raises MemoryError.
+
+    `gated`: every step waits for a permit from `let(n)`, and `entered` tells that it is waiting.
+    """
+
+    name = "null"
+
+    def __init__(
+        self, *, step_s: float = 0.0, fits: int | None = None, gated: bool = False
+    ) -> None:
+        self.step_s = step_s
+        self.fits = fits
+        self.calls: list[list[str]] = []
+        """Job ids of every step that was tried."""
+        self.decoded: list[str] = []
+        self.on_decode: Callable[[], None] = lambda: None
+        self.entered = threading.Semaphore(0)
+        self._permits = threading.Semaphore(0)
+        self._gated = gated
+
+    def let(self, steps: int) -> None:
+        self._permits.release(steps)
+
+    def open(self) -> None:
+        """No gate any more."""
+        self._gated = False
+        self._permits.release(1)
+
+    def wait_entered(self) -> None:
+        assert self.entered.acquire(timeout=10), "no step began"
+
+    def batch_key(self, job: Job) -> Hashable:
+        return (job.width, job.height)
+
+    def encode(self, jobs: Sequence[Job]) -> list[str]:
+        if any("fail-encode" in job.prompt for job in jobs):
+            raise ValueError("a prompt that cannot be read")
+        return [job.prompt for job in jobs]
+
+    def start(self, job: Job, conditioning: str) -> NullState:
+        assert conditioning == job.prompt
+        if "fail-start" in job.prompt:
+            raise ValueError("no noise")
+        return NullState(job)
+
+    def step(self, states: Sequence[NullState]) -> None:
+        self.calls.append([state.job.id for state in states])
+        if self._gated:
+            self.entered.release()
+            self._permits.acquire()
+        if self.step_s:
+            time.sleep(self.step_s)
+        if self.fits is not None and len(states) > self.fits:
+            raise MemoryError
+        if any(state.asks("die") for state in states):
+            raise SystemExit
+        if any(state.asks("fail") for state in states):
+            raise RuntimeError("a bad member")
+        for state in states:
+            state.finite = not state.asks("nan")
+            state.step += 1
+
+    def is_finite(self, state: NullState) -> bool:
+        return state.finite
+
+    def preview(self, state: NullState) -> Pixels:
+        return np.full((8, 8, 3), state.job.seed % 256, np.uint8)
+
+    def decode(self, states: Sequence[NullState]) -> list[Pixels]:
+        self.decoded += [state.job.id for state in states]
+        self.on_decode()
+        if any("fail-decode" in state.job.prompt for state in states):
+            raise ValueError("no pixels")
+        extra = 1 if any("wrong-shape" in state.job.prompt for state in states) else 0
+        return [
+            np.full((state.job.height, state.job.width + extra, 3), state.job.seed % 256, np.uint8)
+            for state in states
+        ]
+
+
+def make_job(job_id: str, **changes: Any) -> Job:
+    """A small job of account "a"; its task is the part of the id before the dot."""
+    fields: dict[str, Any] = {
+        "id": job_id,
+        "task_id": job_id.split(".")[0],
+        "account_id": "a",
+        "prompt": "",
+        "negative_prompt": "",
+        "width": 16,
+        "height": 8,
+        "steps": 4,
+        "guidance": 1.0,
+        "seed": 7,
+    }
+    return Job(**(fields | changes))

@@ -1,0 +1,449 @@
+"""The scheduler's laws, by simulation: no tensor, no thread, no clock."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from danqing.domain.errors import Busy
+from danqing.engine.messages import Job
+from danqing.engine.pace import STEP_S_DEFAULT, TRIALS
+from danqing.engine.scheduler import BACKGROUND_EVERY, Scheduler
+from tests.engine.null_family import make_job
+
+Cost = Callable[[Hashable, int], float]
+
+
+def key_of(job: Job) -> Hashable:
+    return job.width
+
+
+class Device:
+    """A make-believe device that does what the scheduler picks; `cost` says how long a step takes."""
+
+    def __init__(self, cost: Cost | None = None, **limits: int) -> None:
+        self.scheduler = Scheduler(**({"queue_max": 256, "live_max": 16, "batch_max": 8} | limits))
+        self.cost = cost or (lambda key, size: 0.1 * size)
+        self.jobs: dict[str, Job] = {}
+        self.steps: dict[str, int] = {}
+        self.now_s = 0.0
+        self.lane_s = {"interactive": 0.0, "background": 0.0}
+        self.served_s: dict[str, float] = defaultdict(float)
+        self.ended_s: dict[str, float] = {}
+        self.longest_s = STEP_S_DEFAULT
+        self.number = 0
+
+    def admit(self, *jobs: Job) -> None:
+        self.scheduler.admit(jobs, [key_of(job) for job in jobs])
+        for job in jobs:
+            self.jobs[job.id] = job
+            self.steps[job.id] = 0
+
+    def add(self, account: str = "a", n: int = 1, **changes: Any) -> list[str]:
+        """Admit n jobs of an account as one task; their ids."""
+        ids = [f"{account}-{self.number + i}" for i in range(n)]
+        self.number += n
+        self.admit(*(make_job(job_id, account_id=account, **changes) for job_id in ids))
+        return ids
+
+    def beat(self) -> list[str]:
+        """One pick, step and update; the ids of the batch."""
+        picked = self.scheduler.pick()
+        if not picked:
+            return []
+        batch = [self.jobs[job_id] for job_id in picked]
+        assert len(set(picked)) == len(picked)
+        assert len({key_of(job) for job in batch}) == 1
+        assert self.scheduler.live <= self.scheduler.live_max
+        seconds = self.cost(key_of(batch[0]), len(batch))
+        self.longest_s = max(self.longest_s, seconds)
+        self.now_s += seconds
+        self.lane_s[batch[0].priority] += seconds
+        for job in batch:
+            self.steps[job.id] += 1
+            self.served_s[job.account_id] += seconds / len(batch)
+        for job_id in self.scheduler.update({job: self.steps[job] for job in picked}, seconds):
+            assert self.steps[job_id] == self.jobs[job_id].steps
+            self.scheduler.remove(job_id)
+            self.ended_s[job_id] = self.now_s
+        return picked
+
+    def run(self) -> None:
+        while self.beat():
+            pass
+
+
+def assert_empty(scheduler: Scheduler) -> None:
+    assert (len(scheduler), scheduler.live, scheduler.pick()) == (0, 0, [])
+    assert scheduler._entries == {}
+    for lane in (scheduler._interactive, scheduler._background):
+        assert (lane.accounts, lane.ring.deficit_s, lane.live) == ({}, {}, 0)
+
+
+@pytest.mark.parametrize("limits", [{"queue_max": 0}, {"live_max": 0}, {"batch_max": 0}])
+def test_refuses_limits_that_let_nothing_through(limits: dict[str, int]) -> None:
+    with pytest.raises(ValueError):
+        Device(**limits)
+
+
+def test_a_full_queue_refuses_whole_tasks_and_says_when_to_return() -> None:
+    device = Device(queue_max=8, batch_max=1)
+    device.add(n=6)
+    with pytest.raises(Busy) as refusal:
+        device.add(n=3)
+    assert len(device.scheduler) == 6
+    # one job must leave first: 4 steps of 0.1 s; never less than a second is promised
+    assert refusal.value.retry_after_s == 1.0
+    device.add(n=2)
+    assert len(device.scheduler) == 8
+
+
+def test_retry_after_is_the_time_until_there_is_room() -> None:
+    device = Device(lambda key, size: 2.0 * size, queue_max=8, batch_max=1)
+    device.add(n=8, steps=3)
+    device.beat()
+    with pytest.raises(Busy) as refusal:
+        device.add(n=3)
+    predicted_s = device.now_s + refusal.value.retry_after_s
+    while len(device.scheduler) > 5:
+        device.beat()
+    assert predicted_s == pytest.approx(device.now_s)
+
+
+def test_a_task_larger_than_the_queue_is_busy_for_ever() -> None:
+    with pytest.raises(Busy):
+        Device(queue_max=4).add(n=5)
+
+
+def test_an_id_is_queued_once() -> None:
+    device = Device()
+    job = make_job("x")
+    with pytest.raises(ValueError):
+        device.admit(job, job)
+    device.admit(job)
+    with pytest.raises(ValueError):
+        device.admit(job)
+    assert len(device.scheduler) == 1
+
+
+def test_mixed_step_counts_share_batches_and_leave_at_their_own_time() -> None:
+    device = Device(lambda key, size: 0.1, batch_max=2)
+    (teacher,) = device.add(steps=20)
+    for _ in range(TRIALS + 1):
+        device.beat()  # learns the time of one image, then that of ... one: nobody to batch with
+    (long,), (short,) = device.add(steps=20), device.add("b", steps=8)
+    del teacher
+    shared: list[set[str]] = []
+    while picked := device.beat():
+        shared.append(set(picked))
+    assert {long, short} in shared or {"a-0", short} in shared
+    assert device.ended_s[short] < device.ended_s[long]
+    assert max(len(batch) for batch in shared) == 2
+
+
+def test_a_greedy_account_delays_a_small_one_by_its_share_only() -> None:
+    device = Device(lambda key, size: 0.1 * size, batch_max=1)
+    device.add("greedy", n=100, steps=20)
+    for _ in range(10):
+        device.beat()
+    began_s = device.now_s
+    (small,) = device.add("small", steps=8)
+    while small not in device.ended_s:
+        device.beat()
+    assert device.ended_s[small] - began_s <= 2 * 8 * 0.1 + 0.1 + 1e-9
+
+
+def test_a_small_job_passes_a_big_one_of_its_own_account() -> None:
+    device = Device(lambda key, size: (1.0 if key == 1024 else 0.05) * size, batch_max=1)
+    device.add(n=4, steps=20, width=1024)
+    device.beat()
+    began_s = device.now_s
+    (small,) = device.add(steps=8, width=256)
+    while small not in device.ended_s:
+        device.beat()
+    assert device.ended_s[small] - began_s <= 2 * (1.0 + 8 * 0.05)
+
+
+def test_a_late_account_finds_a_slot_beside_a_greedy_one() -> None:
+    device = Device(batch_max=8, live_max=8)
+    for width in range(20):
+        device.add("greedy", n=8, steps=50, width=width)
+    for _ in range(60):
+        device.beat()
+    assert device.scheduler.live == 6  # a quarter is kept
+    (late,) = device.add("late", steps=1, width=999)
+    assert any(late in device.beat() for _ in range(3))
+
+
+def test_scarce_slots_go_in_turn_to_those_who_hold_none() -> None:
+    device = Device(live_max=2, batch_max=1)
+    names = [f"account{i}" for i in range(6)]
+    for name in names:
+        device.add(name, n=3, steps=3)
+    starts: list[str] = []
+    while picked := device.beat():
+        starts += [job_id for job_id in picked if job_id not in starts]
+    assert [device.jobs[job_id].account_id for job_id in starts] == names * 3
+
+
+def test_interactive_goes_first_and_background_does_not_starve() -> None:
+    device = Device(batch_max=1)
+    device.add("night", n=50, steps=4, priority="background")
+    device.add("day", n=50, steps=4)
+    lanes = [device.jobs[device.beat()[0]].priority for _ in range(8 * BACKGROUND_EVERY)]
+    assert lanes.count("background") == 8
+    assert lanes[: BACKGROUND_EVERY - 1] == ["interactive"] * (BACKGROUND_EVERY - 1)
+
+
+@pytest.mark.parametrize("live_max", [1, 2, 4])
+def test_background_gets_its_turn_when_slots_are_scarce(live_max: int) -> None:
+    device = Device(batch_max=1, live_max=live_max)
+    for number in range(6):
+        device.add(f"day{number}", n=2, steps=3)
+    device.beat()
+    (night,) = device.add("night", steps=2, priority="background")
+    for beat in range(100):
+        device.add(f"day{beat % 6}", steps=3)
+        device.beat()
+    assert night in device.ended_s
+
+
+def test_riding_along_is_paid_for() -> None:
+    """B's jobs ride in A's batches and make them longer: C, with another key, must not pay for it."""
+    device = Device(lambda key, size: 0.06 + 0.04 * size, batch_max=8)
+    for size in (1, 2, 4, 8):
+        for _ in range(TRIALS):
+            device.scheduler.pace.learn(1, size, device.cost(1, size))
+    for name, jobs, width in (("a", 1, 1), ("b", 7, 1), ("c", 1, 2)):
+        device.add(name, jobs, steps=10_000, width=width)
+    sizes = [len(device.beat()) for _ in range(600)]
+    assert max(sizes) == 8
+    assert device.served_s["c"] > 0.3 * device.now_s
+
+
+def test_leaving_and_coming_back_pays_nothing() -> None:
+    """An account that goes into debt with its last step and then leaves gets no more for it."""
+    device = Device(lambda key, size: 1.0 if key == 2 else 0.1, batch_max=1)
+    device.add("steady", steps=10_000, width=3)
+    for _ in range(300):
+        device.beat()
+        device.beat()
+        device.add("tricky", steps=9, width=1)
+        device.add("tricky", steps=1, width=2)
+        while any(job_id.startswith("tricky") for job_id in device.scheduler._entries):
+            device.beat()
+    assert device.served_s["tricky"] < 0.52 * device.now_s
+
+
+def test_background_riders_fill_empty_seats() -> None:
+    device = Device(lambda key, size: 0.1, batch_max=4)
+    for _ in range(TRIALS):
+        for size in (1, 2, 4):
+            device.scheduler.pace.learn(16, size, 0.1)
+    day, night = device.add("day"), device.add("night", n=2, priority="background")
+    assert set(device.beat()) == {*day, *night}
+
+
+def test_cancelled_jobs_are_never_picked_again() -> None:
+    device = Device(batch_max=2)
+    ids = device.add(n=6)
+    running = device.beat()
+    for job_id in [running[0], ids[-1], "unknown"]:
+        device.scheduler.remove(job_id)
+    later = {job_id for _ in range(40) for job_id in device.beat()}
+    assert not later & {running[0], ids[-1]}
+    assert set(device.ended_s) == set(ids) - {running[0], ids[-1]}
+    assert_empty(device.scheduler)
+
+
+def test_removed_while_its_batch_runs() -> None:
+    scheduler = Scheduler(queue_max=4, live_max=4, batch_max=1)
+    scheduler.admit([make_job("x", steps=1)], [0])
+    assert scheduler.pick() == ["x"]
+    scheduler.remove("x")
+    assert scheduler.update({"x": 1}, 0.1) == []
+    assert_empty(scheduler)
+
+
+def test_a_finished_job_keeps_its_slot_until_it_is_removed() -> None:
+    scheduler = Scheduler(queue_max=4, live_max=1, batch_max=1)
+    scheduler.admit([make_job("x", steps=1), make_job("y", steps=1)], [0, 0])
+    assert scheduler.pick() == ["x"]
+    assert scheduler.update({"x": 1}, 0.1) == ["x"]
+    assert (scheduler.pick(), scheduler.live, len(scheduler)) == ([], 1, 2)
+    scheduler.remove("x")
+    assert scheduler.pick() == ["y"]
+
+
+def test_forecast_of_one_account_is_its_queue() -> None:
+    device = Device(lambda key, size: 0.5 * size, batch_max=1)
+    device.add(n=1, steps=10)
+    device.run()
+    ids = device.add(n=3, steps=4)
+    assert [device.scheduler.position(job_id) for job_id in ids] == [0, 1, 2]
+    assert [device.scheduler.eta_s(job_id) for job_id in ids] == pytest.approx([2.0, 4.0, 6.0])
+
+
+def test_forecast_comes_true_beside_other_accounts() -> None:
+    device = Device(lambda key, size: 0.5 * size, batch_max=1)
+    device.add(n=1, steps=10)
+    device.run()
+    device.add("greedy", n=20, steps=10)
+    (mine,) = device.add("mine", steps=4)
+    (late,) = device.add("late", steps=4, priority="background")
+    eta_s, began_s = device.scheduler.eta_s(mine), device.now_s
+    assert device.scheduler.position(mine) == 0
+    assert device.scheduler.position(late) == 21
+    while mine not in device.ended_s:
+        device.beat()
+    assert device.ended_s[mine] - began_s == pytest.approx(eta_s, abs=2 * 0.5)
+
+
+def test_decoding_is_foreseen_and_charged() -> None:
+    scheduler = Scheduler(queue_max=8, live_max=8, batch_max=1)
+    scheduler.admit([make_job("steady", account_id="steady", steps=10_000)], [1])
+    others = 0
+    for round_ in range(101):
+        scheduler.admit([make_job("next", account_id="decoder", steps=1)], [2])
+        if round_ == 100:
+            assert scheduler.eta_s("next") == pytest.approx(2 * (0.1 + 0.1))
+        while (picked := scheduler.pick()) != ["next"]:
+            scheduler.update({"steady": 1}, 0.1)
+            others += 1
+        assert scheduler.update(dict.fromkeys(picked, 1), 0.1) == ["next"]
+        scheduler.decoded("next", 0.1)
+        scheduler.remove("next")
+    assert others == pytest.approx(200, abs=4)  # as many seconds for the one as for the other
+
+
+worlds = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 2**32),
+        "accounts": st.integers(1, 4),
+        "keys": st.integers(1, 3),
+        "batch_max": st.sampled_from([1, 2, 3, 8]),
+        "live_max": st.sampled_from([1, 2, 3, 8, 16]),
+        "queue_max": st.sampled_from([8, 16, 24]),
+    }
+)
+
+
+def random_cost(random: Random, keys: int) -> Cost:
+    """Each key its own price; batching may pay off, change nothing, or cost more."""
+    one = [random.choice([0.01, 0.05, 0.1, 1.0]) for _ in range(keys)]
+    more = [random.uniform(0.0, 1.2) for _ in range(keys)]
+    return lambda key, size: (
+        one[int(str(key)) % keys] * (1 + (size - 1) * more[int(str(key)) % keys])
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(worlds)
+def test_law_queue_bounded_and_every_job_takes_exactly_its_steps(world: dict[str, int]) -> None:
+    random = Random(world["seed"])
+    limits = {name: world[name] for name in ("queue_max", "live_max", "batch_max")}
+    device = Device(random_cost(random, world["keys"]), **limits)
+    cancelled: set[str] = set()
+    for _ in range(150):
+        action = random.random()
+        if action < 0.4:
+            try:
+                device.add(
+                    f"account{random.randrange(world['accounts'])}",
+                    random.randint(1, 4),
+                    steps=random.randint(1, 6),
+                    width=random.randrange(world["keys"]),
+                    priority=random.choice(["interactive", "background"]),
+                )
+            except Busy:
+                assert len(device.scheduler) + 4 > world["queue_max"]
+        elif action < 0.5 and device.jobs:
+            job_id = random.choice(sorted(device.jobs))
+            device.scheduler.remove(job_id)
+            cancelled |= {job_id} - device.ended_s.keys()
+        else:
+            device.beat()
+        assert len(device.scheduler) <= world["queue_max"]
+        assert device.scheduler.forecast().keys() == device.scheduler._entries.keys()
+    device.run()
+    assert device.ended_s.keys() | cancelled == device.jobs.keys()
+    assert_empty(device.scheduler)
+
+
+@settings(max_examples=40, deadline=None)
+@given(worlds, st.booleans())
+def test_law_two_busy_accounts_get_the_same_time(world: dict[str, int], shared: bool) -> None:
+    random = Random(world["seed"])
+    keys, names = world["keys"], [f"account{i}" for i in range(world["accounts"] + 1)]
+    device = Device(random_cost(random, keys), live_max=128, batch_max=world["batch_max"])
+    low: dict[tuple[str, str], float] = defaultdict(float)
+    high: dict[tuple[str, str], float] = defaultdict(float)
+    for _ in range(300):
+        for place, name in enumerate(names):
+            while sum(job_id.startswith(name) for job_id in device.scheduler._entries) < 3:
+                # keys of different accounts are equal or never are
+                width = random.randrange(keys) + (0 if shared else keys * place)
+                device.add(name, steps=random.randint(1, 6), width=width)
+        device.beat()
+        for one in names:
+            for other in names:
+                gap_s = device.served_s[one] - device.served_s[other]
+                low[one, other] = min(low[one, other], gap_s)
+                high[one, other] = max(high[one, other], gap_s)
+                allowed_s = (5 if shared else 4) * device.longest_s + 1e-9
+                assert high[one, other] - low[one, other] <= allowed_s
+
+
+@settings(max_examples=40, deadline=None)
+@given(worlds, st.sampled_from([0.0, 0.3]))
+def test_law_no_job_starves_whatever_keeps_coming(world: dict[str, int], night: float) -> None:
+    """The queue is refilled to the brim before every step; each job must keep the stated bound."""
+    random = Random(world["seed"])
+    limits = {name: world[name] for name in ("queue_max", "live_max", "batch_max")}
+    device = Device(random_cost(random, world["keys"]), **limits)
+    greed = random.random()
+    bounds: dict[str, tuple[float, float]] = {}
+    started: set[str] = set()
+
+    def flow(job: Job) -> tuple[str, str, Hashable]:
+        return job.priority, job.account_id, key_of(job)
+
+    def left(job_id: str) -> int:
+        return device.jobs[job_id].steps - device.steps[job_id]
+
+    def keep_bound(job_id: str, steps: int) -> None:
+        """From now on the job must end within the law's time of its lane."""
+        limit = 6 * world["accounts"] * world["keys"] * steps
+        bounds[job_id] = (device.lane_s[device.jobs[job_id].priority], limit)
+
+    for _ in range(200):
+        while len(device.scheduler) < world["queue_max"]:
+            number = random.randrange(world["accounts"]) if random.random() > greed else 0
+            (job_id,) = device.add(
+                f"account{number}",
+                steps=random.randint(1, 6),
+                width=random.randrange(world["keys"]),
+                priority="background" if random.random() < night else "interactive",
+            )
+            keep_bound(job_id, sum(map(left, device.scheduler._entries)))
+        queue = [device.jobs[job_id] for job_id in device.scheduler._entries]
+        before = {
+            job.id: sum(left(o.id) for o in queue[: place + 1] if flow(o) == flow(job))
+            for place, job in enumerate(queue)
+        }
+        lanes_s = dict(device.lane_s)
+        for job_id in set(device.beat()) - started:
+            started.add(job_id)
+            keep_bound(job_id, before[job_id])
+            bounds[job_id] = (lanes_s[device.jobs[job_id].priority], bounds[job_id][1])
+        for job_id, (from_s, limit) in list(bounds.items()):
+            passed_s = device.lane_s[device.jobs[job_id].priority] - from_s
+            assert passed_s <= limit * device.longest_s
+            if job_id in device.ended_s:
+                del bounds[job_id]
