@@ -61,3 +61,19 @@ def test_start_page(server: LiveServer) -> None:
     page = server.client.get("/")
     assert page.status_code == 200
     assert "Danqing" in page.text
+
+
+def test_api_reference_needs_nothing_from_elsewhere(server: LiveServer) -> None:
+    page = server.client.get("/docs")
+    assert page.status_code == 200
+    for route in (
+        "/v1/images/generations",
+        "/v1/chat/completions",
+        "/api/paas/v4/images/generations",
+    ):
+        assert route in page.text
+    assert "watermark_enabled" in page.text
+    assert "http" not in page.text.replace("http-equiv", "")
+    paths = server.client.get("/openapi.json").json()["paths"]
+    assert "/v1/images/tasks/{task_id}" in paths
+    assert "/files/{name}" in paths

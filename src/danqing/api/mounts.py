@@ -12,7 +12,8 @@ from starlette.responses import Response
 from danqing.api import models, tasks
 from danqing.api.answers import refuse
 from danqing.api.context import Context, attach, context_of
-from danqing.api.generate import drawing_route
+from danqing.api.generate import Pick, drawing_route
+from danqing.api.reference import body_schema
 from danqing.dialects.base import choose_v1_chat, choose_v1_images
 from danqing.domain.errors import (
     DanqingError,
@@ -57,12 +58,8 @@ def _answer(request: Request, dialect: str, error: DanqingError) -> Response:
 def v1(context: Context) -> FastAPI:
     """`/v1`: OpenAI's paths, which the draw, jimeng and qwen seeds share."""
     app = _sub_app(context, "openai", "Danqing: OpenAI, draw, jimeng and Qwen-Image")
-    app.add_api_route(
-        "/images/generations", drawing_route(choose_v1_images), methods=["POST"], tags=["images"]
-    )
-    app.add_api_route(
-        "/chat/completions", drawing_route(choose_v1_chat), methods=["POST"], tags=["chat"]
-    )
+    _add_drawing(app, "/images/generations", choose_v1_images, context, "openai", "dashscope")
+    _add_drawing(app, "/chat/completions", choose_v1_chat, context, "chat", "draw")
     app.include_router(models.router)
     app.include_router(tasks.router)
     return app
@@ -75,7 +72,19 @@ def zhipu(context: Context) -> FastAPI:
         return "zhipu"
 
     app = _sub_app(context, "zhipu", "Danqing: Zhipu CogView")
-    app.add_api_route(
-        "/images/generations", drawing_route(always), methods=["POST"], tags=["images"]
-    )
+    _add_drawing(app, "/images/generations", always, context, "zhipu")
     return app
+
+
+def _add_drawing(app: FastAPI, path: str, pick: Pick, context: Context, *dialects: str) -> None:
+    """A POST route that draws, with its bodies in the API reference."""
+    schemas = [body_schema(context.dialects[name]) for name in dialects]
+    app.add_api_route(
+        path,
+        drawing_route(pick),
+        methods=["POST"],
+        summary="Draw: " + " or ".join(dialects),
+        openapi_extra={
+            "requestBody": {"content": {"application/json": {"schema": {"anyOf": schemas}}}}
+        },
+    )

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from danqing import __version__
-from danqing.api import files, mounts, ops
+from danqing.api import files, mounts, ops, reference
 from danqing.api.context import Context, attach
 from danqing.api.middleware import RequestLog
 
@@ -17,7 +17,14 @@ from danqing.api.middleware import RequestLog
 def build(context: Context) -> ASGIApp:
     """The ASGI app of a server whose parts are in `context`."""
     app = attach(
-        FastAPI(title="Danqing", version=__version__, redoc_url=None, redirect_slashes=False),
+        FastAPI(
+            title="Danqing",
+            version=__version__,
+            docs_url=None,
+            redoc_url=None,
+            openapi_url=None,
+            redirect_slashes=False,
+        ),
         context,
     )
     app.include_router(ops.router)
@@ -27,6 +34,7 @@ def build(context: Context) -> ASGIApp:
     zhipu = mounts.zhipu(context)
     app.mount("/paas/v4", zhipu)
     app.mount("/api/paas/v4", zhipu)
+    reference.attach_to(app)
     return RequestLog(app)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol, cast
 
+from pydantic import BaseModel
+
 from danqing.domain.card import Card
 from danqing.domain.errors import DanqingError, InvalidBody, InvalidField
 from danqing.domain.task import Delivery, ImageResult, ImageTask
@@ -34,6 +36,8 @@ class Dialect(Protocol):
     """One provider's wire format, seen from the server. Pure: every method only computes."""
 
     name: str
+    body: type[BaseModel]
+    """The request's fields, for the API reference; `decode_request` checks more than their types."""
 
     def requested_model(self, body: Mapping[str, object]) -> str | None:
         """The model's name as the client wrote it; None when absent, null or empty.

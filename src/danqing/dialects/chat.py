@@ -53,6 +53,7 @@ class DrawDialect(Dialect):
     """One image per call, and HTTP 200 whatever happens."""
 
     name = "draw"
+    body = DrawBody
 
     def decode_request(self, body: Mapping[str, object], card: Card) -> tuple[ImageTask, Delivery]:
         wire = validate(DrawBody, body)
@@ -157,6 +158,7 @@ class ChatDialect(Dialect):
     """The last user message is drawn; the answer shows the images as Markdown."""
 
     name = "chat"
+    body = ChatBody
 
     def decode_request(self, body: Mapping[str, object], card: Card) -> tuple[ImageTask, Delivery]:
         ignored = tuple(sorted(key for key in MEANINGLESS if body.get(key) is not None))

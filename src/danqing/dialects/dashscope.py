@@ -64,6 +64,7 @@ class DashScopeDialect(Dialect):
     """Body as DashScope's, answers and errors as OpenAI's."""
 
     name = "dashscope"
+    body = DashScopeBody
 
     def decode_request(self, body: Mapping[str, object], card: Card) -> tuple[ImageTask, Delivery]:
         wire = validate(DashScopeBody, body)

@@ -54,6 +54,7 @@ class GenerationBody(Wire):
 
 class OpenAIDialect(Dialect):
     name = "openai"
+    body = GenerationBody
 
     def decode_request(self, body: Mapping[str, object], card: Card) -> tuple[ImageTask, Delivery]:
         wire = validate(GenerationBody, body)

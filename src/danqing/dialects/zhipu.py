@@ -94,6 +94,7 @@ class ZhipuDialect(Dialect):
     """One image per call, under an AI label unless a waiver drops it."""
 
     name = "zhipu"
+    body = ZhipuBody
 
     def decode_request(self, body: Mapping[str, object], card: Card) -> tuple[ImageTask, Delivery]:
         wire = validate(ZhipuBody, body)
