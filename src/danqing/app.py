@@ -139,8 +139,9 @@ def _wire(
     )
 
     async def health() -> dict[str, object]:
-        engine = client.health()
-        return {"ok": engine.alive, "engine": asdict(engine)}
+        facts = asdict(client.health())
+        facts.pop("fault")  # an exception's raw text; the log has it, the public need not
+        return {"ok": facts["alive"], "engine": facts}
 
     metrics.watch(metrics.queue_depth, lambda: client.health().queue_depth)
     metrics.watch(metrics.live, lambda: client.health().live)
