@@ -1,13 +1,11 @@
 # The faces of the project that stay put. Needs git, make, python3.11 and python3.11-venv; the rest goes into .venv.
 PYTHON ?= python3.11
 BIN := .venv/bin
-HOST ?= 127.0.0.1
-PORT ?= 8000
 
 .PHONY: run install install-test install-training test test-all lint format bench docs lock pocket pocket-probe clean
 
 run: install
-	$(BIN)/danqing serve --host $(HOST) --port $(PORT)
+	$(BIN)/danqing serve $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
 
 install: .venv/.core
 install-test: .venv/.test

@@ -71,6 +71,13 @@ def test_accounts_and_tokens(tmp_path: Path) -> None:
     assert cli("ledger", "check", *where).returncode == 0
 
 
+def test_a_mistyped_folder_does_not_pass_for_books(tmp_path: Path) -> None:
+    done = cli("ledger", "check", "--data-dir", str(tmp_path / "typo"), check=False)
+    assert done.returncode == 1
+    assert "typo" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "args",
     [
@@ -82,6 +89,7 @@ def test_accounts_and_tokens(tmp_path: Path) -> None:
     ],
 )
 def test_account_errors_are_one_clear_line(tmp_path: Path, args: list[str]) -> None:
+    cli("account", "create", "somebody", "--data-dir", str(tmp_path))
     done = cli(*args, "--data-dir", str(tmp_path), check=False)
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from danqing.observability.logging import redact
@@ -22,6 +25,22 @@ SECRET = "h7Jk2mPq9xYzAbCdEfGh"
 )
 def test_secrets_are_blanked_out(event: dict[str, str]) -> None:
     assert SECRET not in str(redact(None, "info", dict(event)))
+
+
+@pytest.mark.parametrize("format", ["console", "json"])
+def test_no_secret_in_a_traceback(format: str) -> None:
+    """Through the real configuration: a pretty traceback would show local variables."""
+    code = (
+        "import logging; from danqing import settings; from danqing.observability import logging as l\n"
+        f"l.configure(settings.load(log_format={format!r}))\n"
+        "def work(header):\n    raise RuntimeError('no ' + header)\n"
+        f"for log in (l.get_logger('x'), logging.getLogger('uvicorn.error')):\n"
+        f"    try:\n        work('Bearer {SECRET}')\n"
+        "    except RuntimeError:\n        log.exception('failed')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.count("RuntimeError") == 2
+    assert SECRET not in done.stderr
 
 
 def test_the_rest_stays() -> None:

@@ -46,6 +46,12 @@ def test_a_bad_value_refuses_to_start(tmp_path: Path, text: str, name: str) -> N
         settings.load(file)
 
 
+def test_a_list_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DANQING_TRUSTED_PROXIES", "10.0.0.1")
+    with pytest.raises(SettingsError, match="trusted_proxies"):
+        settings.load()
+
+
 def test_a_mistyped_variable_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DANQING_PROT", "1")
     with pytest.raises(SettingsError, match="DANQING_PROT"):
@@ -97,6 +103,10 @@ def test_the_operators_file_merges_over_ours(tmp_path: Path) -> None:
         ("[models.dall-e-3.price]\nextra = 1", "price"),
         ('[defaults]\nopenai = "nothing"', "nothing"),
         ("[models", "catalog"),
+        ("[models]\nfoo = 5", "catalog"),
+        ("models = 5", "catalog"),
+        ("[models.dall-e-3.price]\nstandard = 999999999999999999", "price"),
+        ('[models.x]\nlike = "pocket"\nsize_default = "90000x90000"', "90000"),
     ],
 )
 def test_a_bad_catalog_refuses_to_start(tmp_path: Path, text: str, word: str) -> None:

@@ -18,7 +18,6 @@ from danqing.api.server import build
 from danqing.catalog import Catalog
 from danqing.db.session import Database
 from danqing.dialects.registry import DIALECTS
-from danqing.domain.errors import DanqingError
 from danqing.engine.client import InProcessClient
 from danqing.engine.core import EngineCore
 from danqing.engine.families.base import Family
@@ -54,8 +53,13 @@ class Books:
 
 
 @asynccontextmanager
-async def open_books(settings: Settings) -> AsyncIterator[Books]:
-    """Open the data directory's database and key file. Raises DanqingError, OSError."""
+async def open_books(settings: Settings, *, create: bool = True) -> AsyncIterator[Books]:
+    """Open the data directory's database and key file. Raises DanqingError, OSError.
+
+    `create` False raises FileNotFoundError where there are none: a mistyped path must not pass for books.
+    """
+    if not create and not settings.key_file.exists():
+        raise FileNotFoundError(f"there is no Danqing data in {settings.data_dir.absolute()}")
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     db = Database.open(settings.database_url_effective)
     try:
@@ -132,7 +136,7 @@ def _wire(
         settings=settings,
         catalog=models,
         ledger=books.ledger,
-        provider=Router({"pocket": LocalProvider(client)}),
+        provider=Router(dict.fromkeys(models.backends, LocalProvider(client))),
         moderator=make_moderator(settings),
         deliverer=Deliverer(blobs, signer),
         metrics=metrics,
@@ -164,6 +168,6 @@ async def _sweep(books: Books, metrics: Metrics) -> None:
             for task_id in await books.ledger.expire_overdue():
                 log.warning("hold_expired", task=task_id)
             metrics.open_holds.set((await books.ledger.open_holds()).count)
-        except DanqingError as error:
-            log.error("sweep_failed", code=error.code, message=error.message)
+        except Exception:  # whatever it was, the next one must still come
+            log.exception("sweep_failed")
         await asyncio.sleep(SWEEP_S)

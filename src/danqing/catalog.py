@@ -17,6 +17,11 @@ from danqing.settings import Settings, SettingsError
 
 STAND_IN_FAMILY = "pocket"
 DAY_S = 86_400
+PRICE_MAX = 10**12
+"""Keeps n images' price within what one transfer may move."""
+
+PIXELS_MAX = 2**26
+SIDE_MIN = 16
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -125,6 +130,7 @@ class Catalog:
     def __init__(self, cards: Mapping[str, Card], defaults: Mapping[str, str]) -> None:
         self.cards = dict(cards)
         self.defaults = dict(defaults)
+        self.backends = {card.backend.name for card in cards.values()}
         self._by_name: dict[str, Card] = {}
         for card in cards.values():
             for name in (card.name, *card.aliases):
@@ -159,8 +165,10 @@ def load(settings: Settings) -> Catalog:
             tables = _merge(tables, tomllib.loads(_read(settings.catalog_file)))
         tables["models"] = {name: _inherit(name, tables["models"]) for name in tables["models"]}
         file = _File.model_validate(tables)
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"catalog: {error}") from None
+    except (tomllib.TOMLDecodeError, TypeError, AttributeError, KeyError) as error:
+        raise SettingsError(
+            f"catalog: {error}"
+        ) from None  # not TOML, or a value where a table belongs
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -217,8 +225,8 @@ def _card(name: str, row: ModelRow, file: _File) -> Card:
     characters = {key: value for key, value in row.price.items() if isinstance(value, int)}
     if per not in ("image", "call") or set(characters) != set(row.qualities):
         raise fail("price needs `per` and one number for each quality")
-    if any(value < 0 for value in characters.values()):
-        raise fail("a price is negative")
+    if any(not 0 <= value <= PRICE_MAX for value in characters.values()):
+        raise fail(f"a price is negative or above {PRICE_MAX}")
     quality_default = row.quality_default or next(iter(row.qualities))
     if quality_default not in row.qualities or row.n_default > row.n_max:
         raise fail("a default lies outside what the model takes")
@@ -256,9 +264,13 @@ def _size_rule(row: ModelRow, fail: Any) -> SizeRule:
             raise fail(f"not a size: {text}")
         return parsed
 
-    return SizeRule(
+    rule = SizeRule(
         default=size(row.size_default),
         listed=tuple(size(text) for text in row.sizes),
         named={key: size(value) for key, value in row.size_names.items()},
         free=SizeRange(**row.size_free.model_dump()) if row.size_free else None,
     )
+    for known in (rule.default, *rule.listed, *rule.named.values()):
+        if known.pixels > PIXELS_MAX or min(known) < SIDE_MIN:
+            raise fail(f"{known} is not a size that can be drawn")
+    return rule

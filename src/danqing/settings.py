@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableVariable
 
 _SECTION = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -158,6 +159,8 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
     try:
         env_values = Settings(**given).model_dump(exclude_unset=True)
         return Settings(**_merged(file_values, env_values))
+    except UnreadableVariable as error:  # a list or table that is not JSON
+        raise SettingsError(f"{error}: lists and tables are written as JSON") from None
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"]) or "settings"

@@ -75,11 +75,23 @@ def test_touched_links_are_dead(server: LiveServer, link: str) -> None:
         assert b"\x89PNG" not in answer.content
 
 
-def test_links_never_echo_a_foreign_host(server: LiveServer) -> None:
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "::1%@evil.example:80",
+        "localhost:80@evil.example",
+        "[::1]evil.example",
+        "localhost.evil.example",
+        "127.0.0.1:99999",
+        "localhost/evil",
+    ],
+)
+def test_links_never_echo_a_foreign_host(server: LiveServer, host: str) -> None:
     answer = server.client.post(
         "/v1/images/generations",
         json={"prompt": "x", "size": "256x256"},
-        headers={"host": "evil.example"},
+        headers={"host": host},
     )
     assert answer.json()["data"][0]["url"].startswith(server.url)
 

@@ -8,7 +8,7 @@ import time
 
 import httpx2
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 from tests.conftest import LiveServer
 
@@ -55,7 +55,7 @@ def test_zhipu(server: LiveServer, mount: str) -> None:
     image = fetch(result["data"][0]["url"])
     assert image.size == (1024, 1024)
     assert is_a_picture(image)
-    assert all(entry["level"] == 3 for entry in result["content_filter"])
+    assert result["content_filter"] == [{"role": "user", "level": 3}]
     assert answer.headers["x-danqing-model"] == "pocket; stand-in"
 
 
@@ -147,13 +147,27 @@ def test_images_carry_their_labels(server: LiveServer) -> None:
     assert image_id in xmp
 
 
+def corner_differs(labelled: Image.Image, plain: Image.Image) -> bool:
+    """Whether two drawings of one seed differ in the label's corner, and only there."""
+    first, second = labelled.convert("RGB"), plain.convert("RGB")
+    width, height = first.size
+    box = ImageChops.difference(first, second).getbbox()
+    return box is not None and box[0] > width * 0.4 and box[1] > height * 0.8
+
+
+def test_the_visible_label_is_in_its_corner(server: LiveServer) -> None:
+    body = {"prompt": "一只猫", "size": "512x512", "seed": 5}
+    path = "/v1/images/generations"
+    cogview, dalle = (
+        fetch(server.client.post(path, json=body | {"model": model}).json()["data"][0]["url"])
+        for model in ("cogview-4", "pocket")
+    )
+    assert corner_differs(cogview, dalle)
+
+
 def test_the_waiver_switches_the_visible_label_off(server: LiveServer) -> None:
-    body = {
-        "model": "cogview-4",
-        "prompt": "一只猫",
-        "size": "512x512",
-        "watermark_enabled": False,
-    }
+    labelled = {"model": "cogview-4", "prompt": "一只猫", "size": "512x512", "seed": 5}
+    body = labelled | {"watermark_enabled": False}
     token = server.account("waiver-account")
     path, headers = "/api/paas/v4/images/generations", {"authorization": f"Bearer {token}"}
     refused = server.client.post(path, json=body, headers=headers)
@@ -166,4 +180,7 @@ def test_the_waiver_switches_the_visible_label_off(server: LiveServer) -> None:
     while (answer := server.client.post(path, json=body, headers=headers)).status_code != 200:
         assert time.time() < deadline
         time.sleep(0.5)
-    assert "AIGC" in fetch(answer.json()["data"][0]["url"]).info["XML:com.adobe.xmp"]
+    waived = fetch(answer.json()["data"][0]["url"])
+    assert "AIGC" in waived.info["XML:com.adobe.xmp"]
+    other = server.client.post(path, json=labelled, headers=headers)
+    assert corner_differs(fetch(other.json()["data"][0]["url"]), waived)

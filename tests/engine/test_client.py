@@ -10,6 +10,7 @@ import pytest
 import uvloop
 
 from danqing.domain.errors import Busy, EngineFailed
+from danqing.engine import core as core_module
 from danqing.engine.client import InProcessClient
 from danqing.engine.core import EngineCore
 from danqing.engine.messages import (
@@ -303,3 +304,26 @@ def test_a_loop_that_is_gone_does_not_hurt_the_engine() -> None:
 
     asyncio.run(other())
     del events
+
+
+def test_images_that_nobody_takes_stay_latents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixels are large: beyond a cap the engine waits until finished ones are let go of."""
+    monkeypatch.setattr(core_module, "PIXEL_BYTES_MAX", 1)
+
+    async def scenario() -> None:
+        async with engine() as client:
+            jobs = tuple(make_job(f"t.{i}") for i in range(3))
+            held: list[JobEvent] = []
+            async with aclosing(client.draw(jobs)) as events:
+                drawn = 0
+                async for event in events:
+                    if isinstance(event, JobDrawn):
+                        drawn += 1
+                        held.append(event)
+                        del event
+                        await asyncio.sleep(0.2)
+                        assert client._core._images_total == drawn
+                        held.clear()
+                assert drawn == 3
+
+    asyncio.run(scenario())

@@ -19,7 +19,7 @@ from PIL import Image, ImageFont
 from danqing.domain.card import ImageFormat
 from danqing.domain.task import Pixels
 from danqing.service import labels
-from danqing.storage import codecs
+from danqing.storage import codecs, metadata
 
 TEXTS = ["AI生成", "AI-generated"]
 SIZES = [
@@ -204,7 +204,7 @@ def test_xmp_is_the_guides_form_to_the_letter() -> None:
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
 def test_the_hidden_label_is_read_back_from_a_file(format: ImageFormat) -> None:
     data = codecs.encode(noise(64, 64), format, xmp=labels.xmp(producer="P", produce_id="0a"))
-    packet = codecs.read_xmp(data)
+    packet = metadata.read(data).xmp
     assert packet is not None
     assert labels.read_xmp(packet) == {
         "Label": "1", "ContentProducer": "P", "ProduceID": "0a", "ReservedCode1": "",

@@ -22,16 +22,18 @@ from danqing.domain.errors import (
     EngineFailed,
     QuotaExceeded,
     ServerFault,
+    Unavailable,
     WaiverRequired,
 )
 from danqing.domain.ports import DrawOrder
 from danqing.domain.sizes import Size
 from danqing.domain.task import Delivery, Drawn, Event, Failed, ImageTask, Started, Stepped
 from danqing.observability.metrics import Metrics
+from danqing.service import pipeline
 from danqing.service.accounts import Accounts
 from danqing.service.auth import KeyFile, Principal
 from danqing.service.delivery import Deliverer
-from danqing.service.ledger import Ledger
+from danqing.service.ledger import Ledger, StaleTask
 from danqing.service.links import LinkSigner
 from danqing.service.pipeline import Call, Pipeline
 from danqing.storage.blobs import Blobs
@@ -73,7 +75,13 @@ class House:
     models: catalog.Catalog
     images: Path
 
-    async def draw(self, model: str = "dall-e-3", dialect: str = "openai", **fields):
+    async def draw(
+        self,
+        model: str = "dall-e-3",
+        dialect: str = "openai",
+        hung_up: asyncio.Event | None = None,
+        **fields,
+    ):
         card = self.models.find(model, dialect)
         values = {
             "model": card.name,
@@ -83,7 +91,14 @@ class House:
         }
         task = ImageTask(**(values | fields))
         call = Call(
-            dialect, self.principal, card, task, Delivery(), "r", "http://here", time.time()
+            dialect,
+            self.principal,
+            card,
+            task,
+            Delivery(),
+            "http://here",
+            time.time(),
+            hung_up or asyncio.Event(),
         )
         return await self.pipeline.draw(call)
 
@@ -232,8 +247,9 @@ def test_hang_up(tmp_path: Path, model: str, steps: int, left: int) -> None:
             yield Started(0)
 
         async with house(tmp_path, script) as h:
-            work = asyncio.create_task(h.draw(model))
+            work = asyncio.create_task(h.draw(model, hung_up=(left_us := asyncio.Event())))
             await reached.wait()
+            left_us.set()
             work.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await work
@@ -247,15 +263,22 @@ def test_hang_up_at_any_moment_leaves_the_books_clean(tmp_path: Path) -> None:
 
     async def check() -> None:
         async with house(tmp_path) as h:
+            delivered = 0
             for turns in [*range(40), *range(40, 400, 12)]:
-                work = asyncio.create_task(h.draw())
+                work = asyncio.create_task(h.draw(hung_up=(left := asyncio.Event())))
                 for _ in range(turns):
                     await asyncio.sleep(0)
+                left.set()
                 work.cancel()
-                await asyncio.gather(work, return_exceptions=True)
+                (outcome,) = await asyncio.gather(work, return_exceptions=True)
                 await h.pipeline.drain()
                 await h.balance()
                 await h.ledger.grant(h.principal.account_id, 5_000, "test")
+                rows = await h.ledger.statement(h.principal.account_id)
+                tasks = [await h.ledger.task(row.task_id) for row in rows if row.kind == "hold"]
+                delivered = sum(task.state == "succeeded" for task in tasks)
+                assert len(h.blobs()) == delivered, (turns, outcome)
+            assert delivered < 70
 
     run(check())
 
@@ -313,5 +336,124 @@ def test_a_full_disk_charges_nothing(tmp_path: Path) -> None:
             with pytest.raises(ServerFault):
                 await h.draw()
             assert await h.balance() == 100_000
+
+    run(check())
+
+
+def test_a_server_that_stops_charges_nothing(tmp_path: Path) -> None:
+    """Cancelled without a hang-up: our own doing, draw's rule or not."""
+
+    async def check() -> None:
+        reached = asyncio.Event()
+
+        async def script(order: DrawOrder) -> AsyncGenerator[Event, None]:
+            yield Stepped(0, 4, 8)
+            reached.set()
+            await asyncio.sleep(60)
+
+        async with house(tmp_path, script) as h:
+            for model in ("draw", "dall-e-3"):
+                reached.clear()
+                work = asyncio.create_task(h.draw(model))
+                await reached.wait()
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
+                await h.pipeline.drain()
+            assert await h.balance() == 100_000
+
+    run(check())
+
+
+def test_a_missed_heartbeat_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "LEASE_S", 0.3)
+
+    async def script(order: DrawOrder) -> AsyncGenerator[Event, None]:
+        await asyncio.sleep(0.8)
+        yield image(order, 0)
+
+    async def check() -> None:
+        async with house(tmp_path, script) as h:
+            renew, failures = h.ledger.renew, [ServerFault("locked")]
+
+            async def flaky(*args) -> None:
+                if failures:
+                    raise failures.pop()
+                await renew(*args)
+
+            h.ledger.renew = flaky
+            work = asyncio.create_task(h.draw())
+            await asyncio.sleep(0.25)  # one heartbeat failed, the next came in time
+            for _ in range(5):
+                assert await h.ledger.expire_overdue() == []
+                await asyncio.sleep(0.1)
+            assert (await work).charged == 5_000
+            assert await h.balance() == 95_000
+
+    run(check())
+
+
+def test_a_task_that_lost_its_lease_stops_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "LEASE_S", 0.3)
+
+    async def script(order: DrawOrder) -> AsyncGenerator[Event, None]:
+        yield image(order, 0)
+        await asyncio.sleep(60)
+
+    async def check() -> None:
+        async with house(tmp_path, script) as h:
+            work = asyncio.create_task(h.draw(n=2))
+            while not h.blobs():
+                await asyncio.sleep(0.01)
+            later_ms = time.time_ns() // 1_000_000 + 60_000
+            assert len(await h.ledger.expire_overdue(later_ms)) == 1
+            with pytest.raises(StaleTask):
+                await asyncio.wait_for(work, 5)
+            assert h.blobs() == []
+            assert await h.balance() == 100_000
+
+    run(check())
+
+
+def test_one_image_that_cannot_be_stored_costs_only_itself(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with house(tmp_path) as h:
+            deliverer = h.pipeline._deliverer
+            store = deliverer.store
+
+            async def flaky(drawn: Drawn, **options):
+                if drawn.index == 1:
+                    raise Unavailable("full")
+                return await store(drawn, **options)
+
+            deliverer.store = flaky
+            outcome = await h.draw("jimeng-4.0", n=4)
+            assert [isinstance(image, DanqingError) for image in outcome.result.images] == [
+                0,
+                1,
+                0,
+                0,
+            ]
+            assert outcome.charged == 3_750
+            assert len(h.blobs()) == 3
+            assert await h.balance() == 96_250
+
+    run(check())
+
+
+def test_an_end_that_cannot_be_written_leaves_no_blobs(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with house(tmp_path) as h:
+            settle = h.ledger.settle
+
+            async def broken(*args, **options) -> None:
+                raise Unavailable("locked")
+
+            h.ledger.settle = broken
+            with pytest.raises(Unavailable):
+                await h.draw()
+            assert h.blobs() == []
+            h.ledger.settle = settle
 
     run(check())

@@ -14,7 +14,7 @@ from PIL import Image
 
 from danqing.domain.card import ImageFormat
 from danqing.domain.task import Pixels
-from danqing.storage import codecs
+from danqing.storage import codecs, metadata
 
 FORMATS: list[ImageFormat] = ["png", "jpeg", "webp"]
 XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><a>&quot;丹青&quot;</a></x:xmpmeta>'
@@ -72,8 +72,8 @@ def test_file_says_what_it_is_and_carries_the_xmp(format: ImageFormat) -> None:
         assert (image.format or "").lower() == format
         assert image.size == (64, 48)
         assert image.mode == "RGB"
-    assert codecs.read_xmp(data) == XMP
-    assert codecs.read_xmp(codecs.encode(smooth(64, 48), format)) is None
+    assert metadata.read(data).xmp == XMP
+    assert metadata.read(codecs.encode(smooth(64, 48), format)).xmp is None
 
 
 def chunks_of_png(data: bytes) -> list[tuple[bytes, bytes]]:

@@ -23,9 +23,11 @@ def respond(reply: Reply, headers: dict[str, str] | None = None) -> Response:
     )
 
 
-def refuse(dialect: Dialect, error: DanqingError, request_id: str) -> Response:
-    """An error in the dialect's own shape."""
-    headers = {"connection": "close"} if error.code == "body_too_large" else {}
+def refuse(
+    dialect: Dialect, error: DanqingError, request_id: str, *, close: bool = False
+) -> Response:
+    """An error in the dialect's own shape; `close` ends the connection, its body unread."""
+    headers = {"connection": "close"} if close or error.code == "body_too_large" else {}
     return respond(dialect.encode_error(error, request_id), headers)
 
 

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from danqing.api.context import context_of
-from danqing.domain.errors import DanqingError
+from danqing.domain.errors import DanqingError, NotFound
+from danqing.service.gallery import Gallery, StoredFile
 
 router = APIRouter(tags=["files"])
 
@@ -26,8 +27,20 @@ async def get_file(request: Request, name: str) -> Response:
         file = await gallery.by_link(
             image_id, ext, query.get("x-expires", ""), query.get("x-signature", "")
         )
+        return await _serve(request, gallery, file, name)
+    except NotFound as error:
+        return _failed(404, error)
     except DanqingError as error:
-        return JSONResponse({"error": {"code": error.code, "message": error.message}}, 404)
+        return _failed(503, error)
+
+
+def _failed(status: int, error: DanqingError) -> Response:
+    headers = {"retry-after": "5"} if status == 503 else {}
+    body = {"error": {"code": error.code, "message": error.message}}
+    return JSONResponse(body, status_code=status, headers=headers)
+
+
+async def _serve(request: Request, gallery: Gallery, file: StoredFile, name: str) -> Response:
     etag = f'"{file.sha256[:32]}"'
     headers = {
         "etag": etag,

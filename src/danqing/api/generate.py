@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from asyncio import to_thread
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import structlog
@@ -14,7 +17,7 @@ from danqing.api.answers import facts, refuse, respond
 from danqing.api.context import Context, context_of
 from danqing.api.requests import link_base, read_body, until_hang_up
 from danqing.dialects.base import Dialect, parse_json
-from danqing.domain.errors import AuthError, DanqingError, PermissionDenied, ServerFault
+from danqing.domain.errors import DanqingError, ServerFault, Unavailable
 from danqing.observability.logging import get_logger
 from danqing.service.auth import Principal
 from danqing.service.pipeline import Call
@@ -23,6 +26,8 @@ log = get_logger(__name__)
 
 PEEK_BYTES_MAX = 64_000
 """How much of an unauthenticated body is read, only to answer in the right dialect."""
+
+LARGE_BYTES = 32_000
 
 Pick = Callable[[Mapping[str, Any] | None], str]
 """Chooses a dialect by the body; None when it could not be read."""
@@ -42,22 +47,34 @@ async def _handle(request: Request, context: Context, pick: Pick) -> Response:
     request_id: str = request.scope["danqing.request_id"]
     try:
         principal = await context.auth.authenticate(request.headers.get("authorization"))
-    except (AuthError, PermissionDenied) as error:
+    except Exception as error:
+        if not isinstance(error, DanqingError):
+            log.exception("authentication_crashed")
+            error = ServerFault()
         dialect = context.dialects[pick(await _peek(request))]
         context.metrics.requests.labels(dialect.name, "", error.code).inc()
-        return refuse(dialect, error, request_id)
+        # What a stranger still sends is not read: the connection ends here.
+        return refuse(dialect, error, request_id, close=True)
     dialect, model, outcome_code = context.dialects[pick(None)], "", "ok"
     try:
-        body = parse_json(await read_body(request, context.settings.body_bytes_max))
+        raw = await read_body(request, context.settings.body_bytes_max)
+        # A large body takes a while to check: not on the event loop, where others would wait.
+        body = parse_json(raw) if len(raw) < LARGE_BYTES else await to_thread(parse_json, raw)
         dialect = context.dialects[pick(body)]
-        call = _decode(request, context, dialect, body, principal, received_s)
+        decode = partial(_decode, request, context, dialect, body, principal, received_s)
+        call = decode() if len(raw) < LARGE_BYTES else await to_thread(decode)
         model = call.card.name
-        outcome = await until_hang_up(request, context.pipeline.draw(call))
+        outcome = await until_hang_up(request, context.pipeline.draw(call), call.hung_up)
         reply = dialect.encode_result(outcome.result, call.delivery, outcome.task_id)
         return respond(reply, facts(call, outcome))
     except DanqingError as error:
         outcome_code = error.code
         return refuse(dialect, error, request_id)
+    except asyncio.CancelledError:
+        outcome_code = Unavailable.code
+        return refuse(
+            dialect, Unavailable("The server is stopping. Please retry later."), request_id
+        )
     except Exception:
         log.exception("request_crashed")
         outcome_code = ServerFault.code
@@ -85,7 +102,6 @@ def _decode(
         card=card,
         task=task,
         delivery=delivery,
-        request_id=request.scope["danqing.request_id"],
         base_url=link_base(request, context.settings),
         received_s=received_s,
     )
@@ -93,6 +109,6 @@ def _decode(
 
 async def _peek(request: Request) -> Mapping[str, Any] | None:
     try:
-        return parse_json(await read_body(request, PEEK_BYTES_MAX))
+        return parse_json(await read_body(request, PEEK_BYTES_MAX, drain=False))
     except DanqingError:
         return None

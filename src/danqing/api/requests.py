@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Coroutine
 from ipaddress import ip_address
 from typing import Any, TypeVar
@@ -18,17 +19,22 @@ T = TypeVar("T")
 DRAIN_BYTES_MAX = 16_000_000
 """An over-long body is read and thrown away up to here, so that the client can read our answer."""
 DRAIN_S_MAX = 5.0
+_HOST = re.compile(r"([A-Za-z0-9.-]{1,100}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?")
 BODY_S_MAX = 30.0
 """A body must have come in whole after this long."""
 
 
-async def read_body(request: Request, bytes_max: int) -> bytes:
-    """The whole body. Raises BodyTooLarge beyond `bytes_max`, Cancelled when the client leaves or dawdles."""
+async def read_body(request: Request, bytes_max: int, *, drain: bool = True) -> bytes:
+    """The whole body. Raises BodyTooLarge beyond `bytes_max`, Cancelled when the client leaves or dawdles.
+
+    `drain` reads an over-long body's rest (within limits), so that a client that sends first and
+    reads afterwards gets its answer.
+    """
     declared = request.headers.get("content-length", "")
     too_large = BodyTooLarge(f"The request body is too large: at most {bytes_max} bytes.")
     if declared.isdigit() and int(declared) > bytes_max:
         # A client that waits for "100 Continue" has sent nothing yet: answering at once saves it the trouble.
-        if "100-continue" not in request.headers.get("expect", "").lower():
+        if drain and "100-continue" not in request.headers.get("expect", "").lower():
             await _drain(request.receive, int(declared))
         raise too_large
     body = bytearray()
@@ -40,7 +46,8 @@ async def read_body(request: Request, bytes_max: int) -> bytes:
                     raise Cancelled("The client left before its request was complete.")
                 body += message.get("body", b"")
                 if len(body) > bytes_max:
-                    await _drain(request.receive, DRAIN_BYTES_MAX)
+                    if drain:
+                        await _drain(request.receive, DRAIN_BYTES_MAX)
                     raise too_large
                 if not message.get("more_body", False):
                     return bytes(body)
@@ -63,8 +70,10 @@ async def _drain(receive: Receive, expected: int) -> None:
         return
 
 
-async def until_hang_up(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`; cancel it when the client hangs up, and raise Cancelled once it has cleaned up.
+async def until_hang_up(
+    request: Request, work: Coroutine[Any, Any, T], hung_up: asyncio.Event
+) -> T:
+    """Await `work`. When the client hangs up: set `hung_up`, cancel, and raise Cancelled after its clean-up.
 
     The body must have been read before: then the next message can only be the disconnect.
     """
@@ -73,6 +82,7 @@ async def until_hang_up(request: Request, work: Coroutine[Any, Any, T]) -> T:
     try:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
+            hung_up.set()
             task.cancel()
             await asyncio.wait({task})
             if task.cancelled():
@@ -80,32 +90,14 @@ async def until_hang_up(request: Request, work: Coroutine[Any, Any, T]) -> T:
         return task.result()
     finally:
         watch.cancel()
-        if not task.done():  # we are being cancelled ourselves: shutdown
+        if not task.done():  # we are being cancelled ourselves: the server stops
             task.cancel()
             await asyncio.wait({task})
 
 
-def client_address(request: Request, settings: Settings) -> str:
-    """The client's address; a forwarded header counts only behind a trusted proxy."""
-    peer = request.client.host if request.client else ""
-    hops = [
-        hop.strip() for hop in request.headers.get("x-forwarded-for", "").split(",") if hop.strip()
-    ]
-    while hops and _within(peer, settings):
-        peer = hops.pop()
-    return peer
-
-
 def is_loopback(address: str) -> bool:
     try:
-        return ip_address(address).is_loopback
-    except ValueError:
-        return False
-
-
-def _within(address: str, settings: Settings) -> bool:
-    try:
-        return any(ip_address(address) in network for network in settings.trusted_networks)
+        return "%" not in address and ip_address(address).is_loopback  # no scope ids
     except ValueError:
         return False
 
@@ -118,13 +110,14 @@ def link_base(request: Request, settings: Settings) -> str:
     """
     if settings.public_url is not None:
         return settings.public_url.rstrip("/")
-    host = request.headers.get("host", "")
-    name = host.rsplit(":", 1)[0].strip("[]") if not host.endswith("]") else host.strip("[]")
-    port = host.rsplit(":", 1)[1] if ":" in host and not host.endswith("]") else ""
-    local = name == "localhost" or is_loopback(name)
-    if local and (port == "" or (port.isdigit() and int(port) < 65536)):
-        return f"http://{host}"
+    match = _HOST.fullmatch(request.headers.get("host", ""))
+    if match is not None:
+        name, port = match[1].strip("[]"), match[2] or "80"
+        if (name == "localhost" or is_loopback(name)) and int(port) < 65536:
+            return _base(name, int(port))
     address, port_number = request.scope.get("server") or ("127.0.0.1", settings.port)
-    return (
-        f"http://[{address}]:{port_number}" if ":" in address else f"http://{address}:{port_number}"
-    )
+    return _base(address, port_number)
+
+
+def _base(name: str, port: int) -> str:
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"

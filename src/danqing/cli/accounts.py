@@ -38,7 +38,9 @@ def register(app: typer.Typer) -> None:
     _add_upkeep(app)
 
 
-def _run(data_dir: Path | None, config: Path | None, deed: Deed[T]) -> T:
+def _run(
+    data_dir: Path | None, config: Path | None, deed: Deed[T], *, create: bool = False
+) -> T:
     """What `deed` returns, done on the open books; a failure is one line and exit code 1."""
     from danqing.app import open_books  # loads the whole house: not for `--help`
     from danqing.cli.main import fail, read_settings
@@ -46,7 +48,7 @@ def _run(data_dir: Path | None, config: Path | None, deed: Deed[T]) -> T:
     settings = read_settings(config, data_dir)
 
     async def inside() -> T:
-        async with open_books(settings) as books:
+        async with open_books(settings, create=create) as books:
             return await deed(books, settings)
 
     try:
@@ -66,6 +68,7 @@ def _add_account(app: typer.Typer) -> None:
             data_dir,
             config,
             lambda books, settings: books.accounts.create(name, settings.account_characters),
+            create=True,
         )
         typer.echo(f"account {row.name} made, balance {row.balance}")
 

@@ -20,6 +20,7 @@ from danqing.settings import Settings
 log = get_logger("danqing.serve")
 
 BACKLOG = 2048
+CONNECTIONS_MAX = 4096
 SHUTDOWN_S = 30
 """Requests in progress get this long to end when the server is asked to stop."""
 
@@ -50,6 +51,8 @@ async def run(settings: Settings) -> None:
             server = _Server(
                 uvicorn.Config(
                     asgi,
+                    http="h11",  # httptools puts no limit on the size of headers
+                    limit_concurrency=CONNECTIONS_MAX,
                     lifespan="off",
                     access_log=False,
                     log_config=None,
@@ -88,7 +91,13 @@ async def _first_token(settings: Settings, books: Books) -> None:
         print(f"\n  Your token (shown once): {token}\n", file=sys.stderr)  # noqa: T201
         return
     path = settings.data_dir / "first-token"
-    _write_private(path, token + "\n")
+    try:
+        _write_private(path, token + "\n")
+    except OSError as error:
+        raise OSError(
+            f"cannot write {path}: {error.strerror}; mend that, then make a token with "
+            "`danqing token create --account operator`"
+        ) from None
     print(f"Your token is in {path.absolute()}", file=sys.stderr)  # noqa: T201
 
 

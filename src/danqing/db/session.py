@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from danqing.db.tables import metadata
 from danqing.domain.errors import Busy, Unavailable
@@ -77,7 +77,10 @@ class Database:
 
         Raises ValueError for another kind of URL, Unavailable when the file cannot be used.
         """
-        where = make_url(url)
+        try:
+            where = make_url(url)
+        except ArgumentError:
+            raise ValueError("the database URL must be sqlite:///PATH, a file") from None
         if where.get_backend_name() != "sqlite" or where.database in (None, "", ":memory:"):
             raise ValueError("the database URL must be sqlite:///PATH, a file")
         path = Path(where.database)
@@ -131,7 +134,7 @@ class Database:
         try:
             with self._reader.connect() as connection:
                 return fn(connection)
-        except OperationalError as error:
+        except DBAPIError as error:
             raise _unavailable(error) from error
 
     def _write_forever(self) -> None:

@@ -16,6 +16,8 @@ from danqing.domain.errors import DanqingError, InvalidBody, InvalidField
 from danqing.domain.task import Delivery, ImageResult, ImageTask
 
 DEPTH_MAX = 32
+DRAW_MODELS = frozenset({"draw", "bc-img"})
+"""The two names in the draw API's own document, in lower case."""
 
 # Strings and everything else that is no bracket. The possessive loops and the `\Z` ending (an
 # unterminated string runs to the end) make every character be looked at once: linear time.
@@ -74,7 +76,12 @@ def choose_v1_chat(body: Mapping[str, object] | None) -> str:
     """Name of the dialect of a body on /v1/chat/completions; None = the body is unreadable."""
     if body is None:
         return "openai"
-    return "draw" if "prompt" in body and body.get("messages") is None else "chat"
+    if body.get("messages") is not None:
+        return "chat"
+    # A draw client that forgot its prompt still reads HTTP 200 only.
+    model = body.get("model")
+    named = isinstance(model, str) and model.lower() in DRAW_MODELS
+    return "draw" if "prompt" in body or named else "chat"
 
 
 def parse_json(raw: bytes) -> dict[str, object]:

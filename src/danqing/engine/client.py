@@ -92,6 +92,7 @@ class InProcessClient:
                     open_ids.clear()
                     raise Busy(event.retry_after_s)
                 yield event
+                del event  # its pixels are not to be held while waiting for the next one
         finally:
             for job in jobs:
                 self._mailboxes.pop(job.id, None)

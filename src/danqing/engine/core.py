@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 from danqing.domain.errors import Busy, EngineFailed
+from danqing.domain.task import Pixels
 from danqing.engine.families.base import Family
 from danqing.engine.messages import (
     Cancel,
@@ -31,6 +34,8 @@ from danqing.engine.scheduler import RETRY_AFTER_S_MIN, Scheduler
 log = logging.getLogger(__name__)
 
 LOST = "The engine stopped before this image was drawn."
+PIXEL_BYTES_MAX = 256_000_000
+"""Finished images that nobody has taken yet: beyond this the engine keeps the next ones as latents."""
 WARM_UP = Job(
     id="warm-up",
     task_id="warm-up",
@@ -40,7 +45,7 @@ WARM_UP = Job(
     width=1024,
     height=1024,
     steps=3,
-    guidance=1.0,
+    guidance=2.0,  # as the presets: the step times learned here are the ones that count
     seed=0,
 )
 
@@ -93,6 +98,7 @@ class EngineCore:
         self._scheduler = Scheduler(queue_max=queue_max, live_max=live_max, batch_max=batch_max)
         self._works: dict[str, Work] = {}
         self._undecoded: deque[Work] = deque()
+        self._pixel_bytes = 0
         self._condition = threading.Condition()
         self._listener: Callable[[JobEvent], None] = lambda event: None
         self._family: Family | None = None
@@ -216,8 +222,9 @@ class EngineCore:
         """One round: a step for one batch, then the decoding of one finished image."""
         with self._condition:
             works = self._pick()
-            while not (works or self._undecoded or self._stopping):
-                self._condition.wait()
+            while not (works or self._decodable() or self._stopping):
+                if not self._condition.wait(1.0 if self._undecoded else None):
+                    gc.collect()  # pixels may hang in a cycle of garbage
                 works = self._pick()
             if self._stopping:
                 return False
@@ -227,7 +234,7 @@ class EngineCore:
             with self._condition:
                 self._update(works, advance, began_s)
         with self._condition:
-            work = self._undecoded.popleft() if self._undecoded else None
+            work = self._undecoded.popleft() if self._decodable() else None
         if work is not None:
             began_s = self._clock()
             drawn = runner.finish(work)
@@ -237,10 +244,25 @@ class EngineCore:
                     job_id = work.job.id
                     self._images_total += drawn is not None
                     self._failures_total += drawn is None
+                    if drawn is not None:
+                        self._lend(drawn[0])
                     self._forget(
                         JobDrawn(job_id, *drawn) if drawn else JobFailed(job_id, str(work.fault))
                     )
         return True
+
+    def _decodable(self) -> bool:
+        return bool(self._undecoded) and self._pixel_bytes < PIXEL_BYTES_MAX
+
+    def _lend(self, pixels: Pixels) -> None:
+        """Count an image's bytes until whoever gets it lets go of it."""
+        self._pixel_bytes += pixels.nbytes
+        weakref.finalize(pixels, self._returned, pixels.nbytes).atexit = False
+
+    def _returned(self, bytes_count: int) -> None:
+        with self._condition:
+            self._pixel_bytes -= bytes_count
+            self._condition.notify()
 
     def _pick(self) -> list[Work]:
         now_s = self._clock()

@@ -37,16 +37,15 @@ def configure(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    # redact stands last, behind the traceback's text, so that nothing slips past it.
-    last: list[Any] = (
-        [redact, structlog.dev.ConsoleRenderer()]
+    # redact stands behind the traceback's text, so that nothing slips past it; and tracebacks are
+    # plain: a pretty one shows local variables, whole headers among them.
+    last: list[Any] = [
+        structlog.processors.format_exc_info,
+        redact,
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
         if console
-        else [
-            structlog.processors.format_exc_info,
-            redact,
-            structlog.processors.JSONRenderer(ensure_ascii=False),
-        ]
-    )
+        else structlog.processors.JSONRenderer(ensure_ascii=False),
+    ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

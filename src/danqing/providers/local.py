@@ -56,6 +56,7 @@ class LocalProvider:
         async with aclosing(self._client.draw(jobs)) as events:
             async for event in events:
                 yield _translated(event, *place[event.job_id])
+                del event  # its pixels are not to be held while waiting for the next one
 
 
 def _translated(event: JobEvent, index: int, seed: int) -> Event:

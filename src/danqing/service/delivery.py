@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import os
 import secrets
 import time
 from dataclasses import dataclass
@@ -82,6 +83,8 @@ class Deliverer:
     def __init__(self, blobs: Blobs, signer: LinkSigner) -> None:
         self._blobs = blobs
         self._signer = signer
+        # More encoders than cores would only hold more pixels at once.
+        self._cores = asyncio.Semaphore(len(os.sched_getaffinity(0)))
 
     async def store(
         self, drawn: Drawn, *, card: Card, delivery: Delivery, plan: LabelPlan, prompt: str
@@ -93,15 +96,16 @@ class Deliverer:
         for _ in range(8):  # an id is 44 bits: a clash is rare, and the store refuses to overwrite
             image_id = new_image_id()
             started = time.perf_counter()
-            data = await asyncio.to_thread(
-                finish,
-                drawn.pixels,
-                image_id=image_id,
-                format=delivery.format,
-                compression=delivery.compression,
-                plan=plan,
-                prompt=prompt,
-            )
+            async with self._cores:
+                data = await asyncio.to_thread(
+                    finish,
+                    drawn.pixels,
+                    image_id=image_id,
+                    format=delivery.format,
+                    compression=delivery.compression,
+                    plan=plan,
+                    prompt=prompt,
+                )
             labelled = time.perf_counter()
             key = f"{image_id[:2]}/{image_id}.{delivery.format}"
             try:

@@ -195,20 +195,30 @@ def xmp(*, producer: str, produce_id: str) -> str:
 def read_xmp(packet: str) -> dict[str, str] | None:
     """The AIGC fields of an XMP packet from anywhere; None when it holds none that can be read.
 
-    Takes the property as an element or as an attribute, and the deviant {"AIGC": {…}} inside it.
+    Takes the property as an element or as an attribute.
     """
     if len(packet) > _XMP_CHARS_MAX or "<!" in packet:  # no DTD: XMP has none, attackers do
         return None
     name = f"{{{XMP_NAMESPACE}}}AIGC"
     try:
         root = ElementTree.fromstring(packet.strip("\0\ufeff \r\n\t"))  # noqa: S314 - no DTD, short
-        values = [element.attrib.get(name) or "" for element in root.iter()]
-        values += [element.text or "" for element in root.iter(name)]
-        found: object = json.loads(next(filter(None, values), "null"))
-    except (ElementTree.ParseError, ValueError, RecursionError):
+    except ElementTree.ParseError:
         return None
-    if isinstance(found, dict) and "AIGC" in found:
-        found = cast("dict[str, object]", found)["AIGC"]
-    if not isinstance(found, dict) or "Label" not in found:
+    values = [element.attrib.get(name) or "" for element in root.iter()]
+    values += [element.text or "" for element in root.iter(name)]
+    return read_value(next(filter(None, values), ""))
+
+
+def read_value(text: str) -> dict[str, str] | None:
+    """The AIGC fields of a label's JSON, also inside the deviant {"AIGC": {…}}; None where it is none."""
+    if len(text) > _XMP_CHARS_MAX:
         return None
-    return {str(key): str(value) for key, value in cast("dict[str, object]", found).items()}
+    try:
+        found: object = json.loads(text)
+        if isinstance(found, dict) and "AIGC" in found:
+            found = cast("dict[str, object]", found)["AIGC"]
+        if not isinstance(found, dict) or "Label" not in found:
+            return None
+        return {str(key): str(value) for key, value in cast("dict[str, object]", found).items()}
+    except (ValueError, RecursionError):
+        return None

@@ -70,7 +70,7 @@ class Ledger:
         there. Raises QuotaExceeded, NotFound (no such account), TransferConflict.
         """
         if characters:
-            _check_characters(characters)
+            check_characters(characters)
         now_ms = self._clock_ms()
         row = TaskRow(
             id=task.id,
@@ -124,7 +124,7 @@ class Ledger:
         TransferConflict when `post` is above the hold.
         """
         if post:
-            _check_characters(post)
+            check_characters(post)
         now_ms = self._clock_ms()
 
         def work(conn: Connection) -> None:
@@ -178,7 +178,7 @@ class Ledger:
         transfer_id: str | None = None,
     ) -> int:
         """`grant` as part of a larger transaction."""
-        _check_characters(characters)
+        check_characters(characters)
         return self._add(conn, "grant", account_id, characters, reason, transfer_id)
 
     async def adjust(
@@ -188,7 +188,7 @@ class Ledger:
 
         Raises QuotaExceeded where less is left than is taken, else as `grant`.
         """
-        _check_characters(abs(characters))
+        check_characters(abs(characters))
         return await self._db.write(
             lambda conn: self._add(conn, "adjust", account_id, characters, reason, transfer_id)
         )
@@ -361,7 +361,7 @@ def _check_same_resolve(known: TransferRow, task_id: str, post: int) -> None:
         raise TransferConflict(f"Transfer {known.id} is in the books for something else.")
 
 
-def _check_characters(value: int) -> None:
+def check_characters(value: int) -> None:
     """Raises InvalidField for what cannot be an amount."""
     # The type is asked as well: what comes from JSON or a caller's arithmetic may be 1.5 or True.
     if type(value) is not int or not 0 < value <= CHARACTERS_MAX:

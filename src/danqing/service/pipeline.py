@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from danqing.catalog import Catalog
 from danqing.db.tables import EndState, ImageRow, NewTask
@@ -18,9 +18,11 @@ from danqing.domain.card import Card
 from danqing.domain.errors import (
     Busy,
     Cancelled,
+    ContentRefused,
     DanqingError,
     EngineFailed,
     ServerFault,
+    Unavailable,
     WaiverRequired,
 )
 from danqing.domain.ids import uuid7
@@ -42,7 +44,7 @@ from danqing.service import prompts
 from danqing.service.auth import Principal
 from danqing.service.delivery import Deliverer, LabelPlan, StoredImage
 from danqing.service.ledger import Ledger, StaleTask
-from danqing.service.moderation import TextModerator
+from danqing.service.moderation import Role, TextModerator
 from danqing.settings import Settings
 
 log = get_logger(__name__)
@@ -50,6 +52,8 @@ T = TypeVar("T")
 
 LEASE_S = 30.0
 """A task's lease; renewed at a third of it while the work goes on."""
+LARGE_CHARS = 20_000
+"""A history above this is moderated off the event loop."""
 LABEL_SWITCH = {"zhipu": "watermark_enabled"}
 """The field that switches the AI label, by dialect, for the error that names it."""
 
@@ -63,10 +67,11 @@ class Call:
     card: Card
     task: ImageTask
     delivery: Delivery
-    request_id: str
     base_url: str
     """What links begin with."""
     received_s: float
+    hung_up: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set before the call is cancelled because its client left; else it is the server that stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,32 +129,33 @@ class Pipeline:
         self._moderator = moderator
         self._deliverer = deliverer
         self._metrics = metrics
-        self._settling: set[asyncio.Future[object]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
 
     async def draw(self, call: Call) -> Outcome:
-        """Draw, store and charge one call. Cancel the coroutine when the client hangs up.
+        """Draw, store and charge one call. Cancel the coroutine when the client hangs up (see Call.hung_up).
 
         Raises any DanqingError; whatever is raised, the hold is resolved by the card's rules.
         """
         card = self._catalog.drawable(call.card, self._settings.standin)
-        task = call.task
-        if not task.ai_label and not call.principal.waiver:
+        if not call.task.ai_label and not call.principal.waiver:
             raise WaiverRequired(LABEL_SWITCH.get(call.dialect, "watermark"))
-        safety = self._moderator.require(
-            {"user": (task.prompt, task.negative_prompt), "history": task.history}
-        )
-        opening = asyncio.ensure_future(self._open(call, card, safety))
+        safety = await self._moderate(call)
+        # In a task of its own: a client that leaves while the hold is written must not lose sight of it.
+        opening = self._keep(self._open(call, card, safety))
         try:
             work = await asyncio.shield(opening)
         except asyncio.CancelledError:
-            await self._finish_unasked(self._abandon(call, opening))
+            await self._unasked(self._abandon(call, opening))
             raise
+        return await self._draw(call, work)
+
+    async def _draw(self, call: Call, work: _Work) -> Outcome:
         try:
             async with asyncio.timeout(self._settings.request_timeout_s):
                 self._extend(call, work)
                 await self._run(call, work)
         except asyncio.CancelledError:
-            await self._finish_unasked(self._cancelled(call, work))
+            await self._unasked(self._cancelled(call, work))
             raise
         except TimeoutError:
             await self._failed(call, work, slow := EngineFailed("The drawing took too long."))
@@ -162,6 +168,27 @@ class Pipeline:
             await self._failed(call, work, fault := ServerFault())
             raise fault from error
         return await self._delivered(call, work)
+
+    async def _moderate(self, call: Call) -> tuple[SafetyLevel, ...]:
+        """Check what the client wrote. A refusal is logged with the end user, so that one can be blocked."""
+        task = call.task
+        texts: dict[Role, Sequence[str]] = {
+            "user": (task.prompt, task.negative_prompt),
+            "history": task.history,
+        }
+        try:
+            if sum(map(len, task.history)) > LARGE_CHARS:
+                return await asyncio.to_thread(self._moderator.require, texts)
+            return self._moderator.require(texts)
+        except ContentRefused as error:
+            log.warning(
+                "prompt_refused",
+                role=error.role,
+                level=error.level,
+                account=call.principal.account_id,
+                end_user=task.end_user,
+            )
+            raise
 
     async def _open(self, call: Call, card: Card, safety: tuple[SafetyLevel, ...]) -> _Work:
         """HOLD the characters and write the task row, in one transaction."""
@@ -199,7 +226,7 @@ class Pipeline:
             safety=safety,
         )
 
-    async def _abandon(self, call: Call, opening: asyncio.Future[_Work]) -> None:
+    async def _abandon(self, call: Call, opening: asyncio.Task[_Work]) -> None:
         """The client left while the hold was being written: wait for it, then give it back."""
         try:
             work = await opening
@@ -226,8 +253,22 @@ class Pipeline:
         )
 
     async def _run(self, call: Call, work: _Work) -> None:
-        """Follow the drawing to its end; images are finished and stored beside the next ones' steps."""
-        side = [asyncio.create_task(self._renew(work))]
+        """Follow the drawing to its end while the lease is renewed. Raises StaleTask when the lease is lost."""
+        following = asyncio.create_task(self._follow(call, work))
+        renewing = asyncio.create_task(self._renew(work))
+        try:
+            await asyncio.wait({following, renewing}, return_when=asyncio.FIRST_COMPLETED)
+            if not following.done():
+                renewing.result()
+            await following
+        finally:
+            following.cancel()
+            renewing.cancel()
+            await asyncio.gather(following, renewing, return_exceptions=True)
+
+    async def _follow(self, call: Call, work: _Work) -> None:
+        """Take the events; images are finished and stored beside the next ones' steps."""
+        storing: list[asyncio.Task[None]] = []
         try:
             async with aclosing(self._provider.draw(work.order)) as events:
                 async for event in events:
@@ -235,32 +276,44 @@ class Pipeline:
                         case Stepped():
                             work.steps_done[event.index] = event.step
                         case Drawn():
-                            side.append(asyncio.create_task(self._store(call, work, event)))
+                            storing.append(asyncio.create_task(self._store(call, work, event)))
                         case Failed():
                             work.images[event.index] = event.error
                         case _:
                             pass
-            await asyncio.gather(*side[1:])
+                    del event  # an image's pixels are large: not held until the next event
         finally:
-            for job in side:
-                job.cancel()
-            await asyncio.gather(*side, return_exceptions=True)
+            # Not cancelled, whatever happened: a blob that is being written must be known, to be discarded.
+            for error in await asyncio.gather(*storing, return_exceptions=True):
+                if error is not None:
+                    log.error("store_crashed", task=work.task_id, exc_info=error)
 
     async def _renew(self, work: _Work) -> None:
+        """The heartbeat. Ends only by StaleTask: a renewal that fails otherwise is tried again."""
         while True:
             await asyncio.sleep(LEASE_S / 3)
-            await self._ledger.renew(
-                work.task_id, work.epoch, LEASE_S, "running" if work.started else None
-            )
+            try:
+                await self._ledger.renew(
+                    work.task_id, work.epoch, LEASE_S, "running" if work.started else None
+                )
+            except StaleTask:
+                raise
+            except DanqingError as error:
+                log.warning("lease_not_renewed", task=work.task_id, code=error.code)
 
     async def _store(self, call: Call, work: _Work, drawn: Drawn) -> None:
-        image, data, timing_ms = await self._deliverer.store(
-            drawn,
-            card=call.card,
-            delivery=call.delivery,
-            plan=work.plan,
-            prompt=call.task.prompt,
-        )
+        """One image, finished and stored; what goes wrong with it is its own result."""
+        try:
+            image, data, timing_ms = await self._deliverer.store(
+                drawn,
+                card=call.card,
+                delivery=call.delivery,
+                plan=work.plan,
+                prompt=call.task.prompt,
+            )
+        except DanqingError as error:
+            work.images[drawn.index] = error
+            return
         work.stored[drawn.index] = image
         work.images[drawn.index] = self._deliverer.present(
             image, data, call.delivery, call.base_url
@@ -288,7 +341,7 @@ class Pipeline:
             safety=work.safety,
             quality=call.task.quality,
         )
-        await self._finish_unasked(self._settle(work, charge, "succeeded"))
+        await self._unasked(self._settle(work, charge, "succeeded"))
         self._metrics.images.labels(call.card.name).inc(len(delivered))
         log.info("task_done", task=work.task_id, charged=charge, images=len(delivered))
         return Outcome(result, work.task_id, charge, work.order.seeds, work.timing_ms)
@@ -298,10 +351,13 @@ class Pipeline:
         ours = isinstance(error, Busy | ServerFault)
         charge = work.held if call.card.refund == "never" and not ours else 0
         log.warning("task_failed", task=work.task_id, code=error.code, charged=charge)
-        await self._finish_unasked(self._settle(work, charge, "failed", error))
+        await self._unasked(self._settle(work, charge, "failed", error))
 
     async def _cancelled(self, call: Call, work: _Work) -> None:
-        """The client hung up: free while queued, then by the card's rule."""
+        """The client hung up: free while queued, then by the card's rule. A server that stops is our failure."""
+        if not call.hung_up.is_set():
+            await self._failed(call, work, Unavailable("The server stopped."))
+            return
         total = call.card.qualities[call.task.quality].steps * call.task.n
         match call.card.cancel:
             case _ if call.card.refund == "never":
@@ -322,7 +378,7 @@ class Pipeline:
         self, work: _Work, charge: int, state: EndState, error: DanqingError | None = None
     ) -> None:
         """Resolve the hold with the task's end and its images, in one transaction; drop images nobody gets."""
-        keep = state == "succeeded"
+        keep = False
         try:
             await self._ledger.settle(
                 work.task_id,
@@ -331,27 +387,36 @@ class Pipeline:
                 state=state,
                 error=None if error is None else {"code": error.code, "message": error.message},
                 result={"revised_prompt": work.revised, "timing_ms": work.timing_ms},
-                images=_rows(work) if keep else [],
+                images=_rows(work) if state == "succeeded" else [],
             )
-        except StaleTask:
-            keep = False
-            raise
+            keep = state == "succeeded"
         finally:
             if not keep:
-                for image in work.stored.values():
-                    await self._deliverer.discard(image)
+                await self._discard(work)
         self._metrics.characters_posted.inc(charge)
 
-    async def _finish_unasked(self, work: Awaitable[T]) -> T:
+    async def _discard(self, work: _Work) -> None:
+        for image in work.stored.values():
+            try:
+                await self._deliverer.discard(image)
+            except DanqingError as error:
+                log.error("blob_left_behind", key=image.blob_key, code=error.code)
+
+    async def _unasked(self, work: Coroutine[Any, Any, T]) -> T:
         """Run to the end even when the caller is cancelled meanwhile: money is never left half moved."""
-        future = asyncio.ensure_future(work)
-        self._settling.add(future)  # pyright: ignore[reportArgumentType]
-        future.add_done_callback(self._settling.discard)  # pyright: ignore[reportArgumentType]
-        return await asyncio.shield(future)
+        return await asyncio.shield(self._keep(work))
+
+    def _keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A task that `drain` waits for."""
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
 
     async def drain(self) -> None:
-        """Wait for settlements in progress; for shutdown."""
-        await asyncio.gather(*self._settling, return_exceptions=True)
+        """Wait until nothing is being settled any more; for shutdown, after the calls were cancelled."""
+        while self._running:
+            await asyncio.gather(*self._running, return_exceptions=True)
 
 
 def _rows(work: _Work) -> list[ImageRow]:
