@@ -160,7 +160,7 @@ def test_the_visible_label_is_in_its_corner(server: LiveServer) -> None:
     path = "/v1/images/generations"
     cogview, dalle = (
         fetch(server.client.post(path, json=body | {"model": model}).json()["data"][0]["url"])
-        for model in ("cogview-4", "pocket")
+        for model in ("cogview-4", "dall-e-2")
     )
     assert corner_differs(cogview, dalle)
 
