@@ -109,7 +109,7 @@ class ModelRow(BaseModel):
     label_visible: bool = False
     """Carry the visible AI label (the hidden one is always there)."""
     link_days: float = Field(default=30, gt=0, le=3650)
-    """How long an image and its link live."""
+    """How long an image's links are good."""
     format: ImageFormat = "png"
     """The image format when a request names none."""
     features: tuple[Feature, ...] = ()

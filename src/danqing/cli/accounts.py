@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
     _add_upkeep(app)
 
 
-def _run(
+def run_on_books(
     data_dir: Path | None, config: Path | None, deed: Deed[T], *, create: bool = False
 ) -> T:
     """What `deed` returns, done on the open books; a failure is one line and exit code 1."""
@@ -64,7 +64,7 @@ def _add_account(app: typer.Typer) -> None:
     @account.command("create")
     def create(name: AccountName, data_dir: DataDir = None, config: Config = None) -> None:
         """Make an account, with its first characters (15,000 by default)."""
-        row = _run(
+        row = run_on_books(
             data_dir,
             config,
             lambda books, settings: books.accounts.create(name, settings.account_characters),
@@ -86,7 +86,7 @@ def _add_account(app: typer.Typer) -> None:
             holds = await books.ledger.open_holds(row.id)
             return _account_facts(row, holds.characters)
 
-        facts = _run(data_dir, config, deed)
+        facts = run_on_books(data_dir, config, deed)
         if as_json:
             typer.echo(json.dumps(facts, ensure_ascii=False))
         else:
@@ -96,14 +96,14 @@ def _add_account(app: typer.Typer) -> None:
     @account.command("waive")
     def waive(name: AccountName, data_dir: DataDir = None, config: Config = None) -> None:
         """Record that the account signed the waiver of the visible AI label."""
-        row = _run(data_dir, config, lambda books, _: books.accounts.waive(name))
+        row = run_on_books(data_dir, config, lambda books, _: books.accounts.waive(name))
         typer.echo(f"waiver version {row.waiver_version} of account {row.name} recorded:")
         typer.echo(row.waiver_text)
 
     @account.command("list")
     def list_accounts(data_dir: DataDir = None, config: Config = None) -> None:
         """List accounts: name, balance, state; tab-separated."""
-        for row in _run(data_dir, config, lambda books, _: books.accounts.all()):
+        for row in run_on_books(data_dir, config, lambda books, _: books.accounts.all()):
             typer.echo(f"{row.name}\t{row.balance}\t{'suspended' if row.suspended else 'active'}")
 
     @app.command("grant")
@@ -120,7 +120,7 @@ def _add_account(app: typer.Typer) -> None:
             row = await books.accounts.get(name)
             return await books.ledger.grant(row.id, characters, reason)
 
-        typer.echo(f"balance: {_run(data_dir, config, deed)}")
+        typer.echo(f"balance: {run_on_books(data_dir, config, deed)}")
 
 
 def _add_token(app: typer.Typer) -> None:
@@ -141,7 +141,7 @@ def _add_token(app: typer.Typer) -> None:
         days_ms = None if expires_days is None else expires_days * 86_400_000
         expires_ms = None if days_ms is None else int(time.time() * 1000) + days_ms
         typer.echo(
-            _run(
+            run_on_books(
                 data_dir,
                 config,
                 lambda books, _: books.accounts.create_token(
@@ -157,7 +157,7 @@ def _add_token(app: typer.Typer) -> None:
         config: Config = None,
     ) -> None:
         """Revoke a token; servers refuse it within 5 seconds."""
-        _run(data_dir, config, lambda books, _: books.accounts.revoke_token(token_id))
+        run_on_books(data_dir, config, lambda books, _: books.accounts.revoke_token(token_id))
         typer.echo("revoked")
 
     @token.command("list")
@@ -173,7 +173,7 @@ def _add_token(app: typer.Typer) -> None:
             rows = await books.accounts.list_tokens(account)
             return [_token_line(row, names[row.account_id]) for row in rows]
 
-        for line in _run(data_dir, config, deed):
+        for line in run_on_books(data_dir, config, deed):
             typer.echo(line)
 
 
@@ -196,12 +196,12 @@ def _add_upkeep(app: typer.Typer) -> None:
         async def deed(books: Books, _: Settings) -> int:
             return books.keys.rotate(revoke_version)
 
-        typer.echo(f"current key version: {_run(data_dir, config, deed)}")
+        typer.echo(f"current key version: {run_on_books(data_dir, config, deed)}")
 
     @ledger.command("check")
     def check(data_dir: DataDir = None, config: Config = None) -> None:
         """Look for broken invariants; exit code 1 when there is one."""
-        faults = _run(data_dir, config, lambda books, _: books.ledger.check())
+        faults = run_on_books(data_dir, config, lambda books, _: books.ledger.check())
         for fault in faults:
             typer.echo(fault, err=True)
         if faults:

@@ -1,9 +1,8 @@
-"""`danqing`: serve, draw, models, and the account commands. Prints results on stdout, everything else on stderr."""
+"""`danqing`: serve and draw, and where the other commands join. Prints results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -106,46 +105,11 @@ def draw(
         raise typer.Exit(130) from None
 
 
-models_app = typer.Typer(help="The models of the catalog.", no_args_is_help=True)
-app.add_typer(models_app, name="models")
+def _add_commands() -> None:
+    from danqing.cli import accounts, inspect, models, redeem
+
+    for commands in (models, accounts, redeem, inspect):
+        commands.register(app)
 
 
-@models_app.command("list")
-def models_list(
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
-    config: Config = None,
-) -> None:
-    """Every model, what draws it, and its price in characters."""
-    from danqing import catalog
-
-    try:
-        cards = catalog.load(read_settings(config)).cards.values()
-    except SettingsError as error:
-        fail(str(error), 2)
-    rows = [
-        {
-            "model": card.name,
-            "aliases": list(card.aliases),
-            "backend": card.backend.name,
-            "stand_in": card.backend.stand_in,
-            "price": dict(card.price.characters),
-            "per": card.price.per,
-        }
-        for card in cards
-    ]
-    if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
-        return
-    for row in rows:
-        prices = ", ".join(f"{quality} {price}" for quality, price in row["price"].items())
-        backend = row["backend"] + (" (stand-in)" if row["stand_in"] else "")
-        typer.echo(f"{row['model']:<30} {backend:<20} {prices} characters per {row['per']}")
-
-
-def _add_account_commands() -> None:
-    from danqing.cli import accounts
-
-    accounts.register(app)
-
-
-_add_account_commands()
+_add_commands()

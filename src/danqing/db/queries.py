@@ -28,12 +28,14 @@ from danqing.db.tables import (
     ImageRow,
     Json,
     OpenState,
+    RedeemCodeRow,
     TaskRow,
     TokenFacts,
     TokenRow,
     TransferRow,
     accounts,
     images,
+    redeem_codes,
     tasks,
     tokens,
     transfers,
@@ -158,6 +160,32 @@ def token_facts(conn: Connection, token_id: str) -> TokenFacts | None:
 def revoke_token(conn: Connection, token_id: str, now_ms: int) -> bool:
     """Mark as revoked, keeping the first time; False where there is no such token."""
     return conn.execute(_REVOKE, {"token_id": token_id, "now_ms": now_ms}).rowcount == 1
+
+
+# Redeem codes
+
+_INSERT_CODE = insert(redeem_codes)
+_CODE = select(redeem_codes).where(redeem_codes.c.digest == bindparam("digest"))
+_USE_CODE = (
+    update(redeem_codes)
+    .where(redeem_codes.c.digest == bindparam("code_digest"), redeem_codes.c.used_ms.is_(None))
+    .values(account_id=bindparam("user_id"), used_ms=bindparam("now_ms"))
+    .returning(redeem_codes.c.characters)
+)
+
+
+def insert_redeem_codes(conn: Connection, rows: Sequence[RedeemCodeRow]) -> None:
+    conn.execute(_INSERT_CODE, [_values(row) for row in rows])
+
+
+def redeem_code(conn: Connection, digest: str) -> RedeemCodeRow | None:
+    return _one(conn, RedeemCodeRow, _CODE, digest=digest)
+
+
+def use_redeem_code(conn: Connection, digest: str, account_id: str, now_ms: int) -> int | None:
+    """Mark an unused code as used and return its characters; None where there is no such one."""
+    values = {"code_digest": digest, "user_id": account_id, "now_ms": now_ms}
+    return conn.execute(_USE_CODE, values).scalar_one_or_none()
 
 
 # Transfers

@@ -157,6 +157,19 @@ images = Table(
     UniqueConstraint("task_id", "idx"),
 )
 
+redeem_codes = Table(
+    "redeem_codes",
+    metadata,
+    # SHA-256 of the code, which is kept nowhere.
+    Column("digest", String(64), primary_key=True),
+    Column("characters", BigInteger, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("account_id", ForeignKey("accounts.id")),
+    Column("used_ms", BigInteger),
+    CheckConstraint(f"characters BETWEEN 1 AND {CHARACTERS_MAX}", name="redeem_codes_characters"),
+    CheckConstraint("(account_id IS NULL) = (used_ms IS NULL)", name="redeem_codes_used"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class AccountRow:
@@ -264,3 +277,14 @@ class ImageRow:
     created_ms: int
     expires_ms: int
     deleted_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RedeemCodeRow:
+    """`account_id` and `used_ms`: who used it, and when; both None until then."""
+
+    digest: str
+    characters: int
+    created_ms: int
+    account_id: str | None = None
+    used_ms: int | None = None

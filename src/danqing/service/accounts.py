@@ -1,4 +1,4 @@
-"""Accounts, their waiver and their tokens. Knows no SQL and no sign-up; money goes through the ledger."""
+"""Accounts, their waiver, tokens and redeem codes. Knows no SQL and no sign-up; money goes through the ledger."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from collections.abc import Callable
 
 from danqing.db import queries
 from danqing.db.session import Connection, Database
-from danqing.db.tables import AccountRow, TokenRow
+from danqing.db.tables import AccountRow, RedeemCodeRow, TokenRow
 from danqing.domain.errors import InvalidField, NotFound
 from danqing.domain.ids import uuid7
+from danqing.service import redeem
 from danqing.service.auth import KeyFile, new_token_id
-from danqing.service.ledger import Ledger, wall_clock_ms
+from danqing.service.ledger import Ledger, check_characters, wall_clock_ms
 
 OPERATOR = "operator"
 OPERATOR_CHARACTERS = 1_000_000
 FIRST_CHARACTERS = 15_000
+REDEEM_CODES_MAX = 10_000
+"""Made in one go."""
 _NAME_CHARS_MAX = 64
 
 WAIVER_VERSION = "1"
@@ -27,7 +30,7 @@ WAIVER_TEXT = (
 
 
 class Accounts:
-    """Makes and shows accounts and tokens."""
+    """Makes and shows accounts, tokens and redeem codes."""
 
     def __init__(
         self,
@@ -100,6 +103,37 @@ class Accounts:
                 conn, None if account is None else _named(conn, account).id
             )
         )
+
+    async def create_redeem_codes(self, characters: int, count: int = 1) -> list[str]:
+        """Make codes worth `characters` each; they can't be shown again. Raises InvalidField."""
+        check_characters(characters)
+        if not 1 <= count <= REDEEM_CODES_MAX:
+            raise InvalidField(f"'count' must be from 1 to {REDEEM_CODES_MAX}.", "count")
+        now_ms = self._clock_ms()
+        codes = [redeem.new_code() for _ in range(count)]
+        rows = [RedeemCodeRow(redeem.digest(code), characters, now_ms) for code in codes]
+        await self._db.write(lambda conn: queries.insert_redeem_codes(conn, rows))
+        return codes
+
+    async def redeem(self, code: str, account: str) -> int:
+        """Use a code up: grant its characters to the account of this name, return the new balance.
+
+        One transaction: of several who use it at once, in any process, one succeeds. Raises
+        NotFound, InvalidField (malformed, used already, the balance would be too high).
+        """
+        digest = redeem.digest(code)
+        now_ms = self._clock_ms()
+
+        def work(conn: Connection) -> int:
+            account_id = _named(conn, account).id
+            characters = queries.use_redeem_code(conn, digest, account_id, now_ms)
+            if characters is None:
+                if queries.redeem_code(conn, digest) is None:
+                    raise NotFound("There is no such redeem code.", "code")
+                raise InvalidField("This redeem code has been used already.", "code")
+            return self._ledger.grant_within(conn, account_id, characters, "redeem code")
+
+        return await self._db.write(work)
 
     async def ensure_operator(self, characters: int = OPERATOR_CHARACTERS) -> str | None:
         """Make the operator's account where there is none; its token, only when just made.

@@ -54,16 +54,6 @@ def decode(data: bytes) -> Pixels:
         return np.array(image.convert("RGB"))
 
 
-def read_xmp(data: bytes) -> str | None:
-    """The XMP packet of a PNG, JPEG or WebP file; None when it carries none.
-
-    Raises OSError where the data is no image.
-    """
-    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
-        packet = image.info.get("xmp")
-    return packet.decode("utf-8", "replace") if isinstance(packet, bytes) else packet
-
-
 def _png(pixels: Pixels, xmp: str | None) -> bytes:
     """PNG (W3C PNG 3rd edition) with the "up" filter on every row and run-length deflate.
 
