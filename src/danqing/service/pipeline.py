@@ -254,7 +254,8 @@ class Pipeline:
 
     async def _run(self, call: Call, work: _Work) -> None:
         """Follow the drawing to its end while the lease is renewed. Raises StaleTask when the lease is lost."""
-        following = asyncio.create_task(self._follow(call, work))
+        storing: list[asyncio.Task[None]] = []
+        following = asyncio.create_task(self._follow(call, work, storing))
         renewing = asyncio.create_task(self._renew(work))
         try:
             await asyncio.wait({following, renewing}, return_when=asyncio.FIRST_COMPLETED)
@@ -264,29 +265,26 @@ class Pipeline:
         finally:
             following.cancel()
             renewing.cancel()
-            await asyncio.gather(following, renewing, return_exceptions=True)
+            try:
+                await _outlast(following, renewing)
+            finally:
+                # Not cancelled, whatever happened: a blob being written must be known, to be discarded.
+                await _outlast(*storing)
 
-    async def _follow(self, call: Call, work: _Work) -> None:
+    async def _follow(self, call: Call, work: _Work, storing: list[asyncio.Task[None]]) -> None:
         """Take the events; images are finished and stored beside the next ones' steps."""
-        storing: list[asyncio.Task[None]] = []
-        try:
-            async with aclosing(self._provider.draw(work.order)) as events:
-                async for event in events:
-                    match event:
-                        case Stepped():
-                            work.steps_done[event.index] = event.step
-                        case Drawn():
-                            storing.append(asyncio.create_task(self._store(call, work, event)))
-                        case Failed():
-                            work.images[event.index] = event.error
-                        case _:
-                            pass
-                    del event  # an image's pixels are large: not held until the next event
-        finally:
-            # Not cancelled, whatever happened: a blob that is being written must be known, to be discarded.
-            for error in await asyncio.gather(*storing, return_exceptions=True):
-                if error is not None:
-                    log.error("store_crashed", task=work.task_id, exc_info=error)
+        async with aclosing(self._provider.draw(work.order)) as events:
+            async for event in events:
+                match event:
+                    case Stepped():
+                        work.steps_done[event.index] = event.step
+                    case Drawn():
+                        storing.append(self._keep(self._store(call, work, event)))
+                    case Failed():
+                        work.images[event.index] = event.error
+                    case _:
+                        pass
+                del event  # an image's pixels are large: not held until the next event
 
     async def _renew(self, work: _Work) -> None:
         """The heartbeat. Ends only by StaleTask: a renewal that fails otherwise is tried again."""
@@ -311,8 +309,10 @@ class Pipeline:
                 plan=work.plan,
                 prompt=call.task.prompt,
             )
-        except DanqingError as error:
-            work.images[drawn.index] = error
+        except Exception as error:
+            if not isinstance(error, DanqingError):
+                log.exception("store_crashed", task=work.task_id)
+            work.images[drawn.index] = error if isinstance(error, DanqingError) else ServerFault()
             return
         work.stored[drawn.index] = image
         work.images[drawn.index] = self._deliverer.present(
@@ -417,6 +417,18 @@ class Pipeline:
         """Wait until nothing is being settled any more; for shutdown, after the calls were cancelled."""
         while self._running:
             await asyncio.gather(*self._running, return_exceptions=True)
+
+
+async def _outlast(*tasks: asyncio.Task[Any]) -> None:
+    """Wait until all have ended, however they end. A cancellation meanwhile takes effect only then."""
+    cancelled: asyncio.CancelledError | None = None
+    while pending := [task for task in tasks if not task.done()]:
+        try:
+            await asyncio.wait(pending)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 def _rows(work: _Work) -> list[ImageRow]:
