@@ -107,3 +107,14 @@ def test_a_taken_port_is_one_clear_line(server, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "cannot listen" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_lost_key_file_is_not_replaced_in_silence(tmp_path: Path) -> None:
+    where = ("--data-dir", str(tmp_path))
+    cli("account", "create", "somebody", *where)
+    (tmp_path / "keys.json").unlink()
+    for args in (["serve", "--port", "0"], ["account", "create", "other"], ["ledger", "check"]):
+        done = cli(*args, *where, check=False)
+        assert done.returncode == 1
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "keys.json").exists()

@@ -98,7 +98,7 @@ def render() -> str:
             "## Settings",
             "",
             "A TOML file (`--config`) under `DANQING_*` variables under the command line. A bad or unknown",
-            "one refuses to start.",
+            "one refuses to start. Lists in a variable are JSON: `DANQING_TRUSTED_PROXIES='[\"10.0.0.0/8\"]'`.",
             "",
             "| setting | variable | default | meaning |",
             "|---|---|---|---|",

@@ -61,9 +61,16 @@ async def open_books(settings: Settings, *, create: bool = True) -> AsyncIterato
     if not create and not settings.key_file.exists():
         raise FileNotFoundError(f"there is no Danqing data in {settings.data_dir.absolute()}")
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = settings.data_dir / "danqing.db"
+    if database.exists() and not settings.key_file.exists():
+        # A new key would void every token and link without a word.
+        raise FileNotFoundError(
+            f"{settings.key_file.absolute()} is missing beside its database: put it back "
+            "(or move the database away, to start anew)"
+        )
+    keys = KeyFile.load_or_create(settings.key_file)  # first: it is what says that there are books
     db = Database.open(settings.database_url_effective)
     try:
-        keys = KeyFile.load_or_create(settings.key_file)
         ledger = Ledger(db)
         yield Books(db, keys, ledger, Accounts(db, ledger, keys))
     finally:

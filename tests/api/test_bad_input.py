@@ -24,6 +24,8 @@ CASES: list[tuple[str, dict, str]] = [
     (OPENAI, {"prompt": None}, "prompt"),
     (OPENAI, {"prompt": ""}, "prompt"),
     (OPENAI, {"prompt": "  \n"}, "prompt"),
+    (OPENAI, {"prompt": "\u200b\u200b"}, "prompt"),
+    (OPENAI, {"prompt": "\u2800\u3164\ufeff"}, "prompt"),
     (OPENAI, {"prompt": 5}, "prompt"),
     (OPENAI, {"prompt": ["a"]}, "prompt"),
     (OPENAI, {"prompt": LONG}, "prompt"),

@@ -26,6 +26,7 @@ from danqing.domain.errors import (
     InvalidField,
     InvalidToken,
     MissingToken,
+    ServerFault,
 )
 from danqing.service.auth import KeyFile, KeyFileError
 
@@ -370,7 +371,7 @@ def test_a_damaged_key_file_is_refused_and_kept(tmp_path: Path, content: str) ->
 def test_a_missing_key_file_is_an_error_while_running(tmp_path: Path) -> None:
     async def deed(books: Books, token: str) -> None:
         (tmp_path / "keys.json").unlink()
-        with pytest.raises(KeyFileError):
+        with pytest.raises(ServerFault):
             await books.authenticator().authenticate(f"Bearer {token}")
 
     with_token(tmp_path, deed)

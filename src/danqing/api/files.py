@@ -17,7 +17,8 @@ router = APIRouter(tags=["files"])
 _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 
 
-@router.api_route("/files/{name}", methods=["GET", "HEAD"])
+@router.head("/files/{name}", include_in_schema=False)
+@router.get("/files/{name}")
 async def get_file(request: Request, name: str) -> Response:
     """The image's bytes; 404 for a wrong, altered or expired link."""
     gallery = context_of(request).gallery

@@ -14,6 +14,18 @@ from danqing.api.requests import is_loopback
 router = APIRouter(tags=["operations"])
 
 
+_FORWARDED = (
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "via",
+    "cf-connecting-ip",
+)
+"""Headers by which proxies show; one without any must be kept from /metrics by its own configuration."""
+
+
 @router.get("/healthz")
 async def healthz(request: Request) -> Response:
     """Whether the server and its engine work: 200 or 503, with the facts."""
@@ -38,7 +50,7 @@ async def metrics(request: Request) -> Response:
     token = context.settings.metrics_token
     given = request.headers.get("authorization", "").removeprefix("Bearer ")
     # A forwarded request comes from elsewhere, whoever its last hop was.
-    forwarded = any(name in request.headers for name in ("x-forwarded-for", "forwarded"))
+    forwarded = any(name in request.headers for name in _FORWARDED)
     near = is_loopback(request.client.host if request.client else "") and not forwarded
     known = token is not None and hmac.compare_digest(given.encode(), token.encode())
     if not (near or known):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import uvicorn
 
+from danqing.api.protocol import CONNECTIONS_MAX, GuardedProtocol
 from danqing.app import Books, open_server
 from danqing.observability.logging import configure, get_logger
 from danqing.settings import Settings
@@ -20,7 +22,6 @@ from danqing.settings import Settings
 log = get_logger("danqing.serve")
 
 BACKLOG = 2048
-CONNECTIONS_MAX = 4096
 SHUTDOWN_S = 30
 """Requests in progress get this long to end when the server is asked to stop."""
 
@@ -39,6 +40,7 @@ class _Server(uvicorn.Server):
 async def run(settings: Settings) -> None:
     """Serve until a signal says stop. Raises OSError when the port is taken."""
     configure(settings)
+    _allow_files(CONNECTIONS_MAX + 512)
     listener = _listen(settings)
     try:
         host, port = listener.getsockname()[:2]
@@ -51,8 +53,7 @@ async def run(settings: Settings) -> None:
             server = _Server(
                 uvicorn.Config(
                     asgi,
-                    http="h11",  # httptools puts no limit on the size of headers
-                    limit_concurrency=CONNECTIONS_MAX,
+                    http=GuardedProtocol,
                     lifespan="off",
                     access_log=False,
                     log_config=None,
@@ -80,6 +81,16 @@ def _listen(settings: Settings) -> socket.socket:
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror}"
         ) from None
     return listener
+
+
+def _allow_files(wanted: int) -> None:
+    """Raise the limit on open files: each connection is one, and accept() fails for all once it is hit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < wanted:
+        log.warning("few_open_files_allowed", allowed=most, wanted=wanted)
 
 
 async def _first_token(settings: Settings, books: Books) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar, cast
 
@@ -24,6 +25,13 @@ Form = Literal["url", "b64_json"]
 Style = Literal["vivid", "natural"]
 Seed = Annotated[int, Field(ge=0, le=SEED_MAX)]
 EndUser = Annotated[str, Field(max_length=512)]
+
+# A letter, digit or sign that leaves ink: not blanks, controls, zero-width characters, nor the "letters"
+# that are blank by design (Hangul fillers, the empty braille cell).
+_VISIBLE = re.compile(
+    r"[^\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    r"\u202a-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\U000e0000-\U000e0fff]"
+)
 
 _KEY_CHARS_MAX = 100
 
@@ -91,7 +99,7 @@ def read_prompt(
     if text is None:
         raise MissingField(param)
     kept, truncated = clip(text, param, card, chars_max=chars_max)
-    if not kept.strip():
+    if not _VISIBLE.search(kept):
         raise InvalidField(f"'{param}' must not be empty.", param)
     return kept, truncated
 

@@ -75,6 +75,8 @@ class Accounts:
 
         `expires_ms` is in Unix milliseconds; InvalidField where it is past.
         """
+        if name is not None:
+            _check_name(name)
         now_ms = self._clock_ms()
         if expires_ms is not None and expires_ms <= now_ms:
             raise InvalidField("The token would have expired already.", "expires")
@@ -175,7 +177,6 @@ def _check_name(name: str) -> None:
     # isprintable is False for control characters, line ends and lone surrogates.
     if not 1 <= len(name) <= _NAME_CHARS_MAX or not name.isprintable() or name != name.strip():
         raise InvalidField(
-            f"An account's name has 1 to {_NAME_CHARS_MAX} printable characters and no space "
-            "at its ends.",
+            f"A name has 1 to {_NAME_CHARS_MAX} printable characters and no space at its ends.",
             "name",
         )

@@ -33,6 +33,7 @@ from danqing.domain.errors import (
     MissingToken,
     ServerFault,
 )
+from danqing.observability.logging import get_logger
 from danqing.service.ledger import wall_clock_ms
 
 HEADER_CHARS_MAX = 2048
@@ -40,6 +41,8 @@ _JWT_PART_CHARS_MAX = 512
 _JWT_AHEAD_MS_MAX = 3_600_000
 _FACTS_TTL_S = 5.0
 _FACTS_MAX = 4096
+log = get_logger(__name__)
+
 _TOKEN_ID = re.compile(r"sk-([0-9a-f]{32})")
 
 
@@ -196,10 +199,16 @@ class Authenticator:
         """
         credential = _bearer(authorization)
         now_ms = self._clock_ms()
-        if credential.count(".") == 2:
-            token_id, version = self._verify_jwt(credential, now_ms)
-        else:
-            token_id, version = self._verify_token(credential)
+        try:
+            if credential.count(".") == 2:
+                token_id, version = self._verify_jwt(credential, now_ms)
+            else:
+                token_id, version = self._verify_token(credential)
+        except KeyFileError as error:
+            log.error(
+                "key_file_unusable", message=error.message
+            )  # it names a path: not for clients
+            raise ServerFault from error
         facts = await self._facts(token_id)
         if facts is None or facts.key_version != version:
             raise _invalid()

@@ -43,7 +43,7 @@ class Blobs:
         """
         text = str(root).removeprefix("file://")
         if "://" in text:
-            raise ValueError(f"images can be kept in a folder only, not in {text}")
+            raise ValueError("blob_url: images can be kept in a folder only, not behind a URL")
         self._root = Path(text).absolute()
         self._root.mkdir(parents=True, exist_ok=True)
         self._root.chmod(0o700)

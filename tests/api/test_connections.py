@@ -1,0 +1,80 @@
+"""Connections that hold back: closed after a deadline, bounded in number, and no harm to others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+
+import httpx2
+import pytest
+import uvicorn
+
+from danqing.api import protocol
+
+
+async def app(scope, receive, send) -> None:
+    await asyncio.sleep(float(scope["query_string"] or b"0"))
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@contextlib.asynccontextmanager
+async def serving():
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        app, http=protocol.GuardedProtocol, lifespan="off", log_config=None, timeout_keep_alive=1
+    )
+    server = uvicorn.Server(config)
+    work = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await work
+        listener.close()
+
+
+def test_half_a_head_is_cut_and_a_slow_answer_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEADERS_S_MAX", 0.5)
+
+    async def check() -> None:
+        async with serving() as port:
+            lines = [
+                b"",
+                b"G",
+                b"GET / HTTP/1.1\r\nhost: x\r\n",
+                b"GET / HTTP/1.1\r\nhost: x\r\n\r\nGET",
+            ]
+            waiting = []
+            for line in lines:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(line)
+                waiting.append((reader, writer))
+            async with httpx2.AsyncClient() as client:
+                answer = await client.get(f"http://127.0.0.1:{port}/?1.2")
+                assert answer.text == "ok"
+            for reader, writer in waiting:
+                with contextlib.suppress(ConnectionResetError):
+                    await asyncio.wait_for(reader.read(), 3)
+                writer.close()
+
+    asyncio.run(check())
+
+
+def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "CONNECTIONS_MAX", 3)
+
+    async def check() -> None:
+        async with serving() as port:
+            held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.wait_for(reader.read(), 3) == b""
+            for _, other in [*held, (reader, writer)]:
+                other.close()
+            await asyncio.sleep(0.1)
+            async with httpx2.AsyncClient() as client:
+                assert (await client.get(f"http://127.0.0.1:{port}/")).text == "ok"
+
+    asyncio.run(check())
