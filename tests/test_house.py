@@ -44,7 +44,8 @@ def test_reference_matches_the_code() -> None:
 
 def test_links_between_pages_lead_somewhere() -> None:
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
-        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8")):
+        text = page.read_text("utf-8")
+        for target in re.findall(r"\]\(([^)#\s]+)", text) + re.findall(r'src="([^"]+)"', text):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} → {target}"
 

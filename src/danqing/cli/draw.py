@@ -89,7 +89,7 @@ def _task(card: Card, options: DrawOptions) -> ImageTask:
     for name, text in (("PROMPT", options.prompt), ("--negative", options.negative)):
         if len(text) > card.prompt_chars_max:
             raise PromptTooLong(name, len(text), card.prompt_chars_max)
-    n = 1 if options.n is None else options.n
+    n = card.n_default if options.n is None else options.n
     if n > card.n_max:
         raise TooManyImages("--n", card.n_max)
     if n < 1:
