@@ -1,0 +1,224 @@
+"""The embedded family: a small latent diffusion network in ONNX, drawn on CPU. Knows numpy and onnxruntime, no torch.
+
+A prompt is read into a wish (pocket_text.py and text.onnx), the seed lays it out on a grid of cells
+(pocket_layout.py), and the denoiser draws the plan from noise, step by step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from PIL import Image
+
+from danqing.domain.task import Pixels
+from danqing.engine.families import pocket_layout as layout
+from danqing.engine.families.pocket_text import CHARACTERS_MAX, tokenize
+from danqing.engine.messages import Job
+
+Floats = npt.NDArray[np.float32]
+
+WEIGHTS = Path(__file__).with_name("pocket_weights")
+CACHED_PROMPTS_MAX = 512
+SURE_ENOUGH = 0.3  # a thing this likely is drawn even where "no thing" is likelier
+OPEN_AIR = ("meadow", "beach", "sea", "mountains", "forest", "night", "sunset", "sky", "snow")
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """What a prompt and a negative prompt ask for; None where there is no negative prompt."""
+
+    wish: layout.Wish
+    negative: layout.Wish | None
+    understood: bool
+
+
+@dataclass(slots=True)
+class PocketState:
+    """One picture in the making."""
+
+    job: Job
+    step: int
+    grid: int
+    mirrored: bool
+    plan: layout.Plan
+    negative: layout.Plan
+    latents: Floats
+    clean: Floats
+    """The last guess of the finished latents, for previews."""
+
+
+def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Between steps a spinning pool would take the CPU from the rest of the server.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def seeded(seed: int) -> np.random.Generator:
+    """The generator of one picture; any integer is a seed."""
+    return np.random.Generator(np.random.PCG64(seed % 2**64))
+
+
+def fit(picture: npt.NDArray[np.uint8], width: int, height: int) -> Pixels:
+    """Cover width x height: scale until both sides reach, then cut what is over, evenly."""
+    rows, columns = picture.shape[:2]
+    scale = max(width / columns, height / rows)
+    cut_x, cut_y = (columns - width / scale) / 2, (rows - height / scale) / 2
+    box = (cut_x, cut_y, columns - cut_x, rows - cut_y)
+    image = Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS, box=box)
+    return np.asarray(image)
+
+
+class Pocket:
+    """The family `pocket`. Loading takes well under a second; nothing is downloaded."""
+
+    name = "pocket"
+
+    def __init__(self, threads: int = 2, weights: Path = WEIGHTS) -> None:
+        about = json.loads((weights / "pocket.json").read_text("utf-8"))
+        self._channels: int = about["channels"]
+        self._slots: list[str] = about["slots"]
+        self.things: list[str] = about["things"]
+        self.scenes: list[str] = about["scenes"]
+        self._text = _session(weights / "text.onnx", threads)
+        self._denoiser = _session(weights / "denoiser.onnx", threads)
+        self._decoder = _session(weights / "decoder.onnx", threads)
+        self._wishes: OrderedDict[str, layout.Wish] = OrderedDict()
+        self._positions = [layout.positions(grid) for grid in range(len(layout.GRIDS))]
+
+    def batch_key(self, job: Job) -> Hashable:
+        """Pictures of one grid share steps, apart from those that need no guidance half."""
+        return (self.name, layout.nearest_grid(job.width, job.height), job.guidance != 1.0)
+
+    def encode(self, jobs: Sequence[Job]) -> list[Conditioning]:
+        found: list[Conditioning] = []
+        for job in jobs:
+            wish = self._read(job.prompt)
+            unsaid = not job.negative_prompt.strip()
+            negative = None if unsaid else self._read(job.negative_prompt)
+            found.append(Conditioning(wish, negative, bool(wish.thing or wish.scene)))
+        return found
+
+    def start(self, job: Job, conditioning: Conditioning) -> PocketState:
+        rng = seeded(job.seed)
+        pose, variant = int(rng.integers(layout.POSES)), int(rng.integers(layout.VARIANTS))
+        mirrored, elsewhere = bool(rng.integers(2)), int(rng.integers(len(OPEN_AIR)))
+        wish = conditioning.wish
+        if not conditioning.understood:  # a landscape is better than an empty page
+            wish = replace(wish, scene=self.scenes.index(OPEN_AIR[elsewhere]))
+        grid = layout.nearest_grid(job.width, job.height)
+        rows, columns = layout.GRIDS[grid]
+        noise = rng.standard_normal((rows * columns, self._channels), dtype=np.float32)
+        negative = layout.dropped_plan(grid, len(self.scenes))
+        if conditioning.negative is not None:
+            negative = self._negative(conditioning.negative, negative, grid, pose, variant)
+        plan = layout.plan(wish, grid, pose, variant)
+        return PocketState(job, 0, grid, mirrored, plan, negative, noise, noise)
+
+    def step(self, states: Sequence[PocketState]) -> None:
+        """One denoising step of each: t runs from 1 (noise) to 0 in job.steps equal steps."""
+        t = np.array([1 - s.step / s.job.steps for s in states], np.float32)
+        after = np.array([1 - (s.step + 1) / s.job.steps for s in states], np.float32)
+        clean = self._guided(states, t)
+        for state, guess, keep in zip(states, clean, after / t, strict=True):
+            state.latents = keep * state.latents + (1 - keep) * guess
+            state.clean = guess
+            state.step += 1
+
+    def is_finite(self, state: PocketState) -> bool:
+        return bool(np.isfinite(state.latents).all())
+
+    def preview(self, state: PocketState) -> Pixels:
+        """The guess so far, at the network's own size."""
+        return self._picture(state, state.clean)
+
+    def decode(self, states: Sequence[PocketState]) -> list[Pixels]:
+        return [
+            fit(self._picture(state, state.latents), state.job.width, state.job.height)
+            for state in states
+        ]
+
+    def _read(self, prompt: str) -> layout.Wish:
+        """The text network's most likely answers, made to agree with each other."""
+        key = prompt[:CHARACTERS_MAX]
+        if key in self._wishes:
+            self._wishes.move_to_end(key)
+            return self._wishes[key]
+        tokens = np.array([tokenize(key)], dtype=np.int64)
+        answers = dict(zip(self._slots, self._text.run(None, {"tokens": tokens}), strict=True))
+        best = {name: int(np.argmax(answer[0])) for name, answer in answers.items()}
+        likely = 1 + int(np.argmax(answers["thing"][0, 1:]))
+        if not best["thing"] and answers["thing"][0, likely] > SURE_ENOUGH and tokens.any():
+            best["thing"] = likely
+        if not best["thing"] or not best["second"]:
+            best["second"] = best["relation"] = 0
+        elif not best["relation"]:
+            best["relation"] = layout.RELATIONS.index("beside")
+        wish = layout.Wish(
+            best["thing"], best["count"] + 1, best["colour"],
+            best["second"], best["relation"], best["scene"],
+        )  # fmt: skip
+        self._wishes[key] = wish
+        if len(self._wishes) > CACHED_PROMPTS_MAX:
+            self._wishes.popitem(last=False)
+        return wish
+
+    @staticmethod
+    def _negative(
+        wish: layout.Wish, dropped: layout.Plan, grid: int, pose: int, variant: int
+    ) -> layout.Plan:
+        """Only what the negative prompt names is pushed away; the rest stays open."""
+        plan = layout.plan(wish, grid, pose, variant)
+        return replace(
+            dropped,
+            contents=plan.contents if wish.thing else dropped.contents,
+            colours=plan.colours,
+            grounds=plan.grounds if wish.scene else dropped.grounds,
+            scene=plan.scene if wish.scene else dropped.scene,
+            variant=plan.variant if wish.scene else dropped.variant,
+        )
+
+    def _guided(self, states: Sequence[PocketState], t: Floats) -> Floats:
+        """The clean latents, away from the negative half where there is one (guidance)."""
+        latents = np.stack([s.latents for s in states])
+        plans = [s.plan for s in states]
+        guidance = np.array([s.job.guidance for s in states], np.float32)[:, None, None]
+        guided = any(s.job.guidance != 1.0 for s in states)
+        if guided:
+            latents, t = np.concatenate([latents, latents]), np.concatenate([t, t])
+            plans += [s.negative for s in states]
+        inputs: dict[str, Any] = {
+            "latents": latents,
+            "t": t,
+            "contents": np.stack([p.contents for p in plans]),
+            "grounds": np.stack([p.grounds for p in plans]),
+            "colours": np.stack([p.colours for p in plans]),
+            "scene": np.array([p.scene for p in plans], np.int64),
+            "variant": np.array([p.variant for p in plans], np.int64),
+            "positions": self._positions[states[0].grid],
+        }
+        clean: Floats = self._denoiser.run(None, inputs)[0]  # type: ignore[assignment]
+        if not guided:
+            return clean
+        wanted, unwanted = np.split(clean, 2)
+        return unwanted + guidance * (wanted - unwanted)
+
+    def _picture(self, state: PocketState, latents: Floats) -> Pixels:
+        """Latents -> pixels, 32 a cell. One at a time: batches gain nothing here on a CPU."""
+        rows, columns = layout.GRIDS[state.grid]
+        cells = latents.reshape(rows, columns, -1).transpose(2, 0, 1)[None]
+        rgb: Any = self._decoder.run(None, {"latents": np.ascontiguousarray(cells)})[0]
+        scaled = np.clip((rgb[0].transpose(1, 2, 0) + 1) * 127.5, 0, 255)
+        pixels = np.round(scaled).astype(np.uint8)
+        return np.ascontiguousarray(pixels[:, ::-1] if state.mirrored else pixels)

@@ -1,0 +1,182 @@
+"""Where things stand in a pocket picture: what was asked -> one entry a cell. Knows no words, no pixels.
+
+The training renderer and the shipped family both place things by this file, so that the network
+sees the same plans in both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+COUNT_MAX = 5
+POSES = 3  # things stand left, centred or right; the seed picks one
+VARIANTS = 16  # the seed picks one: a plain ground has a tone for each
+COMPOSITIONS = 4  # every other scene has this many pictures, so variants repeat them
+RELATIONS: tuple[str, ...] = ("none", "beside", "on", "under")
+
+# (rows, columns) of cells; every grid is about 64 cells. The first is the square.
+GRIDS: tuple[tuple[int, int], ...] = (
+    (8, 8), (7, 9), (9, 7), (6, 9), (9, 6), (6, 11), (11, 6), (5, 13), (13, 5),
+)  # fmt: skip
+
+GRID_CELLS = sum(rows * columns for rows, columns in GRIDS)
+
+EMPTY, DROPPED = 0, 1  # contents of a cell that are no part of a thing
+SIDES = (2, 3, 4, 5)  # a thing is this many cells high and wide
+_SIDE_START = {2: 0, 3: 4, 4: 13, 5: 29}
+PARTS = 54  # parts that a thing has over all sides: 4 + 9 + 16 + 25
+
+_LINES: dict[int, tuple[tuple[int, ...], ...]] = {
+    1: ((1,),),
+    2: ((2,), (1, 1)),
+    3: ((1, 2), (3,), (1, 1, 1)),
+    4: ((2, 2), (4,), (1, 1, 1, 1)),
+    5: ((2, 3), (5,), (2, 1, 2), (1, 1, 1, 1, 1)),
+}
+_SIDE_MAX = {1: 5, 2: 4, 3: 3, 4: 3, 5: 3}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to draw, as indices: things from 1 (0 is none), colours from 1, scenes from 0."""
+
+    thing: int
+    count: int = 1
+    colour: int = 0
+    second: int = 0
+    relation: int = 0
+    scene: int = 0
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One thing in a square box of whole cells."""
+
+    thing: int
+    colour: int
+    left: int
+    top: int
+    side: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the denoiser is told: contents, colours and grounds a cell, and the scene's two numbers."""
+
+    contents: np.ndarray
+    colours: np.ndarray
+    grounds: np.ndarray
+    scene: int
+    variant: int
+
+
+@lru_cache(maxsize=256)
+def _group(count: int, rows: int, columns: int) -> tuple[tuple[int, int, int], ...]:
+    """(left, top, side) of equal boxes: the arrangement that lets them be largest, low in the frame."""
+
+    def side_of(lines: tuple[int, ...]) -> int:
+        return min(columns // max(lines), rows // len(lines), _SIDE_MAX[count])
+
+    lines = max(_LINES[count], key=side_of)  # the first of equals
+    side = side_of(lines)
+    spare = rows - side * len(lines)
+    gap = 1 if len(lines) > 1 and spare >= len(lines) + 1 else 0
+    top = (spare - gap * (len(lines) - 1) + 1) // 2
+    boxes: list[tuple[int, int, int]] = []
+    for k, things in enumerate(lines):
+        pitch = min(columns // things, side + 1)
+        left = (columns - (pitch * (things - 1) + side)) // 2
+        boxes += [(left + i * pitch, top + k * (side + gap), side) for i in range(things)]
+    return tuple(boxes)
+
+
+@lru_cache(maxsize=256)
+def _stack(rows: int, columns: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """(upper, lower) boxes of one thing on another."""
+    lower = min(4, rows // 2 + rows % 2, columns)
+    upper = min(3, rows - lower, columns)
+    top = (rows - upper - lower + 1) // 2
+    return (
+        ((columns - upper) // 2, top, upper),
+        ((columns - lower) // 2, top + upper, lower),
+    )
+
+
+def place(wish: Wish, grid: int, pose: int) -> list[Placement]:
+    """Every thing of the picture in its box."""
+    if not wish.thing:
+        return []
+    rows, columns = GRIDS[grid]
+    relation = RELATIONS[wish.relation]
+    if wish.second and relation in ("on", "under"):
+        boxes = _stack(rows, columns)
+        order = [(wish.thing, wish.colour), (wish.second, 0)]
+        things = order if relation == "on" else order[::-1]
+    else:
+        extra = 1 if wish.second else 0
+        total = min(wish.count + extra, COUNT_MAX)
+        boxes = _group(total, rows, columns)
+        things = [(wish.thing, wish.colour)] * (total - extra) + [(wish.second, 0)] * extra
+    room_left = min(left for left, _, _ in boxes)
+    room_right = min(columns - left - side for left, _, side in boxes)
+    shift = max(-min(1, room_left), min(pose - 1, min(1, room_right)))
+    return [
+        Placement(thing, colour, left + shift, top, side)
+        for (thing, colour), (left, top, side) in zip(things, boxes, strict=True)
+    ]
+
+
+def _ground_start(scene: int, variant: int, grid: int) -> int:
+    before = sum(rows * columns for rows, columns in GRIDS[:grid])
+    return 1 + ((scene - 1) * COMPOSITIONS + variant % COMPOSITIONS) * GRID_CELLS + before
+
+
+def ground_rows(scenes: int) -> int:
+    """How many rows the codebook of grounds has."""
+    return 1 + (scenes - 1) * COMPOSITIONS * GRID_CELLS
+
+
+def grounds(scene: int, variant: int, grid: int) -> np.ndarray:
+    """The background's parts, one a cell; a plain ground (scene 0) has none of its own."""
+    rows, columns = GRIDS[grid]
+    if scene == 0:
+        return np.zeros(rows * columns, dtype=np.int64)
+    return _ground_start(scene, variant, grid) + np.arange(rows * columns, dtype=np.int64)
+
+
+def plan(wish: Wish, grid: int, pose: int, variant: int) -> Plan:
+    """The denoiser's conditioning for a wish, one entry a cell in reading order."""
+    rows, columns = GRIDS[grid]
+    contents = np.full((rows, columns), EMPTY, dtype=np.int64)
+    colours = np.zeros((rows, columns), dtype=np.int64)
+    for box in place(wish, grid, pose):
+        parts = np.arange(box.side * box.side).reshape(box.side, box.side)
+        area = (slice(box.top, box.top + box.side), slice(box.left, box.left + box.side))
+        contents[area] = 2 + (box.thing - 1) * PARTS + _SIDE_START[box.side] + parts
+        colours[area] = box.colour
+    ground = grounds(wish.scene, variant, grid)
+    return Plan(contents.reshape(-1), colours.reshape(-1), ground, wish.scene, variant)
+
+
+def dropped_plan(grid: int, scenes: int) -> Plan:
+    """The plan that asks for nothing in particular, for guidance."""
+    cells = GRIDS[grid][0] * GRIDS[grid][1]
+    contents = np.full(cells, DROPPED, dtype=np.int64)
+    nothing = np.zeros(cells, dtype=np.int64)
+    return Plan(contents, nothing, nothing, scenes, VARIANTS)
+
+
+def positions(grid: int) -> np.ndarray:
+    """(cells, 4): row, column, rows below, columns to the right."""
+    rows, columns = GRIDS[grid]
+    r, c = (axis.reshape(-1) for axis in np.indices((rows, columns)))
+    return np.stack([r, c, rows - 1 - r, columns - 1 - c], axis=1).astype(np.float32)
+
+
+def nearest_grid(width: int, height: int) -> int:
+    """The grid whose shape is closest to the picture's."""
+    wanted = np.log(width / height)
+    return int(np.argmin([abs(np.log(c / r) - wanted) for r, c in GRIDS]))

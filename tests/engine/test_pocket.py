@@ -1,0 +1,163 @@
+"""The pocket family on its shipped weights: the seed law, sizes, prompts, and how quickly it loads."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from danqing.engine.families.pocket import Pocket, PocketState
+from danqing.engine.messages import Job
+
+PROMPTS = ("一只可爱的小猪", "a red car in the city", "三只企鹅在雪地里", "glorbnak", "")
+
+
+@pytest.fixture(scope="module")
+def pocket() -> Pocket:
+    return Pocket(threads=2)
+
+
+def job(
+    prompt: str = "a cat",
+    *,
+    seed: int = 1,
+    steps: int = 2,
+    size: tuple[int, int] = (96, 96),
+    guidance: float = 1.5,
+    negative: str = "",
+) -> Job:
+    return Job("j", "t", "a", prompt, negative, size[0], size[1], steps, guidance, seed)
+
+
+def begin(pocket: Pocket, asked: Job) -> PocketState:
+    return pocket.start(asked, pocket.encode([asked])[0])
+
+
+def finish(pocket: Pocket, states: list[PocketState]) -> list[np.ndarray]:
+    """Step all, together while they last, then decode them together."""
+    while left := [state for state in states if state.step < state.job.steps]:
+        pocket.step(left)
+    return pocket.decode(states)
+
+
+def drawn(pocket: Pocket, asked: Job) -> np.ndarray:
+    return finish(pocket, [begin(pocket, asked)])[0]
+
+
+jobs = st.builds(
+    job,
+    prompt=st.sampled_from(PROMPTS),
+    seed=st.integers(-(2**63), 2**64),
+    steps=st.integers(1, 9),
+    size=st.sampled_from([(96, 96), (128, 64), (64, 128)]),
+    guidance=st.sampled_from([1.0, 1.5, 4.0]),
+    negative=st.sampled_from(["", "snow", "猫"]),
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(jobs, st.integers(0, 3)), min_size=2, max_size=6))
+def test_a_picture_is_the_same_alone_and_in_any_company(
+    pocket: Pocket, asked: list[tuple[Job, int]]
+) -> None:
+    key = pocket.batch_key(asked[0][0])
+    chosen = [(one, head) for one, head in asked if pocket.batch_key(one) == key]
+    alone = [begin(pocket, one) for one, _ in chosen]
+    alone_pixels = [finish(pocket, [state])[0] for state in alone]
+    together = [begin(pocket, one) for one, _ in chosen]
+    for state, (one, head) in zip(together, chosen, strict=True):  # some are further along
+        for _ in range(min(head, one.steps - 1)):
+            pocket.step([state])
+    together_pixels = finish(pocket, together)
+    for i in range(len(chosen)):
+        np.testing.assert_allclose(together[i].latents, alone[i].latents, rtol=0, atol=1e-5)
+        difference = together_pixels[i].astype(int) - alone_pixels[i].astype(int)
+        assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "size", [(64, 64), (256, 256), (1024, 1024), (1344, 768), (100, 300), (300, 100), (2048, 64)]
+)
+def test_any_size_is_exact(pocket: Pocket, size: tuple[int, int]) -> None:
+    pixels = drawn(pocket, job(size=size, steps=1))
+    assert pixels.shape == (size[1], size[0], 3)
+    assert pixels.dtype == np.uint8
+
+
+def test_the_same_seed_draws_the_same_and_another_seed_another(pocket: Pocket) -> None:
+    first, again, other = (drawn(pocket, job(seed=seed)) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first.astype(int) - other.astype(int)).mean() > 1
+
+
+def test_different_prompts_draw_different_pictures(pocket: Pocket) -> None:
+    pictures = [drawn(pocket, job(prompt, seed=3, steps=4)) for prompt in PROMPTS[:3]]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert np.abs(pictures[a].astype(int) - pictures[b].astype(int)).mean() > 10
+
+
+def test_a_negative_prompt_changes_the_picture(pocket: Pocket) -> None:
+    plain = drawn(pocket, job("a cat in the snow", guidance=2.0, steps=4))
+    without = drawn(pocket, job("a cat in the snow", guidance=2.0, steps=4, negative="snow"))
+    assert np.abs(plain.astype(int) - without.astype(int)).mean() > 0.5
+
+
+def test_steps_previews_and_finiteness(pocket: Pocket) -> None:
+    state = begin(pocket, job(steps=3))
+    for done in range(3):
+        assert state.step == done
+        pocket.step([state])
+        preview = pocket.preview(state)
+        assert preview.dtype == np.uint8
+        assert preview.shape[2] == 3
+    assert pocket.is_finite(state)
+    state.latents = np.full_like(state.latents, np.nan)
+    assert not pocket.is_finite(state)
+
+
+def test_a_failed_step_changes_nothing(pocket: Pocket) -> None:
+    good, bad = begin(pocket, job()), begin(pocket, job())
+    bad.latents = bad.latents[:3]
+    before = good.latents
+    with pytest.raises(ValueError, match="shape"):
+        pocket.step([good, bad])
+    assert good.step == 0
+    assert good.latents is before
+
+
+def test_guided_and_unguided_jobs_do_not_share_a_batch(pocket: Pocket) -> None:
+    assert pocket.batch_key(job(guidance=1.0)) != pocket.batch_key(job(guidance=2.0))
+    assert pocket.batch_key(job(size=(96, 96))) != pocket.batch_key(job(size=(128, 64)))
+    assert pocket.batch_key(job(guidance=3.0)) == pocket.batch_key(job(guidance=2.0, seed=9))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "thing", "count", "scene"),
+    [
+        ("一只可爱的小猫咪，坐在阳光明媚的窗台上，背景是蓝天白云.", "cat", 1, "windowsill"),
+        ("画一个钢铁侠", "superhero", 1, "plain"),
+        ("一只可爱的小猪", "pig", 1, "plain"),
+        ("请帮我画三只企鹅在雪地里", "penguin", 3, "snow"),
+        ("Two cute puppies on the beach", "dog", 2, "beach"),
+        ("a wizard on a stage", "wizard", 1, "stage"),
+    ],
+)
+def test_prompts_are_read(pocket: Pocket, prompt: str, thing: str, count: int, scene: str) -> None:
+    wish = pocket.encode([job(prompt)])[0].wish
+    assert pocket.things[wish.thing] == thing
+    assert wish.count == count
+    assert pocket.scenes[wish.scene] == scene
+
+
+def test_a_prompt_of_strange_words_still_gets_a_landscape(pocket: Pocket) -> None:
+    pixels = drawn(pocket, job("qqqq wwww zzzz", steps=4, size=(256, 256)))
+    assert pixels.std() > 5
+
+
+def test_loading_is_quick() -> None:
+    started = time.perf_counter()
+    Pocket(threads=2)
+    assert time.perf_counter() - started < 3.0  # a bound for busy test machines; idle: < 0.5

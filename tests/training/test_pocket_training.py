@@ -1,0 +1,151 @@
+"""Pocket's training, end to end but tiny: renders tell the truth, training learns, exports draw alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch: make install-training")
+pytest.importorskip("onnx", reason="exports need onnx: make install-training")
+
+from training.pocket import captions, data, export, scenes, train_text, vocabulary  # noqa: E402
+from training.pocket import networks as n  # noqa: E402
+from training.pocket.text_network import SLOTS, TextNetwork  # noqa: E402
+from training.pocket.train_denoiser import loss_of, new_denoiser, new_optimizer  # noqa: E402
+
+from danqing.engine.families import pocket_layout as layout  # noqa: E402
+from danqing.engine.families.pocket_text import TOKENS_MAX, tokenize  # noqa: E402
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not Path(scenes.FONT_PATH).exists(), reason="needs Debian's fonts-noto-color-emoji"
+    ),
+    pytest.mark.skipif(not captions.CLDR.exists(), reason="needs Debian's unicode-cldr-core"),
+]
+
+
+@pytest.fixture(scope="module")
+def basis() -> n.Basis:
+    rng = np.random.default_rng(0)
+    fitted = n.Basis()
+    fitted.fit([picture for _ in range(20) for picture in data.batch(rng, 4)[1]])
+    return fitted.eval()
+
+
+def parity(session_path: Path, inputs: dict[str, np.ndarray], expected: list[np.ndarray]) -> None:
+    session = onnxruntime.InferenceSession(session_path, providers=["CPUExecutionProvider"])
+    for got, wanted in zip(session.run(None, inputs), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-3)
+
+
+def test_the_vocabulary_is_whole() -> None:
+    things = vocabulary.concepts()
+    assert len({c.key for c in things}) == len({c.glyph for c in things}) == len(things) <= 150
+    for language in ("en", "zh"):
+        named = [name for names in captions.names(language) for name in names]
+        assert len(named) == len(set(named)), "one word names two things"
+        assert all(captions.names(language))
+    assert len(vocabulary.scenes()) >= 12
+
+
+def test_a_render_is_the_same_every_time_and_shows_its_truth() -> None:
+    for seed in range(20):
+        scene = scenes.sample(np.random.default_rng(seed))
+        again = scenes.sample(np.random.default_rng(seed))
+        assert scene == again
+        picture = scenes.render(scene)
+        np.testing.assert_array_equal(picture, scenes.render(again))
+        rows, columns = layout.GRIDS[scene.grid]
+        assert picture.shape == (rows * 32, columns * 32, 3)
+        # Without its things the picture differs exactly where the plan says that they stand.
+        wish = scene.wish
+        empty = scenes.render(
+            scenes.Scene(layout.Wish(0, scene=wish.scene), scene.pose, scene.variant, scene.grid)
+        )
+        changed = (picture != empty).any(axis=2).reshape(rows, 32, columns, 32).any(axis=(1, 3))
+        told = layout.plan(wish, scene.grid, scene.pose, scene.variant).contents != layout.EMPTY
+        assert not (changed & ~told.reshape(rows, columns)).any()
+        assert changed.any() == bool(wish.thing)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_captions_name_what_they_ask_for(language: str) -> None:
+    rng = np.random.default_rng(3)
+    for thing, concept in enumerate(vocabulary.concepts(), start=1):
+        text = captions.caption(rng, layout.Wish(thing, scene=1), language).lower()
+        words = {w.lower() for w in (*captions.names(language)[thing - 1], *concept.leads)}
+        plurals = {captions._plural(w) for w in words}
+        assert any(w in text for w in words | plurals), (concept.key, text)
+        assert len(tokenize(text)) <= TOKENS_MAX
+
+
+def test_a_few_steps_lower_the_loss(basis: n.Basis) -> None:
+    torch.manual_seed(0)
+    model = new_denoiser(width=64, depth=1)
+    optimizer = new_optimizer(model, 3e-3)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"]
+    grid, pictures, plans = data.batch(np.random.default_rng(1), 8, drop=0.1)
+    clean = basis.encode(pictures).flatten(2).transpose(1, 2)
+    losses = []
+    for step in range(30):
+        optimizer.zero_grad()
+        loss = loss_of(model, clean, plans, grid, torch.Generator().manual_seed(step % 3))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_the_basis_keeps_most_of_a_picture(basis: n.Basis) -> None:
+    truth = data.batch(np.random.default_rng(2), 4)[1]
+    half = torch.nn.functional.avg_pool2d(truth, 2)
+    lost = (basis.decode(basis.encode(truth)) - half).square().mean()
+    assert lost < 0.05 * half.var()
+
+
+@torch.no_grad()
+def test_exports_draw_as_torch_does(basis: n.Basis, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    decoder = n.Decoder(basis).eval()
+    torch.nn.init.normal_(decoder.leave.weight, std=0.02)
+    denoiser = new_denoiser(width=64, depth=2).eval()
+    for parameter in denoiser.parameters():
+        parameter.add_(torch.randn_like(parameter) * 0.02)
+    text = TextNetwork(train_text.slot_sizes()).eval()
+    export.write_codec(basis, decoder, tmp_path, kind="float32")
+    export.write_denoiser(denoiser, tmp_path, kind="float32")
+    export.write_text(text, tmp_path, kind="float32")
+
+    grid, pictures, plans = data.batch(np.random.default_rng(4), 3)
+    z = basis.encode(pictures)
+    parity(tmp_path / "encoder.onnx", {"picture": pictures.numpy()}, [z.numpy()])
+    parity(tmp_path / "decoder.onnx", {"latents": z.numpy()}, [decoder(z).numpy()])
+    latents, t = z.flatten(2).transpose(1, 2), torch.rand(3)
+    contents, grounds, colours, scene, variant = data.plan_tensors(plans)
+    positions = torch.from_numpy(layout.positions(grid))
+    clean = denoiser(latents, t, contents, grounds, colours, scene, variant, positions)
+    inputs = {"latents": latents, "t": t, "contents": contents, "grounds": grounds, "colours": colours, "scene": scene,
+              "variant": variant, "positions": positions}  # fmt: skip
+    parity(tmp_path / "denoiser.onnx", {k: v.numpy() for k, v in inputs.items()}, [clean.numpy()])
+    tokens, _, _ = train_text.text_batch(np.random.default_rng(5), 5)
+    answers = [logits.softmax(dim=1).numpy() for logits in text(tokens)]
+    assert len(answers) == len(SLOTS)
+    parity(tmp_path / "text.onnx", {"tokens": tokens.numpy()}, answers)
+
+
+@torch.no_grad()
+def test_small_weights_change_little(basis: n.Basis, tmp_path: Path) -> None:
+    decoder = n.Decoder(basis).eval()
+    export.write_codec(basis, decoder, tmp_path)
+    z = basis.encode(data.batch(np.random.default_rng(6), 2)[1])
+    session = onnxruntime.InferenceSession(
+        tmp_path / "decoder.onnx", providers=["CPUExecutionProvider"]
+    )
+    got = session.run(None, {"latents": z.numpy()})[0]
+    assert np.abs(got - decoder(z).numpy()).max() < 0.02
+    assert (tmp_path / "decoder.onnx").stat().st_size < 5e6

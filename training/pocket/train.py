@@ -1,0 +1,33 @@
+"""The whole training, in order, resumable: python -m training.pocket.train. `make pocket` runs this."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from training.pocket import export, train_decoder, train_denoiser, train_text
+
+RUN = Path(os.environ.get("POCKET_RUN", "build/pocket"))
+SHARES = {"text": 0.12, "decoder": 0.16, "denoiser": 0.62, "follow": 0.10}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, default=RUN, help="folder of checkpoints")
+    parser.add_argument("--out", type=Path, default=export.PACKAGE, help="folder of the weights")
+    parser.add_argument("--minutes", type=float, default=100.0, help="for everything together")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    asked = parser.parse_args()
+    run, seed, threads = asked.run, asked.seed, asked.threads
+    minutes = {name: share * asked.minutes for name, share in SHARES.items()}
+    train_text.train(run, minutes["text"], 64, 2e-3, seed, threads)
+    train_decoder.train(run, minutes["decoder"], 8, 1e-3, seed, threads, follow=False)
+    train_denoiser.train(run, minutes["denoiser"], 16, 1e-3, seed, threads)
+    train_decoder.train(run, minutes["follow"], 8, 5e-4, seed, threads, follow=True)
+    export.export(run, asked.out, seed)
+
+
+if __name__ == "__main__":
+    main()
