@@ -35,7 +35,6 @@ class ImageTask:
     prompt_extend: bool = False
     ai_label: bool = True
     """False asks for images without visible label; only with the account's waiver."""
-    brand_mark: bool = False
     end_user: str | None = None
     client_request_id: str | None = None
     history: tuple[str, ...] = ()
