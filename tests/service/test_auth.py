@@ -62,7 +62,7 @@ def signature(secret: str, signed: str, digest: str = "sha256") -> str:
 
 
 def zhipu_jwt(token: str, now_ms: int, **changes: object) -> str:
-    """As Zhipu's SDKs make it (wire.md 2.3); a change to None leaves the claim out."""
+    """As Zhipu's SDKs make it; a change to None leaves the claim out."""
     api_key, secret = token.split(".")
     claims = {"api_key": api_key, "exp": now_ms + 210_000, "timestamp": now_ms} | changes
     claims = {name: value for name, value in claims.items() if value is not None}

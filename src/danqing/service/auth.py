@@ -231,7 +231,7 @@ class Authenticator:
         return token_id, _matching(self._keys.secrets_of(token_id), secret)
 
     def _verify_jwt(self, credential: str, now_ms: int) -> tuple[str, int]:
-        """Zhipu's JWT: HS256, `exp` and `timestamp` in milliseconds (wire.md 2.3). Written by hand,
+        """Zhipu's JWT: HS256, `exp` and `timestamp` in milliseconds, as the zai-sdk signs it. Written by hand,
         because JWT libraries take `exp` for seconds."""
         head, body, signature = credential.split(".")
         header, payload = _json_part(head), _json_part(body)
