@@ -78,3 +78,24 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert (await client.get(f"http://127.0.0.1:{port}/")).text == "ok"
 
     asyncio.run(check())
+
+
+def test_a_head_without_end_is_refused_early() -> None:
+    """h11 bounds the head at 64 KiB; whoever goes on sending is cut off, long before a megabyte."""
+
+    async def check() -> None:
+        async with serving() as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nx-long: ")
+            sent = 0
+            with contextlib.suppress(ConnectionError):
+                while sent < 64_000_000:
+                    writer.write(b"a" * 65_536)
+                    await asyncio.wait_for(writer.drain(), 5)
+                    sent += 65_536
+            assert sent < 64_000_000
+            with contextlib.suppress(ConnectionError):
+                assert b" 400 " in await asyncio.wait_for(reader.read(100), 5)
+            writer.close()
+
+    asyncio.run(check())

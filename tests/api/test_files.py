@@ -108,3 +108,13 @@ def test_task_by_id(server: LiveServer) -> None:
     stranger = {"authorization": f"Bearer {server.account('stranger')}"}
     assert server.client.get(path, headers=stranger).status_code == 404
     assert server.client.get("/v1/images/tasks/nothing").status_code == 404
+
+
+def test_a_lost_file_is_not_found_rather_than_a_crash(server: LiveServer) -> None:
+    body = {"prompt": "a cat", "size": "256x256"}
+    url = server.client.post("/v1/images/generations", json=body).json()["data"][0]["url"]
+    name = url.split("/files/")[1].split("?")[0]
+    (server.data_dir / "images" / name[:2] / name).unlink()
+    answer = httpx2.get(url)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "not_found"
