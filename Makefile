@@ -53,7 +53,7 @@ docs: install-test
 lock: install-test
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml requirements/build.in -o requirements/core.txt
-	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml --extra test requirements/build.in -o requirements/test.txt
+	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml --extra test --extra redis requirements/build.in -o requirements/test.txt
 
 pocket: install-training
 	$(BIN)/python -m training.pocket.train
