@@ -99,13 +99,10 @@ def test_the_operators_file_merges_over_ours(tmp_path: Path) -> None:
         ('[models.x]\nlike = "pocket"\nbackend = "nothing"', "nothing"),
         ('[models.x]\nlike = "pocket"\nsize_default = "big"', "big"),
         ('[models.dall-e-3]\nqualities = { standard = "none" }', "none"),
-        ("[models.dall-e-3.price]\nstandard = -1", "negative"),
-        ("[models.dall-e-3.price]\nextra = 1", "price"),
         ('[defaults]\nopenai = "nothing"', "nothing"),
         ("[models", "catalog"),
         ("[models]\nfoo = 5", "catalog"),
         ("models = 5", "catalog"),
-        ("[models.dall-e-3.price]\nstandard = 999999999999999999", "price"),
         ('[models.x]\nlike = "pocket"\nsize_default = "90000x90000"', "90000"),
     ],
 )

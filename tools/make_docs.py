@@ -41,7 +41,7 @@ def catalog_table(model: type[BaseModel], prefix: str = "") -> list[str]:
         for part in typing.get_args(field.annotation) or (field.annotation,):
             plain = inspect.isclass(part) and not isinstance(part, types.GenericAlias)
             if plain and issubclass(part, BaseModel):
-                rows += catalog_table(part, f"{name}.")
+                rows += catalog_table(part, f"{prefix}{name}.")
     return rows
 
 

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from danqing.domain.card import Backend, Card, ImageFormat, LabelRule, Preset, Price
+from danqing.domain.card import (
+    PERMILLE_MAX,
+    Backend,
+    Card,
+    ImageFormat,
+    LabelRule,
+    PixelTier,
+    Preset,
+    Price,
+)
 from danqing.domain.errors import ModelNotFound, Unavailable
 from danqing.domain.sizes import Size, SizeRange, SizeRule
 from danqing.settings import Settings, SettingsError
@@ -18,12 +29,14 @@ from danqing.settings import Settings, SettingsError
 STAND_IN_FAMILY = "pocket"
 DAY_S = 86_400
 PRICE_MAX = 10**12
-"""Keeps n images' price within what one transfer may move."""
+"""The most characters a request may cost; times the highest multiplier it is still one transfer."""
 
 PIXELS_MAX = 2**26
 SIDE_MIN = 16
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+_Characters = Annotated[int, Field(strict=True, ge=0, le=PRICE_MAX)]
 
 Feature = Literal[
     "response_format",
@@ -66,6 +79,29 @@ class _FreeRow(BaseModel):
     """The longer side over the shorter at most."""
 
 
+class _TierRow(BaseModel):
+    """One step of `price.pixels`."""
+
+    model_config = _STRICT
+    up_to: int | None = Field(default=None, strict=True, ge=1)
+    """The sizes it is for: width times height at most; the last tier may go without."""
+    permille: int = Field(strict=True, ge=0, le=PERMILLE_MAX)
+    """What they cost, in thousandths of the price: 2000 is double."""
+
+
+class _PriceRow(BaseModel):
+    """`price`: beside these fields it has one for every quality, with the quality's characters."""
+
+    model_config = _STRICT | ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, _Characters] = Field(init=False)
+    per: Literal["image", "call"]
+    """`image`: n images cost n times the price; `call`: one price, whatever n is."""
+    edit: dict[str, _Characters] = {}
+    """Characters of an image edit, by quality; a quality left out costs what drawing costs."""
+    pixels: tuple[_TierRow, ...] = ()
+    """Ascending tiers by size; none = every size costs the same."""
+
+
 class ModelRow(BaseModel):
     """One `[models.NAME]` table; `like = "OTHER"` starts as a copy of another."""
 
@@ -78,8 +114,8 @@ class ModelRow(BaseModel):
     """One line for people."""
     size_default: str
     """The size when a request names none."""
-    price: dict[str, int | Literal["image", "call"]]
-    """`per` ("image" or "call") and the characters of each quality."""
+    price: _PriceRow
+    """The characters of each quality by its name (`hd = 10000`), and what follows."""
     aliases: tuple[str, ...] = ()
     """Other names, matched without regard to case like the name itself."""
     backend: str | None = None
@@ -221,22 +257,17 @@ def _card(name: str, row: ModelRow, file: _File) -> Card:
     missing = set(row.qualities.values()) - set(presets)
     if missing or not row.qualities:
         raise fail(f"no preset {', '.join(sorted(missing))} for {family}")
-    per = row.price.get("per")
-    characters = {key: value for key, value in row.price.items() if isinstance(value, int)}
-    if per not in ("image", "call") or set(characters) != set(row.qualities):
-        raise fail("price needs `per` and one number for each quality")
-    if any(not 0 <= value <= PRICE_MAX for value in characters.values()):
-        raise fail(f"a price is negative or above {PRICE_MAX}")
     quality_default = row.quality_default or next(iter(row.qualities))
     if quality_default not in row.qualities or row.n_default > row.n_max:
         raise fail("a default lies outside what the model takes")
+    sizes = _size_rule(row, fail)
     return Card(
         name=name,
         owner=row.owner,
         created=row.created,
         description=row.description,
         aliases=row.aliases,
-        sizes=_size_rule(row, fail),
+        sizes=sizes,
         n_default=row.n_default,
         n_max=row.n_max,
         prompt_chars_max=row.prompt_chars_max,
@@ -246,7 +277,7 @@ def _card(name: str, row: ModelRow, file: _File) -> Card:
             for key, value in row.qualities.items()
         },
         quality_default=quality_default,
-        price=Price(per, characters),
+        price=_price(row, sizes, fail),
         refund=row.refund,
         cancel=row.cancel,
         label=LabelRule(visible=row.label_visible),
@@ -274,3 +305,42 @@ def _size_rule(row: ModelRow, fail: Any) -> SizeRule:
         if known.pixels > PIXELS_MAX or min(known) < SIDE_MIN:
             raise fail(f"{known} is not a size that can be drawn")
     return rule
+
+
+def _price(row: ModelRow, sizes: SizeRule, fail: Any) -> Price:
+    characters = row.price.model_extra or {}
+    for field, table in (("price", characters), ("price.edit", row.price.edit)):
+        if unknown := set(table) - set(row.qualities):
+            raise fail(f"{field}: not a quality of the model: {', '.join(sorted(unknown))}")
+    if missing := set(row.qualities) - set(characters):
+        raise fail(f"price: no number for the quality {', '.join(sorted(missing))}")
+    pixels_max = max(size.pixels for size in (sizes.default, *sizes.listed, *sizes.named.values()))
+    if sizes.free is not None:
+        pixels_max = max(pixels_max, min(sizes.free.pixels_max, sizes.free.side_max**2))
+    tiers = _tiers(row.price.pixels, pixels_max, fail)
+    price = Price(row.price.per, characters, characters | row.price.edit, tiers)
+    highest = max(
+        price.of(quality, Size(pixels_max, 1), row.n_max, edit=edit)
+        for quality in row.qualities
+        for edit in (False, True)
+    )
+    if highest > PRICE_MAX:
+        raise fail(f"price: a request may cost {highest}, at most {PRICE_MAX} is allowed")
+    return price
+
+
+def _tiers(rows: tuple[_TierRow, ...], pixels_max: int, fail: Any) -> tuple[PixelTier, ...]:
+    """The tiers, the last one opened: it was checked that no size lies beyond it."""
+    if not rows:
+        return (PixelTier(None, 1000),)
+    bounds = [row.up_to or math.inf for row in rows]
+    if any(above <= below for below, above in pairwise(bounds)):
+        raise fail("price.pixels: up_to must ascend, and only the last tier may go without")
+    if any(above.permille < below.permille for below, above in pairwise(rows)):
+        raise fail("price.pixels: permille may not fall, larger sizes cost no less")
+    if bounds[-1] < pixels_max:
+        raise fail(f"price.pixels: ends at {bounds[-1]}, but the model takes {pixels_max} pixels")
+    return (
+        *(PixelTier(row.up_to, row.permille) for row in rows[:-1]),
+        PixelTier(None, rows[-1].permille),
+    )

@@ -23,6 +23,9 @@ EXAMPLES: dict[str, Any] = {
     "role": "user",
     "level": 1,
     "retry_after_s": 2.2,
+    "limit": 60,
+    "window": "day",
+    "request_id": "client-1",
 }
 
 
@@ -53,6 +56,8 @@ TABLE: dict[str, tuple[tuple[int, str, str | None], tuple[int, str]]] = {
     "ModelNotFound": ((404, "invalid_request_error", "model_not_found"), (400, "1211")),
     "NotFound": ((404, "invalid_request_error", "not_found"), (404, "1222")),
     "MethodNotAllowed": ((405, "invalid_request_error", "method_not_allowed"), (405, "1222")),
+    "IdempotencyConflict": ((409, "invalid_request_error", "idempotency_conflict"), (400, "1210")),
+    "DuplicateRequestId": ((409, "invalid_request_error", "duplicate_request_id"), (400, "1231")),
     "AuthError": ((401, "invalid_request_error", "invalid_api_key"), (401, "1000")),
     "MissingToken": ((401, "invalid_request_error", "invalid_api_key"), (401, "1001")),
     "InvalidToken": ((401, "invalid_request_error", "invalid_api_key"), (401, "1002")),
@@ -60,9 +65,14 @@ TABLE: dict[str, tuple[tuple[int, str, str | None], tuple[int, str]]] = {
     "PermissionDenied": ((403, "invalid_request_error", "permission_denied"), (434, "1220")),
     "WaiverRequired": ((403, "invalid_request_error", "waiver_required"), (434, "1220")),
     "AccountSuspended": ((403, "invalid_request_error", "account_suspended"), (429, "1112")),
+    "EndUserBlocked": ((403, "invalid_request_error", "end_user_blocked"), (434, "1300")),
+    "ModelNotAllowed": ((403, "invalid_request_error", "model_not_allowed"), (434, "1220")),
     "QuotaExceeded": ((429, "insufficient_quota", "insufficient_quota"), (429, "1113")),
+    "TokenBudgetExceeded": ((429, "insufficient_quota", "insufficient_quota"), (429, "1113")),
     "ContentRefused": ((400, "invalid_request_error", "content_policy_violation"), (400, "1301")),
     "Busy": ((429, "rate_limit_error", "rate_limit_exceeded"), (429, "1305")),
+    "RateLimited": ((429, "requests", "rate_limit_exceeded"), (429, "1303")),
+    "ConcurrencyExceeded": ((429, "requests", "rate_limit_exceeded"), (429, "1302")),
     "Cancelled": ((499, "invalid_request_error", "cancelled"), (499, "1230")),
     "ServerFault": ((500, "server_error", "server_error"), (500, "500")),
     "EngineFailed": ((500, "server_error", "server_error"), (500, "500")),
@@ -92,7 +102,8 @@ def test_zhipu_shape(cls: type[errors.DanqingError]) -> None:
     assert set(reply.body["error"]) == {"code", "message"}
     assert set(reply.body) - {"contentFilter"} == {"error"}
     param = getattr(error, "param", None)
-    assert param is None or f"'{param}'" in reply.body["error"]["message"]
+    verbatim = isinstance(error, errors.DuplicateRequestId)
+    assert verbatim or param is None or f"'{param}'" in reply.body["error"]["message"]
     assert json.loads(json.dumps(reply.body)) == reply.body
 
 
@@ -152,16 +163,49 @@ def test_zhipu_refusal_is_the_providers_own() -> None:
     ("wait_s", "header"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (2.2, "3"), (60, "60")]
 )
 @pytest.mark.parametrize("name", sorted(DIALECTS))
-def test_busy_says_when_to_come_back(name: str, wait_s: float, header: str) -> None:
-    reply = DIALECTS[name].encode_error(errors.Busy(wait_s), "r")
-    assert reply.headers["retry-after"] == header
-    assert "x-should-retry" not in reply.headers
+def test_busy_and_limited_say_when_to_come_back(name: str, wait_s: float, header: str) -> None:
+    for error in (errors.Busy(wait_s), errors.RateLimited(60, wait_s)):
+        reply = DIALECTS[name].encode_error(error, "r")
+        assert reply.headers["retry-after"] == header
+        assert "x-should-retry" not in reply.headers
 
 
 @pytest.mark.parametrize("name", sorted(DIALECTS))
-def test_no_quota_is_not_to_be_retried(name: str) -> None:
-    reply = DIALECTS[name].encode_error(errors.QuotaExceeded(5000, 1), "r")
+def test_too_many_at_once_may_come_back_in_a_second(name: str) -> None:
+    reply = DIALECTS[name].encode_error(errors.ConcurrencyExceeded(4), "r")
+    assert reply.headers["retry-after"] == "1"
+    assert "4 requests at once" in reply.body["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.QuotaExceeded(5000, 1),
+        errors.TokenBudgetExceeded("day", 5000, 1),
+        errors.AccountSuspended("x"),
+        errors.IdempotencyConflict(),
+        errors.DuplicateRequestId("client-1"),
+    ],
+    ids=lambda error: error.code,
+)
+@pytest.mark.parametrize("name", sorted(DIALECTS))
+def test_what_no_retry_mends_is_not_to_be_retried(name: str, error: errors.DanqingError) -> None:
+    reply = DIALECTS[name].encode_error(error, "r")
     assert reply.headers["x-should-retry"] == "false"
+    assert "retry-after" not in reply.headers
+
+
+def test_a_budget_names_its_window() -> None:
+    error = errors.TokenBudgetExceeded("month", 5000, 1)
+    assert (error.window, error.needed, error.available) == ("month", 5000, 1)
+    assert "(month)" in str(error)
+
+
+def test_zhipu_duplicate_is_the_providers_own() -> None:
+    reply = DIALECTS["zhipu"].encode_error(errors.DuplicateRequestId("client-1"), "r")
+    assert reply.body == {
+        "error": {"code": "1231", "message": "You already have a request: client-1"}
+    }
 
 
 def test_a_limit_above_one_names_the_field() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
 
 from danqing.api.context import context_of
+from danqing.api.requests import client_address
 from danqing.domain.card import Card
 from danqing.domain.errors import ModelNotFound
 
@@ -17,7 +19,9 @@ router = APIRouter(tags=["models"])
 async def list_models(request: Request) -> dict[str, Any]:
     """Every model of the catalog, in OpenAI's shape with a `danqing` object beside it."""
     context = context_of(request)
-    await context.auth.authenticate(request.headers.get("authorization"))
+    await context.auth.authenticate(
+        request.headers.get("authorization"), client_address(request, context.settings)
+    )
     cards = [
         card for card in context.catalog.cards.values() if _listed(card, context.settings.standin)
     ]
@@ -28,7 +32,9 @@ async def list_models(request: Request) -> dict[str, Any]:
 async def get_model(request: Request, name: str) -> dict[str, Any]:
     """One model, by name or alias."""
     context = context_of(request)
-    await context.auth.authenticate(request.headers.get("authorization"))
+    await context.auth.authenticate(
+        request.headers.get("authorization"), client_address(request, context.settings)
+    )
     card = context.catalog.find(name, "openai")
     if not _listed(card, context.settings.standin):
         raise ModelNotFound(name)
@@ -58,7 +64,7 @@ def _row(card: Card) -> dict[str, Any]:
             "prompt_chars_max": card.prompt_chars_max,
             "qualities": list(card.qualities),
             "quality_default": card.quality_default,
-            "price": {"per": card.price.per, "characters": dict(card.price.characters)},
+            "price": asdict(card.price),
             "link_ttl_s": card.link_ttl_s,
             "label_visible": card.label.visible,
             "format": card.format,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +37,8 @@ def register(app: typer.Typer) -> None:
                 "stand_in": card.backend.stand_in,
                 "price": dict(card.price.characters),
                 "per": card.price.per,
+                "edit": dict(card.price.edit),
+                "pixels": [asdict(tier) for tier in card.price.pixels],
             }
             for card in _catalog(config)[1].cards.values()
         ]
@@ -45,7 +48,10 @@ def register(app: typer.Typer) -> None:
         for row in rows:
             prices = ", ".join(f"{quality} {price}" for quality, price in row["price"].items())
             backend = row["backend"] + (" (stand-in)" if row["stand_in"] else "")
-            typer.echo(f"{row['model']:<30} {backend:<20} {prices} characters per {row['per']}")
+            line = f"{row['model']:<30} {backend:<20} {prices} characters per {row['per']}"
+            if len(row["pixels"]) > 1:
+                line += f", large sizes up to {row['pixels'][-1]['permille'] / 1000:g} times that"
+            typer.echo(line)
 
     @models.command("check")
     def check(as_json: AsJson = False, config: Config = None) -> None:

@@ -45,16 +45,18 @@ class Wire(BaseModel):
 W = TypeVar("W", bound=Wire)
 
 
-def validate(model: type[W], body: object, path: str = "") -> W:
+def validate(model: type[W], body: object, path: str = "", *, nulls: bool = False) -> W:
     """Check a JSON object against a model; null counts as absent (SDKs send it for unset fields).
 
-    `path` is the object's own place on the wire, e.g. "messages[0]". Raises MissingField,
-    UnknownField or InvalidField for the first fault, with the full path as `param`.
+    `path` is the object's own place on the wire, e.g. "messages[0]"; `nulls` keeps them, where null
+    has a meaning of its own. Raises MissingField, UnknownField or InvalidField for the first fault,
+    with the full path as `param`.
     """
     if not isinstance(body, Mapping):
         raise InvalidField(f"'{path}' must be an object.", path)
+    given = cast("Mapping[str, object]", body)
     try:
-        return model.model_validate(_without_nulls(cast("Mapping[str, object]", body)))
+        return model.model_validate(given if nulls else _without_nulls(given))
     except ValidationError as error:
         raise _request_error(error, path) from None
 

@@ -35,25 +35,39 @@ SHAPES: dict[type[Exception], ErrorShape] = {
     errors.ModelNotFound: ErrorShape(404, _INVALID, "model_not_found"),
     errors.NotFound: ErrorShape(404, _INVALID, "not_found"),
     errors.MethodNotAllowed: ErrorShape(405, _INVALID, "method_not_allowed"),
+    errors.IdempotencyConflict: ErrorShape(409, _INVALID, "idempotency_conflict"),
+    errors.DuplicateRequestId: ErrorShape(409, _INVALID, "duplicate_request_id"),
     errors.AuthError: ErrorShape(401, _INVALID, "invalid_api_key"),
     errors.PermissionDenied: ErrorShape(403, _INVALID, "permission_denied"),
     errors.WaiverRequired: ErrorShape(403, _INVALID, "waiver_required"),
     errors.AccountSuspended: ErrorShape(403, _INVALID, "account_suspended"),
+    errors.EndUserBlocked: ErrorShape(403, _INVALID, "end_user_blocked"),
+    errors.ModelNotAllowed: ErrorShape(403, _INVALID, "model_not_allowed"),
     errors.QuotaExceeded: ErrorShape(429, "insufficient_quota", "insufficient_quota"),
     errors.ContentRefused: ErrorShape(400, _INVALID, "content_policy_violation"),
     errors.Busy: ErrorShape(429, "rate_limit_error", "rate_limit_exceeded"),
+    errors.RateLimited: ErrorShape(429, "requests", "rate_limit_exceeded"),
     errors.Cancelled: ErrorShape(499, _INVALID, "cancelled"),
     errors.DanqingError: ErrorShape(500, "server_error", "server_error"),
     errors.Unavailable: ErrorShape(503, "server_error", "unavailable"),
 }
 
 
+# Statuses that the SDKs would retry (409, 429) for what no retry mends.
+_FINAL = (
+    errors.QuotaExceeded,
+    errors.AccountSuspended,
+    errors.IdempotencyConflict,
+    errors.DuplicateRequestId,
+)
+
+
 def error_headers(error: errors.DanqingError, request_id: str) -> dict[str, str]:
     """`x-request-id`, and what the SDKs' retry loops read (openai, zai-sdk)."""
     headers = {"x-request-id": request_id}
-    if isinstance(error, errors.Busy):
+    if isinstance(error, errors.Busy | errors.RateLimited | errors.Unavailable):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
-    if isinstance(error, errors.QuotaExceeded | errors.AccountSuspended):
+    if isinstance(error, _FINAL):
         headers["x-should-retry"] = "false"
     return headers
 

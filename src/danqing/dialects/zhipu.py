@@ -75,15 +75,19 @@ SHAPES: dict[type[Exception], ErrorShape] = {
     errors.ModelNotFound: ErrorShape(400, "1211"),
     errors.NotFound: ErrorShape(404, "1222"),
     errors.MethodNotAllowed: ErrorShape(405, "1222"),
+    errors.DuplicateRequestId: ErrorShape(400, "1231"),
     errors.AuthError: ErrorShape(401, "1000"),
     errors.MissingToken: ErrorShape(401, "1001"),
     errors.InvalidToken: ErrorShape(401, "1002"),
     errors.ExpiredToken: ErrorShape(401, "1003"),
     errors.PermissionDenied: ErrorShape(434, "1220"),
     errors.AccountSuspended: ErrorShape(429, "1112"),
+    errors.EndUserBlocked: ErrorShape(434, "1300"),
     errors.QuotaExceeded: ErrorShape(429, "1113"),
     errors.ContentRefused: ErrorShape(400, "1301"),
     errors.Busy: ErrorShape(429, "1305"),
+    errors.RateLimited: ErrorShape(429, "1303"),
+    errors.ConcurrencyExceeded: ErrorShape(429, "1302"),
     errors.Cancelled: ErrorShape(499, "1230"),
     errors.DanqingError: ErrorShape(500, "500"),
     errors.Unavailable: ErrorShape(503, "500"),
@@ -139,6 +143,8 @@ def _message(error: errors.DanqingError) -> str:
     """The body has no `param`, so the message itself must name the field."""
     if isinstance(error, errors.ContentRefused):
         return REFUSED
+    if isinstance(error, errors.DuplicateRequestId):
+        return error.message  # the provider's own words, field or not
     param: str | None = getattr(error, "param", None)
     if param and f"'{param}'" not in error.message:
         return f"'{param}': {error.message}"

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from danqing.domain.sizes import SizeRule
+from danqing.domain.sizes import Size, SizeRule
 
 ImageFormat = Literal["png", "jpeg", "webp"]
+
+PERMILLE_MAX = 100_000
+"""The highest multiplier of a price, in thousandths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,17 +22,46 @@ class Preset:
     guidance: float
 
 
+def multiplied(characters: int, permille: int) -> int:
+    """`characters` times `permille` / 1000, rounded up; permille 0 to PERMILLE_MAX."""
+    return -(-characters * permille // 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class PixelTier:
+    """What sizes up to this many pixels cost, in thousandths of the listed price."""
+
+    up_to: int | None
+    """Width times height at most; None = any."""
+    permille: int
+
+
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Characters per image or per call, by quality. `characters` has every quality of the card."""
+    """Characters per image or per call, by quality, pixels, and whether an image is edited."""
 
     per: Literal["image", "call"]
     characters: Mapping[str, int]
+    """Every quality of the card."""
+    edit: Mapping[str, int] = field(default_factory=dict[str, int])
+    """The same for edits; a quality that is not here costs what drawing costs."""
+    pixels: tuple[PixelTier, ...] = (PixelTier(None, 1000),)
+    """Ascending; the last one is open. A size pays the first that it fits."""
 
-    def of(self, quality: str, n: int) -> int:
-        """Characters for `n` images of this quality."""
-        unit = self.characters[quality]
+    def of(self, quality: str, size: Size, n: int, *, edit: bool = False) -> int:
+        """Characters for a request of `n` images: the only place where n counts, and it counts once."""
+        listed = self.characters[quality]
+        if edit:
+            listed = self.edit.get(quality, listed)
+        tier = next(t for t in self.pixels if t.up_to is None or size.pixels <= t.up_to)
+        unit = multiplied(listed, tier.permille)
         return unit if self.per == "call" else unit * n
+
+    @staticmethod
+    def charge(held: int, delivered: int, n: int) -> int:
+        """What is posted of a hold of `held` when `delivered` of `n` images came: their share, rounded down."""
+        assert 0 <= delivered <= n
+        return held * delivered // n
 
 
 @dataclass(frozen=True, slots=True)

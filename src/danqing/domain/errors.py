@@ -12,15 +12,22 @@ DanqingError
 │   ├── UnsupportedField    a parameter this model or this server cannot honour
 │   ├── ModelNotFound
 │   ├── NotFound            no such route, task or file
-│   └── MethodNotAllowed
+│   ├── MethodNotAllowed
+│   ├── IdempotencyConflict the key came before with another body
+│   └── DuplicateRequestId  the client's own request id came before
 ├── AuthError
 │   ├── MissingToken  ├── InvalidToken  └── ExpiredToken (revoked counts)
 ├── PermissionDenied        the token is good, the deed is not allowed
 │   ├── WaiverRequired      the AI label may be dropped only after a signed waiver
-│   └── AccountSuspended
+│   ├── AccountSuspended
+│   ├── EndUserBlocked      the person behind the account's request is blocked
+│   └── ModelNotAllowed     the token may not use this model
 ├── QuotaExceeded           the balance does not cover the hold
+│   └── TokenBudgetExceeded the token's own budget does not
 ├── ContentRefused          moderation said no; never retried elsewhere
 ├── Busy                    queue full; `retry_after_s` says when to come back
+├── RateLimited             the caller's own limit is used up; `retry_after_s` likewise
+│   └── ConcurrencyExceeded too many of the token's requests at once
 ├── Cancelled               the client hung up or deleted the task
 └── ServerFault             our own failure
     ├── EngineFailed  └── Unavailable
@@ -117,6 +124,22 @@ class MethodNotAllowed(RequestError):
     code = "method_not_allowed"
 
 
+class IdempotencyConflict(RequestError):
+    code = "idempotency_conflict"
+
+    def __init__(self, param: str = "Idempotency-Key") -> None:
+        super().__init__(f"This '{param}' was used before, for another request.", param)
+
+
+class DuplicateRequestId(RequestError):
+    """The message is the wire's own: Zhipu's for its code 1231."""
+
+    code = "duplicate_request_id"
+
+    def __init__(self, request_id: str, param: str = "request_id") -> None:
+        super().__init__(f"You already have a request: {request_id[:100]}", param)
+
+
 class AuthError(DanqingError):
     code = "auth"
 
@@ -154,18 +177,43 @@ class AccountSuspended(PermissionDenied):
     code = "account_suspended"
 
 
+class EndUserBlocked(PermissionDenied):
+    """`param` is the wire's name of the end user (`user`, `user_id`) where it is known."""
+
+    code = "end_user_blocked"
+
+    def __init__(self, param: str | None = None) -> None:
+        super().__init__("The end user named in this request is blocked.", param)
+
+
+class ModelNotAllowed(PermissionDenied):
+    code = "model_not_allowed"
+
+    def __init__(self, name: str, param: str = "model") -> None:
+        super().__init__(f"This token may not use the model '{name[:100]}'.", param)
+
+
 class QuotaExceeded(DanqingError):
     """The balance does not cover the hold. Amounts are characters."""
 
     code = "quota_exceeded"
 
-    def __init__(self, needed: int, available: int) -> None:
+    def __init__(self, needed: int, available: int, what: str = "current quota") -> None:
         super().__init__(
-            f"You exceeded your current quota: {needed} characters are needed, "
-            f"{available} are left."
+            f"You exceeded your {what}: {needed} characters are needed, {available} are left."
         )
         self.needed = needed
         self.available = available
+
+
+class TokenBudgetExceeded(QuotaExceeded):
+    """The token's budget of a `window` (day, month, total) does not cover the hold."""
+
+    code = "token_budget_exceeded"
+
+    def __init__(self, window: str, needed: int, available: int) -> None:
+        super().__init__(needed, available, f"token's budget ({window})")
+        self.window = window
 
 
 class ContentRefused(DanqingError):
@@ -188,6 +236,27 @@ class Busy(DanqingError):
         self.retry_after_s = retry_after_s
 
 
+class RateLimited(DanqingError):
+    """The caller used up its `limit` (requests per minute); the server itself may be idle."""
+
+    code = "rate_limited"
+    retryable = True
+
+    def __init__(self, limit: int, retry_after_s: float, what: str = "requests per minute") -> None:
+        super().__init__(f"Rate limit reached: {limit} {what}. Please retry later.")
+        self.limit = limit
+        self.retry_after_s = retry_after_s
+
+
+class ConcurrencyExceeded(RateLimited):
+    """`limit` requests of the token are running. Nobody knows when one ends: back in a second."""
+
+    code = "concurrency_exceeded"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit, 1.0, "requests at once")
+
+
 class Cancelled(DanqingError):
     code = "cancelled"
 
@@ -208,4 +277,7 @@ class EngineFailed(ServerFault):
 
 
 class Unavailable(ServerFault):
+    """Something we need (the database, the image store, the engine) is not there just now."""
+
     code = "unavailable"
+    retry_after_s: ClassVar[float] = 5.0
