@@ -15,8 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from danqing.db.rows import NewTask
 from danqing.db.session import Database
-from danqing.db.tables import NewTask
 from danqing.domain.ids import uuid7
 from danqing.service.accounts import Accounts
 from danqing.service.auth import KeyFile
@@ -39,7 +39,9 @@ async def measure(folder: Path, synchronous: str, writers: int, seconds: float) 
             while (start_s := time.perf_counter()) < stop_s:
                 task = NewTask(uuid7(), account.id, None, "openai", "pocket", REQUEST)
                 await ledger.open_task(task, uuid7(), 5000, 30)
-                await ledger.settle(task.id, 1, post=5000, state="succeeded", result={"n": 1})
+                await ledger.settle(
+                    task.id, 1, account_id=account.id, post=5000, state="succeeded", result={"n": 1}
+                )
                 took_s.append(time.perf_counter() - start_s)
             return took_s
 

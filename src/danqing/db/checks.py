@@ -6,19 +6,21 @@ from sqlalchemy import Connection, text
 
 # What a transfer does to the balance. A resolve first returns what was held.
 _BALANCES = """
-SELECT a.id, a.name, a.balance, COALESCE(SUM(
-    CASE t.kind
-        WHEN 'grant' THEN t.amount
-        WHEN 'adjust' THEN t.amount
-        WHEN 'hold' THEN -t.amount
-        WHEN 'post' THEN h.amount - t.amount
-        ELSE h.amount
-    END), 0) AS booked
-FROM accounts a
-LEFT JOIN transfers t ON t.account_id = a.id
-LEFT JOIN transfers h ON h.id = t.hold_id
-GROUP BY a.id, a.name, a.balance
-HAVING a.balance <> booked OR a.balance < 0
+SELECT * FROM (
+    SELECT a.id, a.name, a.balance, COALESCE(SUM(
+        CASE t.kind
+            WHEN 'grant' THEN t.amount
+            WHEN 'adjust' THEN t.amount
+            WHEN 'hold' THEN -t.amount
+            WHEN 'post' THEN h.amount - t.amount
+            ELSE h.amount
+        END), 0) AS booked
+    FROM accounts a
+    LEFT JOIN transfers t ON t.account_id = a.id
+    LEFT JOIN transfers h ON h.id = t.hold_id
+    GROUP BY a.id, a.name, a.balance
+) AS books
+WHERE balance <> booked OR balance < 0
 """
 
 _RESOLVES_WITHOUT_HOLD = """

@@ -1,4 +1,4 @@
-"""Every SQL statement, as functions of a Connection. They decide nothing: rules are the service's.
+"""SQL on accounts, waivers, tokens, codes and blocked users, as functions of a Connection. They decide nothing.
 
 Statements are built once, with bound parameters, so that SQLAlchemy finds them in its cache.
 """
@@ -6,109 +6,114 @@ Statements are built once, with bound parameters, so that SQLAlchemy finds them 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import (
     Connection,
-    Executable,
     bindparam,
+    delete,
+    exists,
     func,
     insert,
-    literal_column,
+    literal,
     or_,
     select,
     update,
 )
 
-from danqing.db.tables import (
-    OPEN_STATES,
+from danqing.db.rows import (
     AccountRow,
-    EndState,
-    ImageRow,
-    Json,
-    OpenState,
+    BlockedUserRow,
     RedeemCodeRow,
-    TaskRow,
     TokenFacts,
     TokenRow,
-    TransferRow,
-    accounts,
-    images,
-    redeem_codes,
-    tasks,
-    tokens,
-    transfers,
+    WaiverRow,
 )
-
-R = TypeVar("R")
-
-
-def _one(conn: Connection, row: type[R], statement: Executable, **values: Any) -> R | None:
-    found = conn.execute(statement, values).mappings().one_or_none()
-    return None if found is None else row(**found)
-
-
-def _all(conn: Connection, row: type[R], statement: Executable, **values: Any) -> list[R]:
-    return [row(**found) for found in conn.execute(statement, values).mappings()]
-
-
-def _values(row: Any) -> dict[str, Any]:
-    """A row's columns; `dataclasses.asdict` would copy its JSON in depth."""
-    return {field.name: getattr(row, field.name) for field in fields(row)}
-
+from danqing.db.statements import every, one, values_of
+from danqing.db.tables import (
+    accounts,
+    blocked_users,
+    installation,
+    redeem_codes,
+    tokens,
+    waivers,
+)
 
 # Accounts
 
 _INSERT_ACCOUNT = insert(accounts)
 _ACCOUNT = select(accounts).where(accounts.c.id == bindparam("id"))
-_ACCOUNT_NAMED = select(accounts).where(accounts.c.name == bindparam("name"))
-_ACCOUNTS = select(accounts).order_by(accounts.c.name)
-_MOVE = (
-    update(accounts)
-    .where(
-        accounts.c.id == bindparam("account_id"),
-        accounts.c.balance + bindparam("delta") >= 0,
-    )
-    .values(balance=accounts.c.balance + bindparam("delta"))
-    .returning(accounts.c.balance)
+_ACCOUNTS_NAMED = select(accounts).where(
+    accounts.c.name.in_([bindparam("name"), bindparam("other_name")])
 )
-_WAIVE = (
-    update(accounts)
-    .where(accounts.c.id == bindparam("account_id"))
-    .values(
-        waiver_version=bindparam("version"),
-        waiver_text=bindparam("waiver"),
-        waiver_ms=bindparam("now_ms"),
-    )
+_ACCOUNTS = (
+    select(accounts)
+    .where(accounts.c.deleted_ms.is_(None), accounts.c.name > bindparam("after"))
+    .order_by(accounts.c.name)
+    .limit(bindparam("rows_max"))
+)
+_SIGN_UPS = select(func.count()).where(
+    accounts.c.address_mac == bindparam("address_mac"),
+    accounts.c.created_ms > bindparam("since_ms"),
 )
 
 
 def insert_account(conn: Connection, row: AccountRow) -> None:
-    conn.execute(_INSERT_ACCOUNT, _values(row))
+    conn.execute(_INSERT_ACCOUNT, values_of(row))
 
 
 def account_by_id(conn: Connection, account_id: str) -> AccountRow | None:
-    return _one(conn, AccountRow, _ACCOUNT, id=account_id)
+    return one(conn, AccountRow, _ACCOUNT, id=account_id)
 
 
-def account_by_name(conn: Connection, name: str) -> AccountRow | None:
-    return _one(conn, AccountRow, _ACCOUNT_NAMED, name=name)
+def accounts_named(conn: Connection, name: str, other_name: str) -> list[AccountRow]:
+    """The accounts that have one of these names."""
+    return every(conn, AccountRow, _ACCOUNTS_NAMED, name=name, other_name=other_name)
 
 
-def all_accounts(conn: Connection) -> list[AccountRow]:
-    return _all(conn, AccountRow, _ACCOUNTS)
+def accounts_after(conn: Connection, after: str, rows_max: int) -> list[AccountRow]:
+    """Accounts by name, from the one behind `after`; deleted ones are left out."""
+    return every(conn, AccountRow, _ACCOUNTS, after=after, rows_max=rows_max)
 
 
-def move_balance(conn: Connection, account_id: str, delta: int) -> int | None:
-    """Add `delta` and return the new balance; None, and nothing done, where it would be
-    negative or there is no such account."""
-    return conn.execute(_MOVE, {"account_id": account_id, "delta": delta}).scalar_one_or_none()
+def update_account(conn: Connection, account_id: str, **values: Any) -> None:
+    """Set columns of an account; never its balance, which transfers move."""
+    conn.execute(update(accounts).where(accounts.c.id == account_id).values(**values))
 
 
-def set_waiver(conn: Connection, account_id: str, version: str, text: str, now_ms: int) -> None:
-    values = {"account_id": account_id, "version": version, "waiver": text, "now_ms": now_ms}
-    conn.execute(_WAIVE, values)
+def sign_ups_from(conn: Connection, address_mac: str, since_ms: int) -> int:
+    """How many accounts were made from an address since then."""
+    return conn.execute(_SIGN_UPS, {"address_mac": address_mac, "since_ms": since_ms}).scalar_one()
+
+
+# Waivers
+
+_INSERT_WAIVER = insert(waivers)
+_WAIVERS_OF = (
+    select(waivers)
+    .where(waivers.c.account_id == bindparam("account_id"))
+    .order_by(waivers.c.signed_ms, waivers.c.id)
+)
+_REVOKE_WAIVERS = (
+    update(waivers)
+    .where(waivers.c.account_id == bindparam("of_account"), waivers.c.revoked_ms.is_(None))
+    .values(revoked_ms=bindparam("now_ms"))
+)
+
+
+def insert_waiver(conn: Connection, row: WaiverRow) -> None:
+    conn.execute(_INSERT_WAIVER, values_of(row))
+
+
+def waivers_of(conn: Connection, account_id: str) -> list[WaiverRow]:
+    """All waivers an account ever signed, oldest first."""
+    return every(conn, WaiverRow, _WAIVERS_OF, account_id=account_id)
+
+
+def revoke_waivers(conn: Connection, account_id: str, now_ms: int) -> int:
+    """Revoke what is in force; how many there were."""
+    values = {"of_account": account_id, "now_ms": now_ms}
+    return conn.execute(_REVOKE_WAIVERS, values).rowcount
 
 
 # Tokens
@@ -120,13 +125,25 @@ _TOKENS_OF = _TOKENS.where(tokens.c.account_id == bindparam("account_id"))
 _TOKEN_FACTS = (
     select(
         tokens.c.id.label("token_id"),
+        tokens.c.kind,
         tokens.c.key_version,
         tokens.c.expires_ms,
         tokens.c.revoked_ms,
+        tokens.c.scopes,
+        tokens.c.models,
+        tokens.c.networks,
+        tokens.c.concurrency_max,
+        tokens.c.rate_per_minute,
+        tokens.c.last_used_ms,
         tokens.c.account_id,
         accounts.c.name.label("account_name"),
         accounts.c.suspended,
-        accounts.c.waiver_ms,
+        accounts.c.deleted_ms,
+        accounts.c.is_admin,
+        accounts.c.price_permille,
+        exists()
+        .where(waivers.c.account_id == accounts.c.id, waivers.c.revoked_ms.is_(None))
+        .label("waiver"),
     )
     .join_from(tokens, accounts)
     .where(tokens.c.id == bindparam("id"))
@@ -136,25 +153,59 @@ _REVOKE = (
     .where(tokens.c.id == bindparam("token_id"))
     .values(revoked_ms=func.coalesce(tokens.c.revoked_ms, bindparam("now_ms")))
 )
+_REVOKE_OF = (
+    update(tokens)
+    .where(tokens.c.account_id == bindparam("of_account"), tokens.c.revoked_ms.is_(None))
+    .values(revoked_ms=bindparam("now_ms"))
+)
+_END_SESSIONS = (
+    update(tokens)
+    .where(
+        tokens.c.account_id == bindparam("of_account"),
+        tokens.c.kind == "session",
+        tokens.c.revoked_ms.is_(None),
+        tokens.c.id != bindparam("kept_id"),
+    )
+    .values(revoked_ms=bindparam("now_ms"))
+)
+# A row that another transaction has in hand is left: nothing of this is worth a wait.
+_USED = (
+    update(tokens)
+    .where(
+        tokens.c.id.in_(
+            select(tokens.c.id)
+            .where(
+                tokens.c.id == bindparam("token_id"),
+                func.coalesce(tokens.c.last_used_ms, literal(0)) < bindparam("now_ms"),
+            )
+            .with_for_update(key_share=True, skip_locked=True)
+        )
+    )
+    .values(last_used_ms=bindparam("now_ms"))
+)
 
 
 def insert_token(conn: Connection, row: TokenRow) -> None:
-    conn.execute(_INSERT_TOKEN, _values(row))
+    conn.execute(_INSERT_TOKEN, values_of(row))
 
 
 def token_by_id(conn: Connection, token_id: str) -> TokenRow | None:
-    return _one(conn, TokenRow, _TOKEN, id=token_id)
+    return one(conn, TokenRow, _TOKEN, id=token_id)
 
 
 def tokens_of(conn: Connection, account_id: str | None) -> list[TokenRow]:
     """The tokens of one account, or of all, oldest first."""
     if account_id is None:
-        return _all(conn, TokenRow, _TOKENS)
-    return _all(conn, TokenRow, _TOKENS_OF, account_id=account_id)
+        return every(conn, TokenRow, _TOKENS)
+    return every(conn, TokenRow, _TOKENS_OF, account_id=account_id)
 
 
 def token_facts(conn: Connection, token_id: str) -> TokenFacts | None:
-    return _one(conn, TokenFacts, _TOKEN_FACTS, id=token_id)
+    return one(conn, TokenFacts, _TOKEN_FACTS, id=token_id)
+
+
+def update_token(conn: Connection, token_id: str, **values: Any) -> None:
+    conn.execute(update(tokens).where(tokens.c.id == token_id).values(**values))
 
 
 def revoke_token(conn: Connection, token_id: str, now_ms: int) -> bool:
@@ -162,192 +213,125 @@ def revoke_token(conn: Connection, token_id: str, now_ms: int) -> bool:
     return conn.execute(_REVOKE, {"token_id": token_id, "now_ms": now_ms}).rowcount == 1
 
 
-# Redeem codes
+def revoke_tokens_of(conn: Connection, account_id: str, now_ms: int) -> int:
+    """Revoke all of an account's tokens and sessions; how many there were."""
+    return conn.execute(_REVOKE_OF, {"of_account": account_id, "now_ms": now_ms}).rowcount
+
+
+def end_sessions_of(conn: Connection, account_id: str, now_ms: int, kept_id: str) -> int:
+    """Revoke an account's sessions but one ("" keeps none); how many there were."""
+    values = {"of_account": account_id, "now_ms": now_ms, "kept_id": kept_id}
+    return conn.execute(_END_SESSIONS, values).rowcount
+
+
+def mark_token_used(conn: Connection, token_id: str, now_ms: int) -> None:
+    """Note when a token was last used, if no other transaction is changing it."""
+    conn.execute(_USED, {"token_id": token_id, "now_ms": now_ms})
+
+
+# Redeem codes and invites
 
 _INSERT_CODE = insert(redeem_codes)
 _CODE = select(redeem_codes).where(redeem_codes.c.digest == bindparam("digest"))
+_CODES = select(redeem_codes).order_by(redeem_codes.c.created_ms, redeem_codes.c.digest)
 _USE_CODE = (
     update(redeem_codes)
-    .where(redeem_codes.c.digest == bindparam("code_digest"), redeem_codes.c.used_ms.is_(None))
+    .where(
+        redeem_codes.c.digest == bindparam("code_digest"),
+        redeem_codes.c.kind == bindparam("code_kind"),
+        redeem_codes.c.used_ms.is_(None),
+        or_(redeem_codes.c.expires_ms.is_(None), redeem_codes.c.expires_ms > bindparam("now_ms")),
+    )
     .values(account_id=bindparam("user_id"), used_ms=bindparam("now_ms"))
     .returning(redeem_codes.c.characters)
 )
 
 
 def insert_redeem_codes(conn: Connection, rows: Sequence[RedeemCodeRow]) -> None:
-    conn.execute(_INSERT_CODE, [_values(row) for row in rows])
+    conn.execute(_INSERT_CODE, [values_of(row) for row in rows])
 
 
 def redeem_code(conn: Connection, digest: str) -> RedeemCodeRow | None:
-    return _one(conn, RedeemCodeRow, _CODE, digest=digest)
+    return one(conn, RedeemCodeRow, _CODE, digest=digest)
 
 
-def use_redeem_code(conn: Connection, digest: str, account_id: str, now_ms: int) -> int | None:
+def all_redeem_codes(conn: Connection) -> list[RedeemCodeRow]:
+    return every(conn, RedeemCodeRow, _CODES)
+
+
+def use_redeem_code(
+    conn: Connection, digest: str, kind: str, account_id: str, now_ms: int
+) -> int | None:
     """Mark an unused code as used and return its characters; None where there is no such one."""
-    values = {"code_digest": digest, "user_id": account_id, "now_ms": now_ms}
+    values = {
+        "code_digest": digest,
+        "code_kind": kind,
+        "user_id": account_id,
+        "now_ms": now_ms,
+    }
     return conn.execute(_USE_CODE, values).scalar_one_or_none()
 
 
-# Transfers
+# Blocked end users
 
-_INSERT_TRANSFER = insert(transfers)
-_TRANSFER = select(transfers).where(transfers.c.id == bindparam("id"))
-_STATEMENT = (
-    select(transfers)
-    .where(transfers.c.account_id == bindparam("account_id"), transfers.c.id > bindparam("after"))
-    .order_by(transfers.c.id)
-    .limit(bindparam("rows_max"))
-)
+EVERYWHERE = "*"
 
-
-def insert_transfer(conn: Connection, row: TransferRow) -> None:
-    conn.execute(_INSERT_TRANSFER, _values(row))
-
-
-def transfer_by_id(conn: Connection, transfer_id: str) -> TransferRow | None:
-    return _one(conn, TransferRow, _TRANSFER, id=transfer_id)
-
-
-def transfers_of(conn: Connection, account_id: str, after: str, rows_max: int) -> list[TransferRow]:
-    """Transfers with ids above `after`, oldest first."""
-    return _all(
-        conn, TransferRow, _STATEMENT, account_id=account_id, after=after, rows_max=rows_max
+_BLOCKED = select(
+    exists().where(
+        blocked_users.c.end_user == bindparam("end_user"),
+        blocked_users.c.scope.in_([bindparam("account_id"), EVERYWHERE]),
     )
-
-
-# Tasks
-
-_IS_OPEN = tasks.c.state.in_([literal_column(f"'{state}'") for state in OPEN_STATES])
-_INSERT_TASK = insert(tasks)
-_TASK = select(tasks).where(tasks.c.id == bindparam("id"))
-_TASK_OR_HOLD = select(tasks).where(
-    or_(tasks.c.id == bindparam("id"), tasks.c.hold_id == bindparam("hold_id"))
 )
-_OVERDUE = (
-    select(tasks)
-    .where(_IS_OPEN, tasks.c.lease_until_ms < bindparam("now_ms"))
-    .order_by(tasks.c.lease_until_ms)
-    .limit(bindparam("rows_max"))
+_UNBLOCK = delete(blocked_users).where(
+    blocked_users.c.end_user == bindparam("end_user"), blocked_users.c.scope == bindparam("scope")
 )
-_OPEN_HOLDS = (
-    select(
-        func.count().label("count"),
-        func.coalesce(func.sum(transfers.c.amount), 0).label("characters"),
-    )
-    .select_from(tasks)
-    .join(transfers, transfers.c.id == tasks.c.hold_id)
-    .where(_IS_OPEN)
-)
-_OPEN_HOLDS_OF = _OPEN_HOLDS.where(tasks.c.account_id == bindparam("account_id"))
-_AT_EPOCH = update(tasks).where(
-    tasks.c.id == bindparam("task_id"), tasks.c.epoch == bindparam("at_epoch"), _IS_OPEN
-)
-_LEASE = _AT_EPOCH.values(
-    lease_until_ms=bindparam("until_ms"),
-    state=func.coalesce(bindparam("new_state"), tasks.c.state),
-)
-_END = _AT_EPOCH.values(
-    {name: bindparam(f"new_{name}") for name in ("state", "result", "error", "charged")}
-    | {"finished_ms": bindparam("now_ms")}
-).returning(
-    tasks.c.account_id,
-    tasks.c.hold_id,
-    # As text: SQLAlchemy drops the tables' names inside SQLite's RETURNING, and both have an id.
-    literal_column(
-        "COALESCE((SELECT h.amount FROM transfers AS h WHERE h.id = tasks.hold_id), 0)"
-    ).label("held"),
-)
+_BLOCKS = select(blocked_users).order_by(blocked_users.c.created_ms, blocked_users.c.end_user)
 
 
-@dataclass(frozen=True, slots=True)
-class OpenHolds:
-    """How many holds are open, and the characters in them."""
-
-    count: int
-    characters: int
+def is_blocked(conn: Connection, account_id: str, end_user: str) -> bool:
+    """Whether an end user is blocked for this account or everywhere."""
+    values = {"account_id": account_id, "end_user": end_user}
+    return bool(conn.execute(_BLOCKED, values).scalar_one())
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """Whose task ended, and the hold it leaves to resolve: its id and characters."""
-
-    account_id: str
-    hold_id: str | None
-    held: int
-
-
-def insert_task(conn: Connection, row: TaskRow) -> None:
-    conn.execute(_INSERT_TASK, _values(row))
+def block_user(conn: Connection, row: BlockedUserRow) -> None:
+    """Block, or replace the record of who did."""
+    unblock_user(conn, row.account_id, row.end_user)
+    values = values_of(row)
+    values["scope"] = values.pop("account_id") or EVERYWHERE
+    conn.execute(insert(blocked_users), values)
 
 
-def task_by_id(conn: Connection, task_id: str) -> TaskRow | None:
-    return _one(conn, TaskRow, _TASK, id=task_id)
+def unblock_user(conn: Connection, account_id: str | None, end_user: str) -> bool:
+    """False where the user was not blocked so."""
+    values = {"scope": account_id or EVERYWHERE, "end_user": end_user}
+    return conn.execute(_UNBLOCK, values).rowcount == 1
 
 
-def tasks_by_id_or_hold(conn: Connection, task_id: str, hold_id: str) -> list[TaskRow]:
-    return _all(conn, TaskRow, _TASK_OR_HOLD, id=task_id, hold_id=hold_id)
+def blocked(conn: Connection, account_id: str | None) -> list[BlockedUserRow]:
+    """Who is blocked for an account (also everywhere), or all records."""
+    return [
+        BlockedUserRow(
+            account_id=None if row.scope == EVERYWHERE else row.scope,
+            end_user=row.end_user,
+            reason=row.reason,
+            created_by=row.created_by,
+            created_ms=row.created_ms,
+        )
+        for row in conn.execute(_BLOCKS)
+        if account_id is None or row.scope in (account_id, EVERYWHERE)
+    ]
 
 
-def extend_lease(
-    conn: Connection, task_id: str, epoch: int, until_ms: int, state: OpenState | None
-) -> bool:
-    """Move the lease of an open task at this epoch, and its state if given; False if it is not so."""
-    values = {"task_id": task_id, "at_epoch": epoch, "until_ms": until_ms, "new_state": state}
-    return conn.execute(_LEASE, values).rowcount == 1
+# The installation
+
+_FACT = select(installation.c.value).where(installation.c.name == bindparam("name"))
 
 
-def end_task(
-    conn: Connection,
-    task_id: str,
-    epoch: int,
-    *,
-    state: EndState,
-    result: Json | None,
-    error: Json | None,
-    charged: int,
-    now_ms: int,
-) -> Ended | None:
-    """End an open task at this epoch; None, and nothing done, where it is not so."""
-    return _one(
-        conn,
-        Ended,
-        _END,
-        task_id=task_id,
-        at_epoch=epoch,
-        new_state=state,
-        new_result=result,
-        new_error=error,
-        new_charged=charged,
-        now_ms=now_ms,
-    )
-
-
-def overdue_tasks(conn: Connection, now_ms: int, rows_max: int) -> list[TaskRow]:
-    """Open tasks whose lease is over, the longest first."""
-    return _all(conn, TaskRow, _OVERDUE, now_ms=now_ms, rows_max=rows_max)
-
-
-def open_holds(conn: Connection, account_id: str | None) -> OpenHolds:
-    statement = _OPEN_HOLDS if account_id is None else _OPEN_HOLDS_OF
-    values = {} if account_id is None else {"account_id": account_id}
-    return OpenHolds(*conn.execute(statement, values).one())
-
-
-# Images
-
-_INSERT_IMAGE = insert(images)
-_IMAGE = select(images).where(images.c.id == bindparam("id"))
-_IMAGES_OF = select(images).where(images.c.task_id == bindparam("task_id")).order_by(images.c.idx)
-
-
-def insert_images(conn: Connection, rows: Sequence[ImageRow]) -> None:
-    if rows:
-        conn.execute(_INSERT_IMAGE, [_values(row) for row in rows])
-
-
-def image_by_id(conn: Connection, image_id: str) -> ImageRow | None:
-    return _one(conn, ImageRow, _IMAGE, id=image_id)
-
-
-def images_of_task(conn: Connection, task_id: str) -> list[ImageRow]:
-    return _all(conn, ImageRow, _IMAGES_OF, task_id=task_id)
+def claim_fact(conn: Connection, name: str, value: str) -> str:
+    """What is written under this name; `value` from now on where nothing was."""
+    found = conn.execute(_FACT, {"name": name}).scalar_one_or_none()
+    if found is None:
+        conn.execute(insert(installation), {"name": name, "value": value})
+        return value
+    return str(found)

@@ -1,67 +1,72 @@
-"""One database: a writer thread with group commit, and a few readers. Knows connections, not what is written.
+"""One database: a writer thread with group commit, and a few readers. Knows transactions, not what is written.
 
-SQLite in WAL mode. SQLAlchemy leaves BEGIN to the driver, which on Python 3.11 emits it too late
-for savepoints and reads, so the driver is told to keep out (`isolation_level = None`) and the
-"begin" event emits it (SQLAlchemy docs, "Enabling Non-Legacy SQLite Transactional Modes").
+The same on SQLite and PostgreSQL: one writer per process makes one transaction of all that queued
+up while the last one was being committed, so a commit's wait is shared. Several processes take
+turns: on SQLite over the file, on PostgreSQL over the accounts they touch.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import queue
-import sqlite3
 import threading
-import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy import Connection
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 
-from danqing.db.tables import metadata
+from danqing.db import schema
+from danqing.db.book_queries import lock_accounts
+from danqing.db.engines import Engines, Synchronous
 from danqing.domain.errors import Busy, Unavailable
 
 __all__ = ["Connection", "Database", "Synchronous"]
 
 T = TypeVar("T")
-Synchronous = Literal["FULL", "NORMAL"]
+Item = TypeVar("Item")
 
 _BATCH_MAX = 128
 _WRITES_MAX = 1024
 _READS_MAX = 1024
-_READ_THREADS = 2
+_READ_THREADS = 4
 _SLOT_WAIT_S = 30.0
-
-
-class _Failed:
-    """An outcome that is an error."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
+_OWN_FAULTS = (IntegrityError, DataError, ProgrammingError)
+"""Errors of a statement that the database itself is well with."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Write:
-    fn: Callable[[Connection], Any]
+class Failed:
+    """An outcome that is an error."""
+
+    error: Exception
+
+
+Batch = Callable[[Connection, Sequence[Item]], Sequence[T | Failed]]
+"""Does many alike things in one go: one outcome for each item, in order. What it raises undoes the
+whole transaction, and each is tried again by itself, so that one bad item takes down no other."""
+_Done = tuple[asyncio.Future[Any], Any]
+"""A caller's future and what becomes of it: a value or `Failed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Write(Generic[Item, T]):
+    batch: Batch[Item, T]
+    item: Item
+    accounts: Sequence[str]
     future: asyncio.Future[Any]
 
 
 class Database:
     """An open database. Belongs to one event loop; several may be open on one file, in any process."""
 
-    def __init__(self, path: Path, *, synchronous: Synchronous, busy_timeout_ms: int) -> None:
-        self._writer = _engine(path, "BEGIN IMMEDIATE", synchronous, busy_timeout_ms)
-        self._reader = _engine(path, "BEGIN", synchronous, busy_timeout_ms)
-        with self._writer.begin() as connection:
-            metadata.create_all(connection)
-        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+    def __init__(self, engines: Engines) -> None:
+        """Start the threads. Use `open`."""
+        self._engines = engines
+        self._queue: queue.SimpleQueue[_Write[Any, Any] | None] = queue.SimpleQueue()
         self._write_slots = asyncio.Semaphore(_WRITES_MAX)
         self._read_slots = asyncio.Semaphore(_READS_MAX)
         self._readers = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="db-read")
@@ -73,39 +78,42 @@ class Database:
     def open(
         cls, url: str, *, synchronous: Synchronous = "FULL", busy_timeout_ms: int = 15_000
     ) -> Database:
-        """Open `sqlite:///path`, making the file (mode 0600) and the tables where missing.
+        """Open `sqlite:///PATH` (mode 0600) or `postgresql://…`, making the tables in an empty one.
 
-        Raises ValueError for another kind of URL, Unavailable when the file cannot be used.
+        Raises ValueError for another kind of URL, Unavailable when it cannot be used, OldSchema
+        when an older version made it.
         """
+        engines = Engines(url, synchronous=synchronous, busy_timeout_ms=busy_timeout_ms)
         try:
-            where = make_url(url)
-        except ArgumentError:
-            raise ValueError("the database URL must be sqlite:///PATH, a file") from None
-        if where.get_backend_name() != "sqlite" or where.database in (None, "", ":memory:"):
-            raise ValueError("the database URL must be sqlite:///PATH, a file")
-        path = Path(where.database)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # SQLite gives its -wal and -shm files the mode of the database file. An existing file is
-            # not touched: closing a descriptor of it drops every lock this process has on it, and a
-            # WAL that others still write to would be deleted (sqlite.org/howtocorrupt.html, 2.2).
-            with suppress(FileExistsError):
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-            return cls(path, synchronous=synchronous, busy_timeout_ms=busy_timeout_ms)
-        except (DBAPIError, sqlite3.Error, OSError) as error:
-            raise Unavailable(f"The database {path} cannot be opened.") from error
+            schema.prepare(engines.writer)
+        except DBAPIError as error:
+            engines.dispose()
+            raise Unavailable(f"The database {engines.shown} cannot be opened.") from error
+        except BaseException:
+            engines.dispose()
+            raise
+        return cls(engines)
 
-    async def write(self, fn: Callable[[Connection], T]) -> T:
+    async def write(self, fn: Callable[[Connection], T], accounts: Sequence[str] = ()) -> T:
         """Run `fn` in the writer thread, in a savepoint of a shared transaction; durable on return.
 
+        It may run twice, the first time undone: it does nothing but read and write the database.
+        `accounts` whose balance it moves are locked before anything of the transaction is done.
         What `fn` raises undoes only its own work and is raised here. Raises Unavailable when the
-        transaction could not be begun or committed (then nothing of it is on disk), Busy when no
-        slot came free in 30 s. A caller cancelled while waiting cannot know whether `fn` ran.
+        transaction could not be begun or committed (then nothing of it is on disk, unless the
+        connection broke while it was being committed), Busy when no slot came free in 30 s. A
+        caller cancelled while waiting cannot know whether `fn` ran.
         """
+        return await self.write_batched(_single, fn, accounts)
+
+    async def write_batched(
+        self, batch: Batch[Item, T], item: Item, accounts: Sequence[str] = ()
+    ) -> T:
+        """As `write`, together with all others that wait with the same `batch` function."""
         async with _slot(self._write_slots):
             self._refuse_if_closed()
             future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            self._queue.put(_Write(fn, future))
+            self._queue.put(_Write(batch, item, accounts, future))
             return await future
 
     async def read(self, fn: Callable[[Connection], T]) -> T:
@@ -123,8 +131,7 @@ class Database:
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
         await asyncio.to_thread(self._readers.shutdown)
-        self._reader.dispose()
-        self._writer.dispose()
+        self._engines.dispose()
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
@@ -132,7 +139,7 @@ class Database:
 
     def _read(self, fn: Callable[[Connection], T]) -> T:
         try:
-            with self._reader.connect() as connection:
+            with self._engines.reader.connect() as connection:
                 return fn(connection)
         except DBAPIError as error:
             raise _unavailable(error) from error
@@ -140,7 +147,7 @@ class Database:
     def _write_forever(self) -> None:
         """The writer thread: whatever queued up while one commit was under way is the next batch."""
         while (first := self._queue.get()) is not None:
-            batch: list[_Write] = [first]
+            batch: list[_Write[Any, Any]] = [first]
             last = False
             while len(batch) < _BATCH_MAX and not last:
                 try:
@@ -155,21 +162,73 @@ class Database:
             if last:
                 return
 
-    def _commit(self, batch: list[_Write]) -> None:
-        outcomes: list[Any]
-        try:
-            with self._writer.begin() as connection:
-                outcomes = [_run(connection, write.fn) for write in batch]
-        except Exception as error:
-            # Also those whose own fn had failed: they may have seen work that is now undone.
-            outcomes = [_Failed(_unavailable(error)) for _ in batch]
-        groups: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
-        for write, outcome in zip(batch, outcomes, strict=True):
-            groups.setdefault(write.future.get_loop(), []).append((write.future, outcome))
-        for loop, resolved in groups.items():
+    def _commit(self, writes: list[_Write[Any, Any]]) -> None:
+        accounts = sorted({one for write in writes for one in write.accounts})
+        done: list[_Done] = []
+        for run in (_together, _one_by_one):
+            again = False
+            try:
+                with self._engines.writer.begin() as connection:
+                    again = run is _together
+                    # All of them first and in order: two gateways then never wait for each other.
+                    lock_accounts(connection, accounts)
+                    done = run(connection, writes)
+                    again = False  # what breaks from here on may be on disk all the same
+            except Exception as error:
+                # Also those whose own work had failed: they may have seen work that is now undone.
+                done = [(write.future, Failed(_unavailable(error))) for write in writes]
+            if not again:
+                break
+        by_loop: dict[asyncio.AbstractEventLoop, list[_Done]] = {}
+        for future, outcome in done:
+            by_loop.setdefault(future.get_loop(), []).append((future, outcome))
+        for loop, resolved in by_loop.items():
             # A loop that closed meanwhile has nobody left to tell.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(_resolve, resolved)
+
+
+def _single(connection: Connection, fns: Sequence[Callable[[Connection], T]]) -> list[T]:
+    """The batch function of single writes, which only ever gets one."""
+    return [fn(connection) for fn in fns]
+
+
+def _together(connection: Connection, writes: Sequence[_Write[Any, Any]]) -> list[_Done]:
+    """The first try: alike things in one go. A bad one, a deadlock, a lost connection undo it all."""
+    groups: dict[Batch[Any, Any], list[_Write[Any, Any]]] = {}
+    for write in writes:
+        groups.setdefault(write.batch, []).append(write)
+    done: list[_Done] = []
+    for batch, group in groups.items():
+        if batch is _single:
+            done += [(write.future, _alone(connection, write, last_try=False)) for write in group]
+        else:
+            outcomes = batch(connection, [write.item for write in group])
+            done += zip((write.future for write in group), outcomes, strict=True)
+    return done
+
+
+def _one_by_one(connection: Connection, writes: Sequence[_Write[Any, Any]]) -> list[_Done]:
+    """The second try: whatever goes wrong with one takes down no other."""
+    return [(write.future, _alone(connection, write, last_try=True)) for write in writes]
+
+
+def _alone(connection: Connection, write: _Write[Any, Any], *, last_try: bool) -> Any | Failed:
+    """One write in a savepoint of its own. Raises what is not its own fault where it may be tried again."""
+    savepoint = connection.begin_nested()
+    try:
+        (outcome,) = write.batch(connection, [write.item])
+    except Exception as error:
+        if not isinstance(error, DBAPIError) or isinstance(error, _OWN_FAULTS):
+            outcome = Failed(error)
+        elif last_try:
+            outcome = Failed(_unavailable(error))
+        else:
+            raise
+        savepoint.rollback()  # raises when the whole transaction has ended (disk full)
+        return outcome
+    savepoint.commit()
+    return outcome
 
 
 @asynccontextmanager
@@ -186,24 +245,11 @@ async def _slot(semaphore: asyncio.Semaphore) -> AsyncGenerator[None]:
         semaphore.release()
 
 
-def _run(connection: Connection, fn: Callable[[Connection], Any]) -> Any:
-    """The value of `fn`, or its failure, its savepoint released or rolled back."""
-    savepoint = connection.begin_nested()
-    try:
-        outcome = fn(connection)
-    except Exception as error:
-        # Raises when SQLite has ended the whole transaction (disk full): then the batch fails.
-        savepoint.rollback()
-        return _Failed(_unavailable(error) if isinstance(error, OperationalError) else error)
-    savepoint.commit()
-    return outcome
-
-
 def _resolve(resolved: list[tuple[asyncio.Future[Any], Any]]) -> None:
     for future, outcome in resolved:
         if future.done():
             continue
-        if isinstance(outcome, _Failed):
+        if isinstance(outcome, Failed):
             future.set_exception(outcome.error)
         else:
             future.set_result(outcome)
@@ -213,44 +259,3 @@ def _unavailable(cause: Exception) -> Unavailable:
     error = Unavailable("The database is unavailable. Please retry later.")
     error.__cause__ = cause
     return error
-
-
-def _engine(path: Path, begin: str, synchronous: Synchronous, busy_timeout_ms: int) -> Engine:
-    engine = create_engine(f"sqlite:///{path}")
-
-    def connected(connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None
-        _pragma(connection, "busy_timeout", busy_timeout_ms, busy_timeout_ms)
-        _use_wal(connection, busy_timeout_ms)
-        _pragma(connection, "synchronous", synchronous, {"FULL": 2, "NORMAL": 1}[synchronous])
-        _pragma(connection, "foreign_keys", "ON", 1)
-
-    def begun(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
-
-    event.listen(engine, "connect", connected)
-    event.listen(engine, "begin", begun)
-    return engine
-
-
-def _use_wal(connection: sqlite3.Connection, timeout_ms: int) -> None:
-    """Switch to WAL. SQLite does not wait on its busy timeout here when two processes switch at once."""
-    give_up_s = time.monotonic() + timeout_ms / 1000
-    while True:
-        try:
-            _pragma(connection, "journal_mode", "WAL", "wal")
-            return
-        except sqlite3.OperationalError:
-            if time.monotonic() > give_up_s:
-                raise
-            time.sleep(0.01)
-
-
-def _pragma(
-    connection: sqlite3.Connection, name: str, value: str | int, expected: str | int
-) -> None:
-    """Set a pragma and read it back: SQLite ignores one it cannot honour."""
-    connection.execute(f"PRAGMA {name} = {value}")
-    (actual,) = connection.execute(f"PRAGMA {name}").fetchone()
-    if actual != expected:
-        raise sqlite3.DatabaseError(f"PRAGMA {name} is {actual!r}, not {expected!r}")

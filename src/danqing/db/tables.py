@@ -1,10 +1,6 @@
-"""The tables and their rows as frozen dataclasses. Times are Unix ms, money is characters; no rules but CHECKs."""
+"""The tables. Times are Unix ms, money is characters; no rules but CHECKs. A change needs a migration (schema.py)."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
 
 from sqlalchemy import (
     DDL,
@@ -22,20 +18,35 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     event,
+    false,
     text,
 )
 
-CHARACTERS_MAX = 10**15
-"""The most characters one transfer moves and a grant may bring a balance to."""
-
-OPEN_STATES = ("queued", "running")
-
-TransferKind = Literal["grant", "adjust", "hold", "post", "void", "expire"]
-OpenState = Literal["queued", "running"]
-EndState = Literal["succeeded", "failed", "cancelled"]
-Json = Mapping[str, Any]
+from danqing.db.rows import CHARACTERS_MAX, PERMILLE
 
 metadata = MetaData()
+
+
+def immutable_ddl(table: str) -> list[tuple[str, str]]:
+    """Statements, each with its SQL dialect, that make a table's rows immutable."""
+    statements = [
+        (
+            f"CREATE TRIGGER {table}_no_{deed.lower()} BEFORE {deed} ON {table} "
+            f"BEGIN SELECT RAISE(ABORT, '{table} are immutable'); END",
+            "sqlite",
+        )
+        for deed in ("UPDATE", "DELETE")
+    ]
+    function = (
+        f"CREATE OR REPLACE FUNCTION {table}_immutable() RETURNS trigger LANGUAGE plpgsql "
+        f"AS $$ BEGIN RAISE EXCEPTION '{table} are immutable'; END $$"
+    )
+    rows = (
+        f"CREATE TRIGGER {table}_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
+        f"FOR EACH STATEMENT EXECUTE FUNCTION {table}_immutable()"
+    )
+    return [*statements, (function, "postgresql"), (rows, "postgresql")]
+
 
 accounts = Table(
     "accounts",
@@ -45,11 +56,30 @@ accounts = Table(
     Column("balance", BigInteger, nullable=False),
     Column("suspended", Boolean, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
-    Column("waiver_version", Text),
-    Column("waiver_text", Text),
-    Column("waiver_ms", BigInteger),
+    Column("suspended_reason", Text),
+    Column("is_admin", Boolean, nullable=False, server_default=false()),
+    Column("password_hash", Text),
+    Column("price_permille", Integer, nullable=False, server_default=text(str(PERMILLE))),
+    Column("address_mac", String(64)),
+    Column("low_balance", BigInteger),
+    Column("low_balance_told", Boolean, nullable=False, server_default=false()),
+    Column("webhook_url", Text),
+    Column("deleted_ms", BigInteger),
     CheckConstraint("balance >= 0", name="accounts_balance_not_negative"),
     CheckConstraint("length(name) BETWEEN 1 AND 64", name="accounts_name_length"),
+    Index("accounts_address", "address_mac", "created_ms"),
+)
+
+waivers = Table(
+    "waivers",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("version", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("signer", Text, nullable=False),
+    Column("signed_ms", BigInteger, nullable=False),
+    Column("revoked_ms", BigInteger),
 )
 
 tokens = Table(
@@ -62,6 +92,26 @@ tokens = Table(
     Column("created_ms", BigInteger, nullable=False),
     Column("expires_ms", BigInteger),
     Column("revoked_ms", BigInteger),
+    Column("kind", String(7), nullable=False, server_default="key"),
+    Column("scopes", Text, nullable=False, server_default="draw"),
+    Column("models", JSON(none_as_null=True)),
+    Column("networks", JSON(none_as_null=True)),
+    Column("budget_day", BigInteger),
+    Column("budget_month", BigInteger),
+    Column("budget_total", BigInteger),
+    Column("concurrency_max", Integer),
+    Column("rate_per_minute", Integer),
+    Column("last_used_ms", BigInteger),
+)
+
+# What tokens with a budget have held or spent, by window: "total", "2026-11", "2026-11-21" (UTC).
+token_spending = Table(
+    "token_spending",
+    metadata,
+    Column("token_id", ForeignKey("tokens.id"), primary_key=True),
+    Column("window", String(10), primary_key=True),
+    Column("characters", BigInteger, nullable=False),
+    CheckConstraint("characters >= 0", name="token_spending_not_negative"),
 )
 
 transfers = Table(
@@ -88,20 +138,11 @@ transfers = Table(
         "(kind IN ('post', 'void', 'expire')) = (hold_id IS NOT NULL)", name="transfers_resolve"
     ),
     CheckConstraint("(kind IN ('grant', 'adjust')) = (task_id IS NULL)", name="transfers_task"),
-    Index("transfers_account", "account_id", "id"),
+    Index("transfers_account", "account_id", "created_ms", "id"),
 )
 
-for _deed in ("UPDATE", "DELETE"):
-    event.listen(
-        transfers,
-        "after_create",
-        DDL(
-            f"CREATE TRIGGER transfers_no_{_deed.lower()} BEFORE {_deed} ON transfers "
-            "BEGIN SELECT RAISE(ABORT, 'transfers are immutable'); END"
-        ).execute_if(dialect="sqlite"),
-    )
-
 _OPEN = text("state IN ('queued', 'running')")
+_KEYED = text("client_key IS NOT NULL")
 
 tasks = Table(
     "tasks",
@@ -123,6 +164,11 @@ tasks = Table(
     Column("charged", BigInteger, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("finished_ms", BigInteger),
+    Column("client_key", String(64)),
+    Column("fingerprint", String(64)),
+    Column("background", Boolean, nullable=False, server_default=false()),
+    Column("draws", Integer, nullable=False, server_default=text("1")),
+    Column("cancel_ms", BigInteger),
     CheckConstraint(
         "state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="tasks_state"
     ),
@@ -133,6 +179,14 @@ tasks = Table(
     Index("tasks_account", "account_id", "id"),
     # Partial, so that finding overdue and open tasks costs the same in a long book.
     Index("tasks_open", "lease_until_ms", sqlite_where=_OPEN, postgresql_where=_OPEN),
+    Index("tasks_open_token", "token_id", sqlite_where=_OPEN, postgresql_where=_OPEN),
+    Index(
+        "tasks_client_key",
+        "client_key",
+        unique=True,
+        sqlite_where=_KEYED,
+        postgresql_where=_KEYED,
+    ),
 )
 
 images = Table(
@@ -155,6 +209,7 @@ images = Table(
     Column("expires_ms", BigInteger, nullable=False, index=True),
     Column("deleted_ms", BigInteger),
     UniqueConstraint("task_id", "idx"),
+    Index("images_account", "account_id", "id"),
 )
 
 redeem_codes = Table(
@@ -166,125 +221,73 @@ redeem_codes = Table(
     Column("created_ms", BigInteger, nullable=False),
     Column("account_id", ForeignKey("accounts.id")),
     Column("used_ms", BigInteger),
+    Column("kind", String(6), nullable=False, server_default="credit"),
+    Column("expires_ms", BigInteger),
+    Column("created_by", Text),
     CheckConstraint(f"characters BETWEEN 1 AND {CHARACTERS_MAX}", name="redeem_codes_characters"),
     CheckConstraint("(account_id IS NULL) = (used_ms IS NULL)", name="redeem_codes_used"),
 )
 
+blocked_users = Table(
+    "blocked_users",
+    metadata,
+    # An account's id, or "*": everywhere.
+    Column("scope", String(36), primary_key=True),
+    Column("end_user", Text, primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+)
 
-@dataclass(frozen=True, slots=True)
-class AccountRow:
-    """`balance` is what may still be held: open holds are already out of it."""
+audit_log = Table(
+    "audit_log",
+    metadata,
+    # One above the row before: two writers cannot both append to the same one.
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("deed", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", JSON, nullable=False),
+    Column("mac", String(64), nullable=False),
+    Index("audit_log_subject", "subject", "seq"),
+)
 
-    id: str
-    name: str
-    balance: int
-    suspended: bool
-    created_ms: int
-    waiver_version: str | None
-    waiver_text: str | None
-    waiver_ms: int | None
+_WAITING = text("delivered_ms IS NULL AND failed_ms IS NULL")
 
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("payload", JSON, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("next_ms", BigInteger, nullable=False),
+    Column("delivered_ms", BigInteger),
+    Column("failed_ms", BigInteger),
+    Column("note", Text),
+    Index("outbox_waiting", "next_ms", sqlite_where=_WAITING, postgresql_where=_WAITING),
+)
 
-@dataclass(frozen=True, slots=True)
-class TokenRow:
-    id: str
-    account_id: str
-    key_version: int
-    name: str | None
-    created_ms: int
-    expires_ms: int | None
-    revoked_ms: int | None
+# Facts about this database, e.g. which key file is its own.
+installation = Table(
+    "installation",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", Text, nullable=False),
+)
 
+# As alembic keeps it.
+schema_version = Table(
+    "schema_version", metadata, Column("version_num", String(32), primary_key=True)
+)
 
-@dataclass(frozen=True, slots=True)
-class TokenFacts:
-    """What authentication asks of the database about one token and its account."""
+IMMUTABLE = ("transfers", "audit_log")
+"""Tables whose rows never change."""
 
-    token_id: str
-    key_version: int
-    expires_ms: int | None
-    revoked_ms: int | None
-    account_id: str
-    account_name: str
-    suspended: bool
-    waiver_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class TransferRow:
-    """`amount` > 0 but for adjust; a post's is what was charged, a void's what came back."""
-
-    id: str
-    account_id: str
-    kind: TransferKind
-    amount: int
-    hold_id: str | None
-    task_id: str | None
-    reason: str | None
-    created_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class NewTask:
-    """A task as its caller describes it; the ledger adds the hold, the lease and the times."""
-
-    id: str
-    account_id: str
-    token_id: str | None
-    dialect: str
-    model: str
-    request: Json
-    end_user: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TaskRow:
-    id: str
-    account_id: str
-    token_id: str | None
-    dialect: str
-    model: str
-    state: OpenState | EndState
-    hold_id: str | None
-    epoch: int
-    lease_until_ms: int
-    request: Json
-    result: Json | None
-    error: Json | None
-    end_user: str | None
-    charged: int
-    created_ms: int
-    finished_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class ImageRow:
-    """One stored image; `bytes` is its size, `blob_key` its name in the blob store."""
-
-    id: str
-    task_id: str
-    account_id: str
-    idx: int
-    format: str
-    width: int
-    height: int
-    bytes: int
-    sha256: str
-    seed: int
-    blob_key: str
-    label_visible: bool
-    label_metadata: bool
-    created_ms: int
-    expires_ms: int
-    deleted_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RedeemCodeRow:
-    """`account_id` and `used_ms`: who used it, and when; both None until then."""
-
-    digest: str
-    characters: int
-    created_ms: int
-    account_id: str | None = None
-    used_ms: int | None = None
+for _name in IMMUTABLE:
+    for _sql, _dialect in immutable_ddl(_name):
+        event.listen(metadata.tables[_name], "after_create", DDL(_sql).execute_if(dialect=_dialect))

@@ -10,43 +10,42 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from danqing.db import audit, queries
-from danqing.db.queries import OpenHolds
-from danqing.db.session import Connection, Database
-from danqing.db.tables import (
+from danqing.db import book_queries, checks, image_queries, queries
+from danqing.db.book_queries import OpenHolds
+from danqing.db.rows import (
     CHARACTERS_MAX,
     EndState,
     ImageRow,
     Json,
     NewTask,
     OpenState,
+    ResolveKind,
     TaskRow,
     TransferKind,
     TransferRow,
 )
-from danqing.domain.errors import InvalidField, NotFound, QuotaExceeded, ServerFault
+from danqing.db.session import Connection, Database
+from danqing.domain.errors import InvalidField, QuotaExceeded
 from danqing.domain.ids import uuid7
+from danqing.service import booking
+from danqing.service.booking import (
+    KeyInUse,
+    LedgerError,
+    Opening,
+    Settlement,
+    StaleTask,
+    TransferConflict,
+    no_account,
+)
 
-EXPIRED = {"code": "server_fault", "message": "The task's server stopped before it was done."}
-_EXPIRE_BATCH = 100
+__all__ = ["KeyInUse", "Ledger", "LedgerError", "StaleTask", "TransferConflict", "wall_clock_ms"]
 
-
-class LedgerError(ServerFault):
-    """The books refuse this; trying again changes nothing."""
-
-    retryable = False
-
-
-class StaleTask(LedgerError):
-    """The task has ended, or is at another epoch: whoever asks is no longer its owner."""
-
-    def __init__(self, task_id: str) -> None:
-        super().__init__(f"Task {task_id} has ended or is no longer yours.")
-
-
-class TransferConflict(LedgerError):
-    """The id is in the books already, for something else; or a post is above its hold."""
+EXPIRED = {"code": "unavailable", "message": "The task's server stopped before it was done."}
+LEASE_AHEAD_S_MAX = 3600.0
+"""A lease that ends later was written before the clock jumped back."""
+_OVERDUE_MAX = 100
 
 
 def wall_clock_ms() -> int:
@@ -67,7 +66,10 @@ class Ledger:
         """HOLD `characters` and write the task, queued, at epoch 1, in one transaction.
 
         A price of zero holds nothing. The same task and hold ids again answer the task that is
-        there. Raises QuotaExceeded, NotFound (no such account), TransferConflict.
+        there. The token's budgets and concurrency cap are checked in the same transaction. Raises
+        QuotaExceeded, TokenBudgetExceeded, ConcurrencyExceeded, ExpiredToken (revoked meanwhile),
+        AccountSuspended, NotFound (no such account), KeyInUse (another task has the client's key),
+        TransferConflict.
         """
         if characters:
             check_characters(characters)
@@ -89,84 +91,130 @@ class Ledger:
             charged=0,
             created_ms=now_ms,
             finished_ms=None,
+            client_key=task.client_key,
+            fingerprint=task.fingerprint,
+            background=task.background,
         )
-        return await self._db.write(lambda conn: _open_task(conn, row, hold_id, characters))
+        return await self._db.write_batched(
+            booking.open_tasks, Opening(row, characters), [row.account_id]
+        )
 
     async def renew(
         self, task_id: str, epoch: int, lease_s: float, state: OpenState | None = None
-    ) -> None:
+    ) -> bool:
         """The heartbeat: extend the task's lease, and its hold's deadline, which is the same.
 
-        `state` moves the task to "running". Raises StaleTask.
+        `state` moves the task to "running". True where its account asked to have it cancelled.
+        Raises StaleTask.
         """
         until_ms = self._clock_ms() + round(lease_s * 1000)
-        if not await self._db.write(
-            lambda conn: queries.extend_lease(conn, task_id, epoch, until_ms, state)
-        ):
+        asked = await self._db.write(
+            lambda conn: book_queries.extend_lease(conn, task_id, epoch, until_ms, state)
+        )
+        if asked is None:
             raise StaleTask(task_id)
+        return asked
+
+    async def ask_cancel(self, task_id: str) -> bool:
+        """Tell the owner of an open task, whichever process it is, to cancel it; False where it has ended."""
+        now_ms = self._clock_ms()
+        return await self._db.write(lambda conn: book_queries.ask_cancel(conn, task_id, now_ms))
 
     async def settle(
         self,
         task_id: str,
         epoch: int,
         *,
+        account_id: str,
         post: int,
         state: EndState,
         result: Json | None = None,
         error: Json | None = None,
         images: Sequence[ImageRow] = (),
         transfer_id: str | None = None,
+        kind: ResolveKind | None = None,
+        release_key: bool = False,
     ) -> None:
         """End the task: POST `post` characters (the rest of the hold returns), or VOID when 0.
 
         One transaction with the task's end and its images. A retry with the same `transfer_id`
-        does nothing more. Raises StaleTask (nothing is changed: the caller deletes its blobs),
+        does nothing more. `kind` "expire" says why nothing was posted; `release_key` forgets the
+        client's key. Raises StaleTask (nothing is changed: the caller deletes its blobs),
         TransferConflict when `post` is above the hold.
         """
         if post:
             check_characters(post)
+        settlement = Settlement(
+            task_id=task_id,
+            epoch=epoch,
+            kind=kind or ("post" if post else "void"),
+            post=post,
+            state=state,
+            result=result,
+            error=error,
+            images=images,
+            transfer_id=transfer_id,
+            now_ms=self._clock_ms(),
+            release_key=release_key,
+        )
+        await self._db.write_batched(booking.settle_tasks, settlement, [account_id])
+
+    async def expire(self, task: TaskRow) -> None:
+        """End an open task that nobody works on: its hold returns, its key is free again. Raises StaleTask."""
+        await self.settle(
+            task.id,
+            task.epoch,
+            account_id=task.account_id,
+            post=0,
+            state="failed",
+            error=EXPIRED,
+            kind="expire",
+            release_key=True,
+        )
+
+    async def overdue(self) -> list[TaskRow]:
+        """Open tasks whose lease is over (or in a future the clock has left), at most 100."""
         now_ms = self._clock_ms()
+        far_ms = now_ms + round(LEASE_AHEAD_S_MAX * 1000)
+        return await self._db.read(
+            lambda conn: book_queries.overdue_tasks(conn, now_ms, far_ms, _OVERDUE_MAX)
+        )
 
-        def work(conn: Connection) -> None:
-            if transfer_id is not None:
-                known = queries.transfer_by_id(conn, transfer_id)
-                if known is not None:
-                    _check_same_resolve(known, task_id, post)
-                    return
-            ended = queries.end_task(
-                conn,
-                task_id,
-                epoch,
-                state=state,
-                result=result,
-                error=error,
-                charged=post,
-                now_ms=now_ms,
-            )
-            if ended is None:
-                raise StaleTask(task_id)
-            kind = "post" if post else "void"
-            _resolve(conn, ended, task_id, kind, post, transfer_id, now_ms)
-            queries.insert_images(conn, images)
+    async def claim(self, task: TaskRow, lease_s: float) -> TaskRow | None:
+        """Take over a task whose owner is gone: next epoch, a new lease. None where somebody was faster."""
+        until_ms = self._clock_ms() + round(lease_s * 1000)
+        return await self._db.write(
+            lambda conn: book_queries.claim_task(
+                conn, task.id, task.epoch, task.lease_until_ms, until_ms
+            ),
+            [task.account_id],
+        )
 
-        await self._db.write(work)
+    async def draw_again(self, task: TaskRow) -> TaskRow:
+        """Count one more drawing of a claimed task, which is queued again. Raises StaleTask."""
+        if not await self._db.write(
+            lambda conn: book_queries.draw_again(conn, task.id, task.epoch), [task.account_id]
+        ):
+            raise StaleTask(task.id)
+        return replace(task, draws=task.draws + 1, state="queued")
 
-    async def expire_overdue(self, now_ms: int | None = None) -> list[str]:
-        """Expire the holds of tasks whose lease is over, and fail those tasks; returns their ids."""
-        due_ms = self._clock_ms() if now_ms is None else now_ms
-        expired: list[str] = []
-        while True:
-            batch = await self._db.write(lambda conn: _expire(conn, due_ms))
-            expired += batch
-            if len(batch) < _EXPIRE_BATCH:
-                return expired
+    async def task_of_key(self, client_key: str) -> TaskRow | None:
+        """The task a client's key was first used for, for 24 h."""
+        rows = await self._db.read(
+            lambda conn: book_queries.tasks_by_client_key(conn, [client_key])
+        )
+        row = rows.get(client_key)
+        if row is None or row.created_ms + booking.KEY_LIFE_MS <= self._clock_ms():
+            return None
+        return row
 
     async def grant(
         self, account_id: str, characters: int, reason: str, transfer_id: str | None = None
     ) -> int:
         """Add characters and return the new balance. Raises InvalidField, NotFound, TransferConflict."""
         return await self._db.write(
-            lambda conn: self.grant_within(conn, account_id, characters, reason, transfer_id)
+            lambda conn: self.grant_within(conn, account_id, characters, reason, transfer_id),
+            [account_id],
         )
 
     def grant_within(
@@ -188,43 +236,55 @@ class Ledger:
 
         Raises QuotaExceeded where less is left than is taken, else as `grant`.
         """
-        check_characters(abs(characters))
         return await self._db.write(
-            lambda conn: self._add(conn, "adjust", account_id, characters, reason, transfer_id)
+            lambda conn: self.adjust_within(conn, account_id, characters, reason, transfer_id),
+            [account_id],
         )
+
+    def adjust_within(
+        self,
+        conn: Connection,
+        account_id: str,
+        characters: int,
+        reason: str,
+        transfer_id: str | None = None,
+    ) -> int:
+        """`adjust` as part of a larger transaction."""
+        check_characters(abs(characters) if type(characters) is int else characters)
+        return self._add(conn, "adjust", account_id, characters, reason, transfer_id)
 
     async def balance(self, account_id: str) -> int:
         """Characters that may still be held. Raises NotFound."""
         account = await self._db.read(lambda conn: queries.account_by_id(conn, account_id))
         if account is None:
-            raise _no_account()
+            raise no_account()
         return account.balance
 
     async def open_holds(self, account_id: str | None = None) -> OpenHolds:
         """Count and characters of the open holds, of one account or of all."""
-        return await self._db.read(lambda conn: queries.open_holds(conn, account_id))
+        return await self._db.read(lambda conn: book_queries.open_holds(conn, account_id))
 
     async def statement(
         self, account_id: str, after: str = "", rows_max: int = 1000
     ) -> list[TransferRow]:
-        """The account's transfers with ids above `after`, oldest first."""
+        """The account's transfers behind the one with the id `after`, oldest first."""
         return await self._db.read(
-            lambda conn: queries.transfers_of(conn, account_id, after, rows_max)
+            lambda conn: book_queries.transfers_of(conn, account_id, after, rows_max)
         )
 
     async def task(self, task_id: str) -> TaskRow | None:
-        return await self._db.read(lambda conn: queries.task_by_id(conn, task_id))
+        return await self._db.read(lambda conn: book_queries.task_by_id(conn, task_id))
 
     async def images(self, task_id: str) -> list[ImageRow]:
         """The task's images in order."""
-        return await self._db.read(lambda conn: queries.images_of_task(conn, task_id))
+        return await self._db.read(lambda conn: image_queries.images_of_task(conn, task_id))
 
     async def image(self, image_id: str) -> ImageRow | None:
-        return await self._db.read(lambda conn: queries.image_by_id(conn, image_id))
+        return await self._db.read(lambda conn: image_queries.image_by_id(conn, image_id))
 
     async def check(self) -> list[str]:
         """One line per broken invariant; empty when the books balance."""
-        return await self._db.read(audit.faults)
+        return await self._db.read(checks.faults)
 
     def _add(
         self,
@@ -237,128 +297,31 @@ class Ledger:
     ) -> int:
         account = queries.account_by_id(conn, account_id)
         if account is None:
-            raise _no_account()
-        known = None if transfer_id is None else queries.transfer_by_id(conn, transfer_id)
+            raise no_account()
+        known = None if transfer_id is None else book_queries.transfer_by_id(conn, transfer_id)
         if known is not None:
             if (known.account_id, known.kind, known.amount) != (account_id, kind, characters):
                 raise TransferConflict(f"Transfer {known.id} is in the books for something else.")
             return account.balance
         if account.balance + characters > max(account.balance, CHARACTERS_MAX):
             raise InvalidField(f"The balance may be at most {CHARACTERS_MAX}.", "characters")
-        balance = queries.move_balance(conn, account_id, characters)
-        if balance is None:
+        if not book_queries.move_balances(conn, {account_id: characters}):
             raise QuotaExceeded(-characters, account.balance)
-        queries.insert_transfer(
-            conn,
-            TransferRow(
-                id=transfer_id or uuid7(),
-                account_id=account_id,
-                kind=kind,
-                amount=characters,
-                hold_id=None,
-                task_id=None,
-                reason=reason,
-                created_ms=self._clock_ms(),
-            ),
-        )
-        return balance
-
-
-def _open_task(conn: Connection, row: TaskRow, hold_id: str, characters: int) -> TaskRow:
-    known = queries.tasks_by_id_or_hold(conn, row.id, hold_id)
-    if known:
-        _check_same_task(conn, known, row, characters)
-        return known[0]
-    if characters:
-        if queries.move_balance(conn, row.account_id, -characters) is None:
-            account = queries.account_by_id(conn, row.account_id)
-            if account is None:
-                raise _no_account()
-            raise QuotaExceeded(characters, account.balance)
-        queries.insert_transfer(
-            conn,
-            TransferRow(
-                id=hold_id,
-                account_id=row.account_id,
-                kind="hold",
-                amount=characters,
-                hold_id=None,
-                task_id=row.id,
-                reason=None,
-                created_ms=row.created_ms,
-            ),
-        )
-    queries.insert_task(conn, row)
-    return row
-
-
-def _resolve(
-    conn: Connection,
-    ended: queries.Ended,
-    task_id: str,
-    kind: TransferKind,
-    post: int,
-    transfer_id: str | None,
-    now_ms: int,
-) -> None:
-    """Resolve the hold of a task that this transaction has just ended."""
-    held = ended.held
-    if post > held:
-        raise TransferConflict(f"Task {task_id} holds {held} characters; {post} cannot be posted.")
-    if ended.hold_id is None:
-        return
-    queries.insert_transfer(
-        conn,
-        TransferRow(
+        transfer = TransferRow(
             id=transfer_id or uuid7(),
-            account_id=ended.account_id,
+            account_id=account_id,
             kind=kind,
-            amount=post or held,
-            hold_id=ended.hold_id,
-            task_id=task_id,
-            reason=None,
-            created_ms=now_ms,
-        ),
-    )
-    if held > post:
-        queries.move_balance(conn, ended.account_id, held - post)
-
-
-def _expire(conn: Connection, now_ms: int) -> list[str]:
-    expired: list[str] = []
-    for task in queries.overdue_tasks(conn, now_ms, _EXPIRE_BATCH):
-        ended = queries.end_task(
-            conn,
-            task.id,
-            task.epoch,
-            state="failed",
-            result=None,
-            error=EXPIRED,
-            charged=0,
-            now_ms=now_ms,
+            amount=characters,
+            hold_id=None,
+            task_id=None,
+            reason=reason,
+            created_ms=self._clock_ms(),
         )
-        if ended is not None:
-            _resolve(conn, ended, task.id, "expire", 0, None, now_ms)
-            expired.append(task.id)
-    return expired
-
-
-def _check_same_task(
-    conn: Connection, known: Sequence[TaskRow], row: TaskRow, characters: int
-) -> None:
-    asked = [(row.id, row.account_id, row.hold_id)]
-    same = [(task.id, task.account_id, task.hold_id) for task in known] == asked
-    if same and row.hold_id is not None:
-        hold = queries.transfer_by_id(conn, row.hold_id)
-        same = hold is not None and hold.amount == characters
-    if not same:
-        raise TransferConflict(f"Task {row.id} or its hold is in the books for something else.")
-
-
-def _check_same_resolve(known: TransferRow, task_id: str, post: int) -> None:
-    kind = "post" if post else "void"
-    if known.task_id != task_id or known.kind != kind or (post and known.amount != post):
-        raise TransferConflict(f"Transfer {known.id} is in the books for something else.")
+        book_queries.insert_transfers(conn, [transfer])
+        balance = account.balance + characters
+        if account.low_balance_told and balance >= (account.low_balance or 0):
+            book_queries.set_low_balance_told(conn, account_id, False)
+        return balance
 
 
 def check_characters(value: int) -> None:
@@ -368,7 +331,3 @@ def check_characters(value: int) -> None:
         raise InvalidField(
             f"'characters' must be a whole number from 1 to {CHARACTERS_MAX}.", "characters"
         )
-
-
-def _no_account() -> NotFound:
-    return NotFound("There is no such account.", "account")

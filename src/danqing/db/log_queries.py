@@ -1,0 +1,122 @@
+"""SQL on the audit log and the outbox of webhooks, as functions of a Connection. They decide nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import Connection, String, bindparam, insert, or_, select, text, update
+
+from danqing.db.rows import AuditRow, OutboxRow
+from danqing.db.statements import every, values_of
+from danqing.db.tables import audit_log, outbox
+
+# The audit log
+
+_INSERT_AUDIT = insert(audit_log)
+_LAST_AUDIT = select(audit_log).order_by(audit_log.c.seq.desc()).limit(1)
+_AUDIT = (
+    select(audit_log)
+    .where(
+        audit_log.c.seq > bindparam("after"),
+        or_(
+            bindparam("of_subject", type_=String).is_(None),
+            audit_log.c.subject == bindparam("of_subject"),
+        ),
+    )
+    .order_by(audit_log.c.seq)
+    .limit(bindparam("rows_max"))
+)
+
+
+def lock_audit(conn: Connection) -> None:
+    """Let other writers wait until this transaction ends. SQLite has one writer anyhow."""
+    if conn.dialect.name == "postgresql":
+        conn.execute(text("LOCK TABLE audit_log IN EXCLUSIVE MODE"))
+
+
+def last_audit(conn: Connection) -> AuditRow | None:
+    """The newest row; other writers wait until this transaction ends."""
+    lock_audit(conn)
+    rows = every(conn, AuditRow, _LAST_AUDIT)
+    return rows[0] if rows else None
+
+
+def insert_audit(conn: Connection, row: AuditRow) -> None:
+    conn.execute(_INSERT_AUDIT, values_of(row))
+
+
+def audit_after(
+    conn: Connection, after: int, rows_max: int, subject: str | None = None
+) -> list[AuditRow]:
+    """Rows with numbers above `after`, oldest first, of one subject or of all."""
+    return every(conn, AuditRow, _AUDIT, after=after, rows_max=rows_max, of_subject=subject)
+
+
+# Webhooks on their way
+
+_INSERT_OUTBOX = insert(outbox)
+_WAITING = (outbox.c.delivered_ms.is_(None), outbox.c.failed_ms.is_(None))
+_COLUMNS = [column for column in outbox.c if column.name in OutboxRow.__dataclass_fields__]
+_DUE = (
+    select(*_COLUMNS)
+    .where(
+        *_WAITING,
+        outbox.c.next_ms <= bindparam("now_ms"),
+        outbox.c.account_id.not_in(bindparam("busy", expanding=True)),
+    )
+    .order_by(outbox.c.next_ms)
+    .limit(bindparam("rows_max"))
+    .with_for_update(skip_locked=True)
+)
+_TAKE = (
+    update(outbox)
+    .where(outbox.c.id == bindparam("row_id"))
+    .values(attempts=outbox.c.attempts + 1, next_ms=bindparam("until_ms"))
+)
+_DELIVERED = (
+    update(outbox)
+    .where(outbox.c.id == bindparam("row_id"), *_WAITING)
+    .values(delivered_ms=bindparam("now_ms"))
+)
+_RETRY = (
+    update(outbox)
+    .where(outbox.c.id == bindparam("row_id"), *_WAITING)
+    .values(next_ms=bindparam("retry_ms"), note=bindparam("why"))
+)
+_GIVEN_UP = (
+    update(outbox)
+    .where(outbox.c.id == bindparam("row_id"), *_WAITING)
+    .values(failed_ms=bindparam("now_ms"), note=bindparam("why"))
+)
+
+
+def insert_outbox(conn: Connection, rows: Sequence[OutboxRow]) -> None:
+    if rows:
+        conn.execute(_INSERT_OUTBOX, [values_of(row) | {"next_ms": row.created_ms} for row in rows])
+
+
+def claim_outbox(
+    conn: Connection, now_ms: int, until_ms: int, rows_max: int, busy: Collection[str]
+) -> list[OutboxRow]:
+    """Take what is due, the longest first, one attempt counted; nobody else takes it before `until_ms`.
+
+    Accounts in `busy` are left out. The rows say how many attempts there were before.
+    """
+    rows = every(conn, OutboxRow, _DUE, now_ms=now_ms, rows_max=rows_max, busy=list(busy))
+    if rows:
+        conn.execute(_TAKE, [{"row_id": row.id, "until_ms": until_ms} for row in rows])
+    return rows
+
+
+def outbox_delivered(conn: Connection, row_id: str, now_ms: int) -> None:
+    conn.execute(_DELIVERED, {"row_id": row_id, "now_ms": now_ms})
+
+
+def outbox_failed(
+    conn: Connection, row_id: str, now_ms: int, retry_ms: int | None, note: str
+) -> None:
+    """Try again at `retry_ms`, or never."""
+    if retry_ms is None:
+        conn.execute(_GIVEN_UP, {"row_id": row_id, "now_ms": now_ms, "why": note})
+    else:
+        conn.execute(_RETRY, {"row_id": row_id, "retry_ms": retry_ms, "why": note})

@@ -1,0 +1,106 @@
+"""Running one statement on one row or on many. Knows no table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
+from functools import cache
+from operator import attrgetter
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    JSON,
+    Connection,
+    Executable,
+    Insert,
+    Table,
+    Text,
+    bindparam,
+    cast,
+    column,
+    func,
+    insert,
+    select,
+)
+
+R = TypeVar("R")
+Row = Mapping[str, Any]
+
+
+def one(conn: Connection, row: type[R], statement: Executable, **values: Any) -> R | None:
+    """The statement's only row, or None."""
+    found = conn.execute(statement, values).one_or_none()
+    return None if found is None else row(**found._mapping)
+
+
+def every(conn: Connection, row: type[R], statement: Executable, **values: Any) -> list[R]:
+    found = conn.execute(statement, values)
+    names = tuple(found.keys())
+    return [row(**dict(zip(names, one_row, strict=True))) for one_row in found]
+
+
+@cache
+def _columns(row: type[Any]) -> tuple[tuple[str, ...], attrgetter[tuple[Any, ...]]]:
+    names = tuple(field.name for field in fields(row))
+    return names, attrgetter(*names)
+
+
+def values_of(row: Any) -> dict[str, Any]:
+    """A row's columns; `dataclasses.asdict` would copy its JSON in depth."""
+    names, get = _columns(type(row))
+    return dict(zip(names, get(row), strict=True))
+
+
+def padded(ids: Collection[str]) -> list[str]:
+    """The ids for an IN (…), repeated up to a power of two: eight statements to prepare, not 128."""
+    found = list(ids)
+    return found + found[-1:] * ((1 << (len(found) - 1).bit_length()) - len(found))
+
+
+def insert_rows(conn: Connection, table: Table, rows: Sequence[Row]) -> None:
+    """Insert rows that all have the same columns.
+
+    On PostgreSQL as one JSON document in one statement: a statement per row is twice the work to
+    send and to run. SQLite's prepared statement per row is faster than its JSON.
+    """
+    if not rows:
+        return
+    if conn.dialect.name == "postgresql":
+        conn.execute(_insert_given(table, tuple(rows[0])), {"given": _document(rows)})
+    else:
+        conn.execute(_insert(table), rows)
+
+
+@cache
+def _insert(table: Table) -> Insert:
+    return insert(table)
+
+
+@cache
+def _insert_given(table: Table, names: tuple[str, ...]) -> Insert:
+    types = {name: table.c[name].type for name in names}
+    # JSON within the document travels as text: nothing looks into it on its way to its column.
+    plain = {name: Text() if isinstance(kind, JSON) else kind for name, kind in types.items()}
+    given = (
+        func.json_to_recordset(cast(bindparam("given", type_=Text), JSON))
+        .table_valued(*(column(name, kind) for name, kind in plain.items()), name="given")
+        .render_derived(with_types=True)
+    )
+    values = [
+        cast(given.c[name], JSON) if isinstance(kind, JSON) else given.c[name]
+        for name, kind in types.items()
+    ]
+    return insert(table).from_select(names, select(*values), include_defaults=False)
+
+
+def _document(rows: Sequence[Row]) -> str:
+    return json.dumps(
+        [
+            {
+                name: json.dumps(value) if isinstance(value, Mapping | list) else value
+                for name, value in row.items()
+            }
+            for row in rows
+        ]
+    )
