@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -18,43 +18,41 @@ from danqing.api.server import build
 from danqing.catalog import Catalog
 from danqing.db.session import Database
 from danqing.dialects.registry import DIALECTS
+from danqing.domain.errors import DanqingError
+from danqing.domain.ports import Provider
 from danqing.engine.client import InProcessClient
 from danqing.engine.core import EngineCore
 from danqing.engine.families.base import Family
+from danqing.net.outbound import Outbound
 from danqing.observability.logging import get_logger
 from danqing.observability.metrics import Metrics
 from danqing.providers.local import LocalProvider
 from danqing.providers.router import Router
-from danqing.service.accounts import Accounts
-from danqing.service.auth import Authenticator, KeyFile
+from danqing.service.auth import Authenticator
+from danqing.service.books import Books
 from danqing.service.delivery import Deliverer
+from danqing.service.drawing import Artist
 from danqing.service.gallery import Gallery
-from danqing.service.ledger import Ledger
+from danqing.service.keys import KeyFile
 from danqing.service.links import LinkSigner
 from danqing.service.moderation import TextModerator
+from danqing.service.outbox import Outbox
 from danqing.service.pipeline import Pipeline
+from danqing.service.recovery import Recovery
+from danqing.service.settling import Settler
+from danqing.service.webhooks import WebhookSender
 from danqing.settings import Settings
 from danqing.storage.blobs import Blobs
 
 log = get_logger(__name__)
 
-SWEEP_S = 10.0
-"""How often the holds of tasks that nobody works on any more are given back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Books:
-    """The part that needs no engine: accounts, tokens, the ledger. What the CLI works on."""
-
-    db: Database
-    keys: KeyFile
-    ledger: Ledger
-    accounts: Accounts
+HOUSEKEEPING_S = 3600.0
+"""How often images past their time, and blobs that are no image's, are deleted."""
 
 
 @asynccontextmanager
 async def open_books(settings: Settings, *, create: bool = True) -> AsyncIterator[Books]:
-    """Open the data directory's database and key file. Raises DanqingError, OSError.
+    """Open the data directory's database and key file. Raises DanqingError, OSError, SettingsError.
 
     `create` False raises FileNotFoundError where there are none: a mistyped path must not pass for books.
     """
@@ -68,11 +66,21 @@ async def open_books(settings: Settings, *, create: bool = True) -> AsyncIterato
             f"{settings.key_file.absolute()} is missing beside its database: put it back "
             "(or move the database away, to start anew)"
         )
+    is_new = not settings.key_file.exists()
     keys = KeyFile.load_or_create(settings.key_file)  # first: it is what says that there are books
     db = Database.open(settings.database_url_effective)
     try:
-        ledger = Ledger(db)
-        yield Books(db, keys, ledger, Accounts(db, ledger, keys))
+        books = Books.on(db, keys, settings)
+        try:
+            try:
+                await books.match_keys()
+            except DanqingError:
+                if is_new:  # of a server that came up without the file it shares with others
+                    settings.key_file.unlink()
+                raise
+            yield books
+        finally:
+            await books.limiter.close()
     finally:
         await db.close()
 
@@ -123,32 +131,102 @@ async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books]
     async with (
         open_books(settings) as books,
         open_engine(settings, "pocket", metrics) as client,
+        open_outbound() as outbound,
     ):
-        pipeline, context = _wire(settings, models, metrics, books, client)
-        sweeping = asyncio.create_task(_sweep(books, metrics))
+        provider = Router(dict.fromkeys(models.backends, LocalProvider(client)))
+        service = make_service(settings, models, metrics, books, provider)
+        sender = WebhookSender(
+            Outbox(books.db),
+            outbound,
+            books.keys.derive("webhooks"),
+            hosts=settings.webhook_allow_hosts,
+        )
+        recovery = service.recovery
+        loops = [
+            asyncio.create_task(sender.run()),
+            _every(settings.task_lease_s / 3, lambda: _sweep(recovery, books, metrics)),
+            _every(HOUSEKEEPING_S, recovery.delete_expired),
+            _every(HOUSEKEEPING_S, recovery.delete_orphans),
+        ]
         try:
-            yield build(context), books
+            yield build(_context(settings, models, metrics, books, service, client)), books
         finally:
-            await pipeline.drain()
-            sweeping.cancel()
-            await asyncio.gather(sweeping, return_exceptions=True)
+            await service.pipeline.drain()
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+            await sender.aclose()
 
 
-def _wire(
-    settings: Settings, models: Catalog, metrics: Metrics, books: Books, client: InProcessClient
-) -> tuple[Pipeline, Context]:
+@asynccontextmanager
+async def open_outbound() -> AsyncIterator[Outbound]:
+    outbound = Outbound()
+    try:
+        yield outbound
+    finally:
+        await outbound.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The use case and what belongs to it."""
+
+    pipeline: Pipeline
+    recovery: Recovery
+    gallery: Gallery
+
+
+def make_service(
+    settings: Settings, models: Catalog, metrics: Metrics, books: Books, provider: Provider
+) -> Service:
+    """The use case on these books, drawing by this provider."""
     signer = LinkSigner(books.keys.derive("links"))
     blobs = Blobs(settings.blob_root)
+    ledger = books.ledger
+    moderator = make_moderator(settings)
+
+    async def is_taken(image_id: str) -> bool:
+        return await ledger.image(image_id) is not None
+
+    deliverer = Deliverer(blobs, signer, is_taken)
+    gallery = Gallery(ledger, blobs, signer)
     pipeline = Pipeline(
         settings=settings,
         catalog=models,
-        ledger=books.ledger,
-        provider=Router(dict.fromkeys(models.backends, LocalProvider(client))),
-        moderator=make_moderator(settings),
-        deliverer=Deliverer(blobs, signer),
-        metrics=metrics,
+        ledger=ledger,
+        artist=Artist(
+            ledger=ledger,
+            provider=provider,
+            moderator=moderator,
+            deliverer=deliverer,
+            metrics=metrics,
+            lease_s=settings.task_lease_s,
+        ),
+        settler=Settler(ledger, deliverer, metrics),
+        moderator=moderator,
+        gallery=gallery,
+        blocks=books.blocks,
+        limiter=books.limiter,
     )
+    recovery = Recovery(
+        db=books.db,
+        ledger=ledger,
+        pipeline=pipeline,
+        deliverer=deliverer,
+        blobs=blobs,
+        lease_s=settings.task_lease_s,
+    )
+    return Service(pipeline, recovery, gallery)
 
+
+def _context(
+    settings: Settings,
+    models: Catalog,
+    metrics: Metrics,
+    books: Books,
+    service: Service,
+    client: InProcessClient,
+) -> Context:
     async def health() -> dict[str, object]:
         facts = asdict(client.health())
         facts.pop("fault")  # an exception's raw text; the log has it, the public need not
@@ -156,25 +234,33 @@ def _wire(
 
     metrics.watch(metrics.queue_depth, lambda: client.health().queue_depth)
     metrics.watch(metrics.live, lambda: client.health().live)
-    return pipeline, Context(
+    return Context(
         settings=settings,
         catalog=models,
         dialects=dict(DIALECTS),
         auth=Authenticator(books.db, books.keys),
-        pipeline=pipeline,
-        gallery=Gallery(books.ledger, blobs, signer),
+        pipeline=service.pipeline,
+        gallery=service.gallery,
+        books=books,
         metrics=metrics,
         health=health,
     )
 
 
-async def _sweep(books: Books, metrics: Metrics) -> None:
-    """Give back what crashed servers held, for ever; a failing sweep is logged and tried again."""
-    while True:
-        try:
-            for task_id in await books.ledger.expire_overdue():
-                log.warning("hold_expired", task=task_id)
-            metrics.open_holds.set((await books.ledger.open_holds()).count)
-        except Exception:  # whatever it was, the next one must still come
-            log.exception("sweep_failed")
-        await asyncio.sleep(SWEEP_S)
+def _every(seconds: float, deed: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
+    """Do something again and again; when it fails it is logged, and the next one still comes."""
+
+    async def loop() -> None:
+        while True:
+            try:
+                await deed()
+            except Exception:
+                log.exception("housekeeping_failed")
+            await asyncio.sleep(seconds)
+
+    return asyncio.create_task(loop())
+
+
+async def _sweep(recovery: Recovery, books: Books, metrics: Metrics) -> None:
+    await recovery.sweep()
+    metrics.open_holds.set((await books.ledger.open_holds()).count)

@@ -76,7 +76,9 @@ class Settings(BaseSettings):
     data_dir: Path = Path("data")
     """Where the database, the key file and the images live."""
     database_url: str | None = None
-    """SQLite by default, in the data directory: `sqlite:///PATH`."""
+    """SQLite by default, in the data directory: `sqlite:///PATH`; or `postgresql://USER@HOST/NAME`."""
+    keys_file: Path | None = None
+    """The keys behind all tokens and links; `keys.json` in the data directory by default. Servers on one database share it."""
     blob_url: str | None = None
     """Where images are kept; a folder in the data directory by default."""
     public_url: str | None = Field(default=None, pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")
@@ -95,10 +97,32 @@ class Settings(BaseSettings):
     """A text request's body at most."""
     request_timeout_s: float = Field(default=600, ge=1, le=86_400)
     """A drawing is given up after this long."""
+    webhook_allow_hosts: tuple[str, ...] = ()
+    """Hosts (`HOST` or `HOST:PORT`) that webhooks may go to though they are not public."""
+    task_lease_s: float = Field(default=30, ge=0.1, le=600)
+    """A task whose server has not been heard of for this long is taken over by another, or ended."""
     operator_characters: int = Field(default=1_000_000, ge=0, le=10**15)
     """What the operator's account starts with."""
     account_characters: int = Field(default=15_000, ge=0, le=10**15)
     """What a new account starts with."""
+    sign_up: Literal["closed", "invite", "open"] = "invite"
+    """Who may make an account: nobody, who has an invite, or anybody."""
+    sign_ups_per_address_max: int = Field(default=3, ge=1, le=1_000_000)
+    """Accounts made from one address (of IPv6 a /64) within a day at most."""
+    password_length_min: int = Field(default=10, ge=8, le=128)
+    """Characters of a new password at least."""
+    session_hours: float = Field(default=12, ge=0.1, le=8760)
+    """How long one stays signed in."""
+    payments_secret: Annotated[
+        str | None,
+        Field(
+            pattern=r"^whsec_([A-Za-z0-9+/]{4}){8,}([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+            max_length=1024,
+        ),
+    ] = None
+    """What your payment provider's webhooks are signed with: `whsec_` and base64 of 24 bytes or more."""
+    rate_limit_url: Annotated[str | None, Field(pattern=r"^rediss?://")] = None
+    """Redis that counts requests per minute for all servers together; each counts for itself by default."""
     metrics_token: Annotated[str | None, Field(min_length=16)] = None
     """A bearer token that opens /metrics to other machines; loopback needs none."""
     log_format: Literal["auto", "console", "json"] = "auto"
@@ -138,7 +162,7 @@ class Settings(BaseSettings):
 
     @property
     def key_file(self) -> Path:
-        return self.data_dir / "keys.json"
+        return self.keys_file or self.data_dir / "keys.json"
 
     @property
     def trusted_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:

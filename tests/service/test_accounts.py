@@ -1,121 +1,333 @@
-"""Accounts and tokens, through the service and through the command line."""
+"""Accounts: their names, money, rights, waivers and end, through the service and through the command line."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.ledger.books import Books, open_books
+from tests.ledger.books import Books, new_image, open_books, with_books
 from typer.testing import CliRunner, Result
 
-from danqing.domain.errors import InvalidField, NotFound
+from danqing.db.rows import CHARACTERS_MAX
+from danqing.domain.errors import (
+    AccountSuspended,
+    ExpiredToken,
+    InvalidField,
+    NotFound,
+    PermissionDenied,
+    QuotaExceeded,
+)
+from danqing.service.ledger import TransferConflict
+from danqing.service.webhooks import parse_secret
 
 
-def with_books(folder: Path, deed: Callable[[Books], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with open_books(folder) as books:
-            await deed(books)
-
-    asyncio.run(main())
-
-
-def test_a_new_account(tmp_path: Path) -> None:
+def test_a_new_account(tmp_path: Path, database_url: str) -> None:
     async def deed(books: Books) -> None:
         account = await books.accounts.create("小明")
-        assert account == await books.accounts.get("小明")
-        assert (account.balance, account.suspended, account.waiver_ms) == (15_000, False, None)
+        assert account == await books.accounts.get("小明") == await books.accounts.by_id(account.id)
+        assert (account.balance, account.suspended, account.is_admin) == (15_000, False, False)
+        assert await books.accounts.waivers("小明") == []
         empty = await books.accounts.create("empty", 0)
         assert empty.balance == 0
-        assert await books.ledger.statement(empty.id) == []
+        assert await books.accounts.statement(empty.id) == []
         assert [row.name for row in await books.accounts.all()] == ["empty", "小明"]
+        assert [row.name for row in await books.accounts.page("empty", 5)] == ["小明"]
         assert await books.ledger.check() == []
 
-    with_books(tmp_path, deed)
+    with_books(tmp_path, deed, url=database_url)
 
 
 @pytest.mark.parametrize(
-    "name", ["", "x" * 65, "a\nb", "a\x00", " a", "a ", "\ud800", "a\x1b[31m", "a\u2028b"]
-)
+    "name",
+    ["", "x" * 65, "a\nb", "a\x00", " a", "a ", "\ud800", "a\x1b[31m", "a\u2028b", "Deleted-x", "\ufdfa" * 9],
+)  # fmt: skip
 def test_names_that_are_refused(tmp_path: Path, name: str) -> None:
     async def deed(books: Books) -> None:
-        with pytest.raises(InvalidField):
+        with pytest.raises(InvalidField) as caught:
             await books.accounts.create(name)
+        assert caught.value.param == "name"
+        with pytest.raises(NotFound):
+            await books.accounts.get(name)
         assert await books.accounts.all() == []
 
     with_books(tmp_path, deed)
 
 
-def test_a_name_is_given_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [("a", "a"), ("Alice", "ALICE"), ("straße", "STRASSE"), ("Ａlice", "alice"), ("ﬁ", "FI"), ("é", "e\u0301")],
+)  # fmt: skip
+def test_a_name_is_given_once_however_it_is_written(tmp_path: Path, name: str, again: str) -> None:
     async def deed(books: Books) -> None:
         results = await asyncio.gather(
-            *(books.accounts.create("a") for _ in range(10)), return_exceptions=True
+            *(books.accounts.create(one) for one in [name, again] * 5), return_exceptions=True
         )
         assert sum(isinstance(result, InvalidField) for result in results) == 9
-        assert (await books.accounts.get("a")).balance == 15_000
-        with pytest.raises(InvalidField):
-            await books.accounts.create("b", -1)
+        (account,) = await books.accounts.all()
+        assert account.balance == 15_000
+        for one in (name, again):
+            assert await books.accounts.get(one) == account
+
+    with_books(tmp_path, deed)
+
+
+def test_an_account_of_old_keeps_its_name(tmp_path: Path) -> None:
+    async def deed(books: Books) -> None:
+        await books.accounts.create("bob", 1)
+        await books.db.write(
+            lambda conn: conn.exec_driver_sql("UPDATE accounts SET name = 'Bob'").rowcount
+        )
+        await books.accounts.create("bob", 2)
+        assert (await books.accounts.get("Bob")).balance == 1
+        assert (await books.accounts.get("bob")).balance == 2
+
+    with_books(tmp_path, deed)
+
+
+@pytest.mark.parametrize("characters", [0, -1, 1.5, 2.0, True, "5", CHARACTERS_MAX + 1, 10**40])
+def test_amounts_that_are_refused(tmp_path: Path, database_url: str, characters) -> None:
+    async def deed(books: Books) -> None:
+        account = await books.accounts.create("a", 10)
+        with pytest.raises(InvalidField) as caught:
+            await books.accounts.grant("a", characters, "gift", by="test")
+        assert caught.value.param == "characters"
+        if characters != -1:
+            with pytest.raises(InvalidField):
+                await books.accounts.adjust("a", characters, "mistake", by="test")
+            if characters:
+                with pytest.raises(InvalidField):
+                    await books.accounts.create("b", characters)
+        assert await books.ledger.balance(account.id) == 10
+        assert len(await books.trail.rows()) == 1
         assert len(await books.accounts.all()) == 1
 
-    with_books(tmp_path, deed)
+    with_books(tmp_path, deed, url=database_url)
 
 
-def test_a_waiver_is_kept_with_text_and_time(tmp_path: Path) -> None:
+def test_grants_and_adjustments(tmp_path: Path, database_url: str) -> None:
     async def deed(books: Books) -> None:
-        await books.accounts.create("a")
-        row = await books.accounts.waive("a", "7", "I label them myself.")
-        assert (row.waiver_version, row.waiver_text) == ("7", "I label them myself.")
-        assert row.waiver_ms == books.clock.now_ms
-        assert await books.accounts.get("a") == row
+        account = await books.accounts.create("a", 10)
+        assert await books.accounts.grant("a", 5, "gift", by="account:boss") == 15
+        assert await books.accounts.adjust("a", -15, "mistake", by="account:boss") == 0
+        for _ in range(3):
+            balance = await books.accounts.grant("a", 7, "once", by="t", transfer_id="0" * 36)
+            assert balance == 7
+        with pytest.raises(TransferConflict):
+            await books.accounts.grant("a", 8, "once", by="t", transfer_id="0" * 36)
+        with pytest.raises(QuotaExceeded):
+            await books.accounts.adjust("a", -8, "mistake", by="t")
+        for reason in ("", "  ", "x" * 501, "a\0b", "\ud800"):
+            with pytest.raises(InvalidField, match="reason"):
+                await books.accounts.grant("a", 5, reason, by="t")
         with pytest.raises(NotFound):
-            await books.accounts.waive("b")
+            await books.accounts.grant("nobody", 5, "gift", by="t")
+        rows = await books.accounts.statement(account.id)
+        assert {(row.kind, row.amount, row.reason) for row in rows} == {
+            ("grant", 10, "first characters"),
+            ("grant", 5, "gift"),
+            ("adjust", -15, "mistake"),
+            ("grant", 7, "once"),
+        }
+        assert len(rows) == 4
+        trail = await books.trail.rows(1)
+        assert [(row.actor, row.deed, row.detail["characters"]) for row in trail] == [
+            ("account:boss", "account.grant", 5),
+            ("account:boss", "account.adjust", -15),
+            ("t", "account.grant", 7),
+        ]
+        assert await books.ledger.check() == []
 
-    with_books(tmp_path, deed)
+    with_books(tmp_path, deed, url=database_url)
 
 
-def test_tokens(tmp_path: Path) -> None:
+def test_suspended_and_restored(tmp_path: Path, database_url: str) -> None:
+    async def deed(books: Books) -> None:
+        account = await books.accounts.create("a")
+        token = await books.tokens.create("a", by="t")
+        await books.accounts.suspend("a", "spam", by="t")
+        assert (await books.accounts.get("a")).suspended_reason == "spam"
+        with pytest.raises(AccountSuspended):
+            await books.authenticator().authenticate(f"Bearer {token}")
+        with pytest.raises(AccountSuspended):  # also for who was let in just before
+            await books.hold(account.id, 5)
+        await books.accounts.restore("a", by="t")
+        assert (await books.accounts.get("a")).suspended_reason is None
+        await books.authenticator().authenticate(f"Bearer {token}")
+        await books.hold(account.id, 5)
+
+    with_books(tmp_path, deed, url=database_url)
+
+
+def test_price_and_rights(tmp_path: Path, database_url: str) -> None:
     async def deed(books: Books) -> None:
         await books.accounts.create("a")
-        await books.accounts.create("b")
-        first = await books.accounts.create_token("a", name="laptop")
-        second = await books.accounts.create_token("b", expires_ms=books.clock.now_ms + 1000)
-        assert first != second
-        rows = await books.accounts.list_tokens()
-        assert {f"sk-{row.id}" for row in rows} == {first.split(".")[0], second.split(".")[0]}
-        (row,) = await books.accounts.list_tokens("a")
-        assert (row.name, row.expires_ms, row.revoked_ms) == ("laptop", None, None)
-        await books.accounts.revoke_token(row.id)
-        revoked_ms = books.clock.now_ms
-        books.clock.now_ms += 5
-        await books.accounts.revoke_token(f"sk-{row.id}")
-        assert (await books.accounts.list_tokens("a"))[0].revoked_ms == revoked_ms
+        await books.accounts.set_price("a", 1500, by="t")
+        await books.accounts.set_admin("a", True, by="t")
+        row = await books.accounts.get("a")
+        assert (row.price_permille, row.is_admin) == (1500, True)
+        for permille in (-1, 1.5, True, 10**7):
+            with pytest.raises(InvalidField, match="price_permille"):
+                await books.accounts.set_price("a", permille, by="t")
         for failing in (
-            books.accounts.revoke_token("sk-none"),
-            books.accounts.create_token("nobody"),
-            books.accounts.list_tokens("nobody"),
-            books.accounts.get("nobody"),
+            books.accounts.set_price("nobody", 5, by="t"),
+            books.accounts.set_admin("nobody", True, by="t"),
+            books.accounts.suspend("nobody", "x", by="t"),
+            books.accounts.set_webhook("nobody", None, by="t"),
+            books.accounts.by_id("nobody"),
         ):
             with pytest.raises(NotFound):
                 await failing
-        with pytest.raises(InvalidField):
-            await books.accounts.create_token("a", expires_ms=books.clock.now_ms)
 
-    with_books(tmp_path, deed)
+    with_books(tmp_path, deed, url=database_url)
 
 
-def test_the_operator_is_made_once(tmp_path: Path) -> None:
+def test_waivers_are_kept_with_text_and_time_also_when_revoked(
+    tmp_path: Path, database_url: str
+) -> None:
     async def deed(books: Books) -> None:
-        tokens = await asyncio.gather(*(books.accounts.ensure_operator(70) for _ in range(5)))
-        (token,) = [token for token in tokens if token is not None]
-        principal = await books.authenticator().authenticate(f"Bearer {token}")
-        assert principal.account_name == "operator"
-        assert await books.ledger.balance(principal.account_id) == 70
-        assert len(await books.accounts.list_tokens()) == 1
+        await books.accounts.create("a")
+        token = await books.tokens.create("a", by="t")
+        first = await books.accounts.waive("a")
+        signed_ms = books.clock.now_ms
+        assert (first.signer, first.signed_ms, first.revoked_ms) == ("a", signed_ms, None)
+        assert (await books.authenticator().authenticate(f"Bearer {token}")).waiver is True
+        books.clock.now_ms += 5
+        await books.accounts.revoke_waiver("a", by="t")
+        assert (await books.authenticator().authenticate(f"Bearer {token}")).waiver is False
+        with pytest.raises(NotFound, match="no waiver"):
+            await books.accounts.revoke_waiver("a", by="t")
+        await books.accounts.waive("a", signer="王五", version="7", text="I label them myself.")
+        old, new = await books.accounts.waivers("a")
+        assert (old.text, old.signed_ms, old.revoked_ms) == (first.text, signed_ms, signed_ms + 5)
+        assert (new.signer, new.version, new.text) == ("王五", "7", "I label them myself.")
+        with pytest.raises(NotFound):
+            await books.accounts.waive("b")
+        with pytest.raises(InvalidField, match="signer"):
+            await books.accounts.waive("a", signer=" ")
 
-    with_books(tmp_path, deed)
+    with_books(tmp_path, deed, url=database_url)
+
+
+def test_webhook_and_low_balance(tmp_path: Path, database_url: str) -> None:
+    async def deed(books: Books) -> None:
+        account = await books.accounts.create("a", 100)
+        for url in ("http://127.0.0.1/x", "ftp://example.com/", "http://" + "a" * 3000 + ".com/"):
+            with pytest.raises(InvalidField) as caught:
+                await books.accounts.set_webhook(account.id, url, by="t")
+            assert caught.value.param == "webhook_url"
+        await books.accounts.set_webhook(account.id, "https://example.com/hook", by="t")
+        for characters in (0, -5, 1.5, CHARACTERS_MAX + 1):
+            with pytest.raises(InvalidField, match="low_balance"):
+                await books.accounts.set_low_balance(account.id, characters, by="t")
+        await books.accounts.set_low_balance(account.id, 50, by="t")
+        await books.hold(account.id, 60)
+        row = await books.accounts.get("a")
+        assert (row.webhook_url, row.low_balance) == ("https://example.com/hook", 50)
+        assert row.low_balance_told is True
+        await books.accounts.set_low_balance(account.id, 30, by="t")
+        assert (await books.accounts.get("a")).low_balance_told is False
+        secret = books.accounts.webhook_secret(account.id)
+        assert len(parse_secret(secret)) == 32
+        assert secret != books.accounts.webhook_secret("another")
+
+    with_books(tmp_path, deed, url=database_url)
+
+
+def test_deleted_with_its_images(tmp_path: Path, database_url: str) -> None:
+    async def deed(books: Books) -> None:
+        account = await books.accounts.create("a", 100)
+        other = await books.accounts.create("b", 100)
+        token = await books.tokens.create("a", by="t")
+        for owner in (account, other):
+            task_id = await books.hold(owner.id, 30)
+            images = [new_image(task_id, owner.id, idx) for idx in range(3)]
+            await books.settle(task_id, 1, post=30, state="succeeded", images=images)
+        busy = await books.hold(account.id, 10)
+        with pytest.raises(PermissionDenied, match="open tasks"):
+            await books.accounts.delete(account.id, by="t")
+        await books.settle(busy, 1, post=0, state="failed")
+        blobs = await books.accounts.delete(account.id, by="t")
+        assert len(blobs) == 3
+        row = await books.accounts.by_id(account.id)
+        assert (row.name, row.balance) == (f"deleted-{account.id}", 0)
+        assert row.deleted_ms == books.clock.now_ms
+        assert (await books.accounts.statement(account.id))[-1].reason == "account deleted"
+        with pytest.raises(ExpiredToken):
+            await books.authenticator().authenticate(f"Bearer {token}")
+        with pytest.raises(AccountSuspended):
+            await books.hold(account.id, 1)
+        for failing in (
+            books.accounts.delete(account.id, by="t"),
+            books.accounts.grant(row.name, 5, "gift", by="t"),
+            books.accounts.restore(row.name, by="t"),
+            books.accounts.waive(row.name),
+            books.tokens.create(row.name, by="t"),
+            books.accounts.get("a"),
+        ):
+            with pytest.raises(NotFound):
+                await failing
+        assert (await books.accounts.create("a")).id != account.id
+        assert [one.name for one in await books.accounts.all()] == ["a", "b"]
+        assert len([image for image in await images_of(books, other.id) if not image]) == 3
+        assert await books.ledger.check() == []
+        assert await books.trail.verify() == []
+
+    with_books(tmp_path, deed, url=database_url)
+
+
+async def images_of(books: Books, account_id: str) -> list[int | None]:
+    """When each was deleted."""
+    text = f"SELECT deleted_ms FROM images WHERE account_id = '{account_id}'"
+    return await books.db.read(lambda conn: [row[0] for row in conn.exec_driver_sql(text)])
+
+
+def test_no_hold_is_left_behind_by_a_deletion_at_the_same_time(
+    tmp_path: Path, database_url: str
+) -> None:
+    async def main() -> None:
+        async with (
+            open_books(tmp_path, url=database_url) as books,
+            open_books(tmp_path, url=database_url) as others,
+        ):
+            for n in range(10):
+                account = await books.accounts.create(f"a{n}", 1000)
+                deeds = [others.hold(account.id, 10) for _ in range(5)]
+                deeds.insert(2, books.accounts.delete(account.id, by="t"))
+                results = await asyncio.gather(*deeds, return_exceptions=True)
+                held = [result for result in results if isinstance(result, str)]
+                if isinstance(results[2], list):
+                    assert held == []
+                else:
+                    assert isinstance(results[2], PermissionDenied)
+                    assert len(held) == 5
+            assert await books.ledger.check() == []
+
+    asyncio.run(main())
+
+
+def test_the_operator_is_made_once(tmp_path: Path, database_url: str) -> None:
+    async def main() -> None:
+        async with (
+            open_books(tmp_path, url=database_url) as books,
+            open_books(tmp_path, url=database_url) as others,
+        ):
+            tokens = await asyncio.gather(
+                *(each.accounts.ensure_operator(70) for each in [books, others] * 3)
+            )
+            (token,) = [token for token in tokens if token is not None]
+            principal = await books.authenticator().authenticate(f"Bearer {token}")
+            assert (principal.account_name, principal.is_admin) == ("operator", True)
+            assert principal.scopes == {"draw", "account", "admin"}
+            assert await books.ledger.balance(principal.account_id) == 70
+            assert len(await books.tokens.list()) == 1
+            with pytest.raises(PermissionDenied, match="operator"):
+                await books.accounts.delete(principal.account_id, by="t")
+
+    asyncio.run(main())
 
 
 @pytest.fixture
@@ -152,7 +364,7 @@ def test_the_command_line(cli: Callable[..., Result], tmp_path: Path) -> None:
 
     with_books(tmp_path, authenticate)
     cli("token", "revoke", token_id)
-    assert cli("token", "list", "--account", "alice").stdout.endswith("\trevoked\n")
+    assert cli("token", "list", "--account", "alice").stdout.split("\t")[5] == "revoked"
     assert "2" in cli("keys", "rotate").stdout
     assert "3" in cli("keys", "rotate", "--revoke-version", "1").stdout
     cli("ledger", "check")

@@ -19,6 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.ledger.books import Books, open_books
 
+from danqing import app
+from danqing.db import queries
 from danqing.domain.errors import (
     AccountSuspended,
     AuthError,
@@ -26,9 +28,14 @@ from danqing.domain.errors import (
     InvalidField,
     InvalidToken,
     MissingToken,
+    PermissionDenied,
     ServerFault,
+    Unavailable,
 )
-from danqing.service.auth import KeyFile, KeyFileError
+from danqing.service.auth import require_scope
+from danqing.service.keys import KeyFile, KeyFileError
+from danqing.service.tokens import TokenLimits
+from danqing.settings import load
 
 MINUTE_MS = 60_000
 
@@ -39,7 +46,7 @@ def with_token(folder: Path, deed: Callable[[Books, str], Awaitable[None]]) -> N
     async def main() -> None:
         async with open_books(folder) as books:
             await books.accounts.create("a")
-            await deed(books, await books.accounts.create_token("a"))
+            await deed(books, await books.tokens.create("a", by="test"))
 
     asyncio.run(main())
 
@@ -138,15 +145,17 @@ def test_other_schemes_are_refused(tmp_path: Path) -> None:
 
 def test_revoked_expired_suspended(tmp_path: Path) -> None:
     async def deed(books: Books, token: str) -> None:
-        expiring = await books.accounts.create_token("a", expires_ms=books.clock.now_ms + MINUTE_MS)
+        expiring = await books.tokens.create(
+            "a", expires_ms=books.clock.now_ms + MINUTE_MS, by="test"
+        )
         cached = books.authenticator()
         await cached.authenticate(f"Bearer {expiring}")
         books.clock.now_ms += MINUTE_MS
         with pytest.raises(ExpiredToken):  # the cache knows the time
             await cached.authenticate(f"Bearer {expiring}")
-        await books.accounts.revoke_token(token.split(".")[0])
+        await books.tokens.revoke(token.split(".")[0], by="test")
         await refused(books, f"Bearer {token}", ExpiredToken)
-        other = await books.accounts.create_token("a")
+        other = await books.tokens.create("a", by="test")
         await books.db.write(
             lambda conn: conn.exec_driver_sql("UPDATE accounts SET suspended = 1").rowcount
         )
@@ -164,7 +173,7 @@ def test_a_revocation_is_seen_within_five_seconds(
         monkeypatch.setattr("danqing.service.auth.time.monotonic", lambda: now_s)
         authenticator = books.authenticator()
         await authenticator.authenticate(f"Bearer {token}")
-        await books.accounts.revoke_token(token)
+        await books.tokens.revoke(token, by="test")
         now_s += 4.9
         await authenticator.authenticate(f"Bearer {token}")
         now_s += 0.1
@@ -190,8 +199,8 @@ def test_rotation(tmp_path: Path) -> None:
         links = books.keys.derive("links")
         elsewhere = KeyFile(tmp_path / "keys.json")  # e.g. the CLI beside the server
         assert elsewhere.rotate() == 2
-        new = await books.accounts.create_token("a")
-        assert {row.key_version for row in await books.accounts.list_tokens("a")} == {1, 2}
+        new = await books.tokens.create("a", by="test")
+        assert {row.key_version for row in await books.tokens.list("a")} == {1, 2}
         for token in (old, new):
             await running.authenticate(f"Bearer {token}")
         # The right secret of another version is the wrong secret.
@@ -323,15 +332,15 @@ def test_nothing_secret_is_in_the_database(tmp_path: Path) -> None:
         await books.authenticator().authenticate(f"Bearer {token}")
         await books.authenticator().authenticate(f"Bearer {zhipu_jwt(token, books.clock.now_ms)}")
         keys = re.findall(r"[0-9a-f]{64}", (tmp_path / "keys.json").read_text())
-        assert len(keys) == 1
+        assert len(keys) == 2  # the root and the first version
         files = list(tmp_path.glob("danqing.db*"))
         content = b"".join(file.read_bytes() for file in files)
         token_id, secret = token.removeprefix("sk-").split(".")
         assert token_id.encode() in content
         raw = base64.urlsafe_b64decode(secret + "=")
-        for hidden in (secret.encode(), raw, raw.hex().encode(), bytes.fromhex(keys[0])):
+        for hidden in (secret.encode(), raw, raw.hex().encode(), *map(bytes.fromhex, keys)):
             assert hidden not in content
-        assert keys[0].encode() not in content
+        assert not any(key.encode() in content for key in keys)
 
     with_token(tmp_path, deed)
 
@@ -397,3 +406,170 @@ def test_many_make_and_rotate_one_key_file(tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     assert content["current"] == 9
     assert sorted(map(int, content["keys"])) == list(range(1, 10))
+
+
+def test_what_is_derived_outlives_every_key(tmp_path: Path) -> None:
+    """Also in a file of version 0.1.0, which derived from its oldest key."""
+    path = tmp_path / "keys.json"
+    keys = KeyFile.load_or_create(path)
+    derived = keys.derive("links")
+    content = json.loads(path.read_text())
+    assert content["root"] not in content["keys"].values()
+    for _ in range(3):
+        keys.rotate(revoke_version=min(map(int, json.loads(path.read_text())["keys"])))
+    assert KeyFile.load_or_create(path).derive("links") == derived
+
+    oldest = "11" * 32
+    path.write_text(json.dumps({"current": 2, "keys": {"2": "22" * 32, "1": oldest}}))
+    was = hmac.digest(bytes.fromhex(oldest), b"danqing links", "sha256")
+    assert KeyFile(path).derive("links") == was
+    opened = KeyFile.load_or_create(path)
+    assert opened.derive("links") == was
+    assert json.loads(path.read_text())["root"] == oldest
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    opened.rotate(revoke_version=1)
+    assert oldest not in json.loads(path.read_text())["keys"].values()
+    for keys in (opened, KeyFile.load_or_create(path)):
+        assert keys.derive("links") == was
+
+
+def test_an_old_file_that_is_rotated_before_it_has_a_root(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.touch(0o600)
+    path.write_text(json.dumps({"current": 1, "keys": {"1": "11" * 32}}))
+    keys = KeyFile(path)
+    derived = keys.derive("links")
+    keys.rotate(revoke_version=1)
+    assert KeyFile.load_or_create(path).derive("links") == derived
+
+
+@pytest.mark.parametrize(
+    ("address", "good"),
+    [
+        ("192.0.2.7", True),
+        ("::ffff:192.0.2.7", True),
+        ("2001:db8::5", True),
+        ("2001:db8::5%eth0", True),
+        ("192.0.2.8", False),
+        ("2001:db9::5", False),
+        ("", False),
+        ("not an address", False),
+        (None, False),
+    ],
+)
+def test_a_token_of_certain_addresses(tmp_path: Path, address: str | None, good: bool) -> None:
+    async def deed(books: Books, plain: str) -> None:
+        limits = TokenLimits(networks=("192.0.2.7", "2001:db8::/32"))
+        token = await books.tokens.create("a", limits=limits, by="test")
+        authenticator = books.authenticator()
+        await authenticator.authenticate(f"Bearer {plain}", address)
+        for credential in (token, zhipu_jwt(token, books.clock.now_ms)):
+            if good:
+                await authenticator.authenticate(f"Bearer {credential}", address)
+            else:
+                with pytest.raises(PermissionDenied, match="address"):
+                    await authenticator.authenticate(f"Bearer {credential}", address)
+
+    with_token(tmp_path, deed)
+
+
+def test_scopes(tmp_path: Path) -> None:
+    async def deed(books: Books, token: str) -> None:
+        principal = await books.authenticator().authenticate(f"Bearer {token}")
+        require_scope(principal, "draw")
+        for scope in ("account", "admin"):
+            with pytest.raises(PermissionDenied, match=scope):
+                require_scope(principal, scope)
+        await books.accounts.set_price("a", 700, by="test")
+        principal = await books.authenticator().authenticate(f"Bearer {token}")
+        assert (principal.price_permille, principal.is_admin, principal.session) == (
+            700,
+            False,
+            False,
+        )
+
+    with_token(tmp_path, deed)
+
+
+def test_what_changes_is_seen_within_five_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def deed(books: Books, token: str) -> None:
+        now_s = 100.0
+        monkeypatch.setattr("danqing.service.auth.time.monotonic", lambda: now_s)
+        authenticator = books.authenticator()
+        await books.accounts.waive("a")
+        assert (await authenticator.authenticate(f"Bearer {token}")).waiver is True
+        await books.accounts.revoke_waiver("a", by="test")
+        now_s += 5
+        assert (await authenticator.authenticate(f"Bearer {token}")).waiver is False
+        await books.accounts.suspend("a", "spam", by="test")
+        now_s += 5
+        with pytest.raises(AccountSuspended):
+            await authenticator.authenticate(f"Bearer {token}")
+
+    with_token(tmp_path, deed)
+
+
+def test_the_last_use_is_noted_once_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def deed(books: Books, token: str) -> None:
+        written: list[int] = []
+        write = queries.mark_token_used
+        monkeypatch.setattr(
+            queries,
+            "mark_token_used",
+            lambda conn, token_id, now_ms: written.append(now_ms) or write(conn, token_id, now_ms),
+        )
+        start_ms = books.clock.now_ms
+        authenticator = books.authenticator()
+        for offset_ms in (0, 1, 59_999, 60_000, 60_001):
+            books.clock.now_ms = start_ms + offset_ms
+            for _ in range(5):
+                await authenticator.authenticate(f"Bearer {token}")
+            await asyncio.sleep(0.05)
+        assert written == [start_ms, start_ms + 60_000]
+        (row,) = await books.tokens.list()
+        assert row.last_used_ms == start_ms + 60_000
+
+    with_token(tmp_path, deed)
+
+
+def test_noting_a_use_delays_and_fails_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def deed(books: Books, token: str) -> None:
+        authenticator = books.authenticator()
+        blocked = threading.Event()
+        stuck = asyncio.create_task(books.db.write(lambda _: blocked.wait(10)))
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(2):  # the writer is busy all the while
+            await authenticator.authenticate(f"Bearer {token}")
+
+        def fail(*_: object) -> None:
+            raise Unavailable("The database is unavailable.")
+
+        monkeypatch.setattr(queries, "mark_token_used", fail)
+        blocked.set()
+        await stuck
+        for _ in range(3):
+            await authenticator.authenticate(f"Bearer {token}")
+            await asyncio.sleep(0.02)
+
+    with_token(tmp_path, deed)
+
+
+def test_another_key_file_is_refused(tmp_path: Path, database_url: str) -> None:
+    """A gateway that came up without the shared file must not make one of its own."""
+
+    async def open_with(keys_file: Path) -> None:
+        configured = load(data_dir=tmp_path, database_url=database_url, keys_file=keys_file)
+        async with app.open_books(configured):
+            pass
+
+    asyncio.run(open_with(tmp_path / "one.json"))
+    asyncio.run(open_with(tmp_path / "one.json"))
+    with pytest.raises((KeyFileError, FileNotFoundError), match="put (it|that one) back"):
+        asyncio.run(open_with(tmp_path / "two.json"))
+    assert not (tmp_path / "two.json").exists()

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.ledger.books import open_books
 
-from danqing.db.tables import CHARACTERS_MAX
+from danqing.db.rows import CHARACTERS_MAX
 from danqing.domain.errors import InvalidField, NotFound
-from danqing.service.accounts import REDEEM_CODES_MAX
+from danqing.service.codes import CODES_MAX
 from danqing.service.redeem import digest, new_code
 
 
@@ -63,16 +63,16 @@ def test_used_once_and_kept_as_a_digest(tmp_path: Path) -> None:
     async def main() -> None:
         async with open_books(tmp_path) as books:
             await books.accounts.create("a", 10)
-            first, second = await books.accounts.create_redeem_codes(500, 2)
-            assert await books.accounts.redeem(first.lower().replace("-", " "), "a") == 510
+            first, second = await books.codes.create(500, 2, by="test")
+            assert await books.codes.redeem(first.lower().replace("-", " "), "a", by="test") == 510
             for name in ("a", "nobody"):
                 with pytest.raises((InvalidField, NotFound)):
-                    await books.accounts.redeem(first, name)
+                    await books.codes.redeem(first, name, by="test")
             with pytest.raises(NotFound):  # and this leaves the code unused
-                await books.accounts.redeem(second, "nobody")
-            assert await books.accounts.redeem(second, "a") == 1010
-            with pytest.raises(NotFound, match="no such redeem code"):
-                await books.accounts.redeem(new_code(), "a")
+                await books.codes.redeem(second, "nobody", by="test")
+            assert await books.codes.redeem(second, "a", by="test") == 1010
+            with pytest.raises(NotFound, match="no such code"):
+                await books.codes.redeem(new_code(), "a", by="test")
             account = await books.accounts.get("a")
             grants = await books.ledger.statement(account.id)
             assert [(row.kind, row.amount) for row in grants[1:]] == [("grant", 500)] * 2
@@ -91,10 +91,10 @@ def test_of_many_at_once_in_two_databases_one_wins(tmp_path: Path) -> None:
         async with open_books(tmp_path) as books, open_books(tmp_path) as others:
             for name in ("a", "b"):
                 await books.accounts.create(name, 0)
-            for code in await books.accounts.create_redeem_codes(7, 5):
+            for code in await books.codes.create(7, 5, by="test"):
                 results = await asyncio.gather(
                     *(
-                        where.accounts.redeem(code, name)
+                        where.codes.redeem(code, name, by="test")
                         for where in (books, others)
                         for name in ("a", "b", "a")
                     ),
@@ -114,23 +114,23 @@ def test_a_grant_that_fails_leaves_the_code_good(tmp_path: Path) -> None:
         async with open_books(tmp_path) as books:
             await books.accounts.create("full", CHARACTERS_MAX)
             await books.accounts.create("a", 0)
-            (code,) = await books.accounts.create_redeem_codes(5)
+            (code,) = await books.codes.create(5, by="test")
             with pytest.raises(InvalidField, match="balance"):
-                await books.accounts.redeem(code, "full")
-            assert await books.accounts.redeem(code, "a") == 5
+                await books.codes.redeem(code, "full", by="test")
+            assert await books.codes.redeem(code, "a", by="test") == 5
 
     asyncio.run(main())
 
 
 @pytest.mark.parametrize(
     ("characters", "count"),
-    [(0, 1), (-5, 1), (CHARACTERS_MAX + 1, 1), (5, 0), (5, REDEEM_CODES_MAX + 1)],
+    [(0, 1), (-5, 1), (CHARACTERS_MAX + 1, 1), (5, 0), (5, CODES_MAX + 1)],
 )
 def test_codes_that_are_not_made(tmp_path: Path, characters: int, count: int) -> None:
     async def main() -> None:
         async with open_books(tmp_path) as books:
             with pytest.raises(InvalidField):
-                await books.accounts.create_redeem_codes(characters, count)
+                await books.codes.create(characters, count, by="test")
 
     asyncio.run(main())
     with sqlite3.connect(tmp_path / "danqing.db") as connection:

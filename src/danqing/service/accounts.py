@@ -1,24 +1,35 @@
-"""Accounts, their waiver, tokens and redeem codes. Knows no SQL and no sign-up; money goes through the ledger."""
+"""Accounts, their money, rights and waivers. Knows no SQL and no sign-up; money goes through the ledger."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
 
-from danqing.db import queries
+from danqing.db import book_queries, image_queries, queries
+from danqing.db.rows import CHARACTERS_MAX, AccountRow, Json, TransferRow, WaiverRow
 from danqing.db.session import Connection, Database
-from danqing.db.tables import AccountRow, RedeemCodeRow, TokenRow
-from danqing.domain.errors import InvalidField, NotFound
+from danqing.domain.errors import InvalidField, NotFound, PermissionDenied
 from danqing.domain.ids import uuid7
-from danqing.service import redeem
-from danqing.service.auth import KeyFile, new_token_id
-from danqing.service.ledger import Ledger, check_characters, wall_clock_ms
+from danqing.service import webhooks
+from danqing.service.inputs import (
+    DELETED,
+    check_name,
+    check_text,
+    check_whole,
+    live,
+    named,
+)
+from danqing.service.keys import KeyFile
+from danqing.service.ledger import Ledger, wall_clock_ms
+from danqing.service.tokens import SCOPES, TokenLimits, Tokens
+from danqing.service.trail import Trail, of_account
 
 OPERATOR = "operator"
 OPERATOR_CHARACTERS = 1_000_000
 FIRST_CHARACTERS = 15_000
-REDEEM_CODES_MAX = 10_000
-"""Made in one go."""
-_NAME_CHARS_MAX = 64
+PERMILLE_MAX = 1_000_000
+_WAIVER_CHARS_MAX = 10_000
+_ACCOUNTS_MAX = 1_000_000
 
 WAIVER_VERSION = "1"
 WAIVER_TEXT = (
@@ -30,153 +41,293 @@ WAIVER_TEXT = (
 
 
 class Accounts:
-    """Makes and shows accounts, tokens and redeem codes."""
+    """Makes, shows and changes accounts. Whatever changes one is in the audit trail with it.
+
+    What changes an account raises NotFound once it was deleted; what only shows one does not.
+    """
 
     def __init__(
         self,
         db: Database,
         ledger: Ledger,
         keys: KeyFile,
+        tokens: Tokens,
+        trail: Trail,
+        *,
+        webhook_hosts: Iterable[str] = (),
         clock_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
+        """`webhook_hosts` may be webhooks' though they are not public."""
         self._db = db
         self._ledger = ledger
         self._keys = keys
+        self._tokens = tokens
+        self._trail = trail
+        self._webhook_hosts = tuple(webhook_hosts)
         self._clock_ms = clock_ms
 
-    async def create(self, name: str, characters: int = FIRST_CHARACTERS) -> AccountRow:
+    async def create(
+        self,
+        name: str,
+        characters: int = FIRST_CHARACTERS,
+        *,
+        by: str = "cli",
+        is_admin: bool = False,
+    ) -> AccountRow:
         """Make an account and grant its first characters, if any. Raises InvalidField."""
-        _check_name(name)
-        return await self._db.write(lambda conn: self._create(conn, name, characters))
+        name = check_name(name)
+        return await self._trail.write(
+            lambda conn: self._create(conn, name, characters, by, is_admin)
+        )
 
     async def get(self, name: str) -> AccountRow:
         """The account of this name. Raises NotFound."""
-        return await self._db.read(lambda conn: _named(conn, name))
+        return await self._db.read(lambda conn: named(conn, name))
+
+    async def by_id(self, account_id: str) -> AccountRow:
+        """Raises NotFound."""
+        account = await self._db.read(lambda conn: queries.account_by_id(conn, account_id))
+        if account is None:
+            raise NotFound("There is no such account.", "account")
+        return account
+
+    async def page(self, after: str, rows_max: int) -> list[AccountRow]:
+        """Accounts in the order of their names, from the one behind `after`, without deleted ones."""
+        return await self._db.read(lambda conn: queries.accounts_after(conn, after, rows_max))
 
     async def all(self) -> list[AccountRow]:
-        return await self._db.read(queries.all_accounts)
+        return await self.page("", _ACCOUNTS_MAX)
 
-    async def waive(
-        self, name: str, version: str = WAIVER_VERSION, text: str = WAIVER_TEXT
-    ) -> AccountRow:
-        """Record that the account signed the label waiver. Raises NotFound."""
-        now_ms = self._clock_ms()
+    # Money
 
-        def work(conn: Connection) -> AccountRow:
-            queries.set_waiver(conn, _named(conn, name).id, version, text, now_ms)
-            return _named(conn, name)
+    async def grant(
+        self, name: str, characters: int, reason: str, *, by: str, transfer_id: str | None = None
+    ) -> int:
+        """Add characters and return the new balance; the same `transfer_id` again adds nothing.
 
-        return await self._db.write(work)
-
-    async def create_token(
-        self, account: str, *, expires_ms: int | None = None, name: str | None = None
-    ) -> str:
-        """Make a token for the account of this name; it can't be shown again. Raises NotFound.
-
-        `expires_ms` is in Unix milliseconds; InvalidField where it is past.
+        Raises InvalidField, NotFound, TransferConflict.
         """
-        if name is not None:
-            _check_name(name)
-        now_ms = self._clock_ms()
-        if expires_ms is not None and expires_ms <= now_ms:
-            raise InvalidField("The token would have expired already.", "expires")
-        token_id = new_token_id()
-        token, version = self._keys.token(token_id)
+        return await self._transfer("grant", name, characters, reason, by, transfer_id)
 
-        def work(conn: Connection) -> str:
-            account_id = _named(conn, account).id
-            row = TokenRow(token_id, account_id, version, name, now_ms, expires_ms, None)
-            queries.insert_token(conn, row)
-            return token
+    async def adjust(
+        self, name: str, characters: int, reason: str, *, by: str, transfer_id: str | None = None
+    ) -> int:
+        """Correct by a positive or negative number; raises QuotaExceeded too, else as `grant`."""
+        return await self._transfer("adjust", name, characters, reason, by, transfer_id)
 
-        return await self._db.write(work)
+    async def statement(
+        self, account_id: str, after: str = "", rows_max: int = 100
+    ) -> list[TransferRow]:
+        """The account's transfers behind the one with the id `after`, oldest first."""
+        return await self._ledger.statement(account_id, after, rows_max)
 
-    async def revoke_token(self, token: str) -> None:
-        """Revoke a token by its id, with or without "sk-"; also by the whole token. Raises NotFound."""
-        token_id = token.removeprefix("sk-").partition(".")[0]
-        now_ms = self._clock_ms()
-        if not await self._db.write(lambda conn: queries.revoke_token(conn, token_id, now_ms)):
-            raise NotFound("There is no such token.", "token")
-
-    async def list_tokens(self, account: str | None = None) -> list[TokenRow]:
-        """The tokens of the account of this name, or of all, oldest first. Raises NotFound."""
-        return await self._db.read(
-            lambda conn: queries.tokens_of(
-                conn, None if account is None else _named(conn, account).id
-            )
+    async def set_low_balance(self, account_id: str, characters: int | None, *, by: str) -> None:
+        """Below this balance its webhook is told; None = never. Raises InvalidField, NotFound."""
+        if characters is not None:
+            check_whole(characters, "low_balance", 1, CHARACTERS_MAX)
+        await self._change(
+            account_id,
+            by,
+            "account.low_balance",
+            {"low_balance": characters},
+            low_balance=characters,
+            low_balance_told=False,
         )
 
-    async def create_redeem_codes(self, characters: int, count: int = 1) -> list[str]:
-        """Make codes worth `characters` each; they can't be shown again. Raises InvalidField."""
-        check_characters(characters)
-        if not 1 <= count <= REDEEM_CODES_MAX:
-            raise InvalidField(f"'count' must be from 1 to {REDEEM_CODES_MAX}.", "count")
-        now_ms = self._clock_ms()
-        codes = [redeem.new_code() for _ in range(count)]
-        rows = [RedeemCodeRow(redeem.digest(code), characters, now_ms) for code in codes]
-        await self._db.write(lambda conn: queries.insert_redeem_codes(conn, rows))
-        return codes
+    # Rights
 
-    async def redeem(self, code: str, account: str) -> int:
-        """Use a code up: grant its characters to the account of this name, return the new balance.
+    async def suspend(self, name: str, reason: str, *, by: str) -> None:
+        """Refuse its tokens, within 5 seconds everywhere. Raises InvalidField, NotFound."""
+        check_text(reason, "reason")
+        account_id = (await self.get(name)).id
+        values = {"suspended": True, "suspended_reason": reason}
+        await self._change(account_id, by, "account.suspend", {"reason": reason}, **values)
 
-        One transaction: of several who use it at once, in any process, one succeeds. Raises
-        NotFound, InvalidField (malformed, used already, the balance would be too high).
+    async def restore(self, name: str, *, by: str) -> None:
+        """End a suspension. Raises NotFound."""
+        account_id = (await self.get(name)).id
+        values = {"suspended": False, "suspended_reason": None}
+        await self._change(account_id, by, "account.restore", {}, **values)
+
+    async def set_price(self, name: str, permille: int, *, by: str) -> None:
+        """Multiply the catalog's prices, in thousandths; 0 draws for nothing. Raises InvalidField, NotFound."""
+        check_whole(permille, "price_permille", 0, PERMILLE_MAX)
+        values = {"price_permille": permille}
+        await self._change((await self.get(name)).id, by, "account.price", values, **values)
+
+    async def set_admin(self, name: str, is_admin: bool, *, by: str) -> None:
+        """Let its tokens have the scope "admin", or no more. Raises NotFound."""
+        values = {"is_admin": is_admin}
+        await self._change((await self.get(name)).id, by, "account.admin", values, **values)
+
+    async def waive(
+        self,
+        name: str,
+        *,
+        signer: str | None = None,
+        version: str = WAIVER_VERSION,
+        text: str = WAIVER_TEXT,
+        by: str = "cli",
+    ) -> WaiverRow:
+        """Record that the label waiver was signed, by the account itself if not said.
+
+        Raises InvalidField, NotFound.
         """
-        digest = redeem.digest(code)
-        now_ms = self._clock_ms()
+        if signer is not None:
+            check_text(signer, "signer", 200)
+        check_text(version, "version", 50)
+        check_text(text, "text", _WAIVER_CHARS_MAX)
+        account_id = (await self.get(name)).id
 
-        def work(conn: Connection) -> int:
-            account_id = _named(conn, account).id
-            characters = queries.use_redeem_code(conn, digest, account_id, now_ms)
-            if characters is None:
-                if queries.redeem_code(conn, digest) is None:
-                    raise NotFound("There is no such redeem code.", "code")
-                raise InvalidField("This redeem code has been used already.", "code")
-            return self._ledger.grant_within(conn, account_id, characters, "redeem code")
+        def work(conn: Connection) -> WaiverRow:
+            account = live(conn, account_id)
+            row = WaiverRow(
+                uuid7(), account.id, version, text, signer or account.name, self._clock_ms()
+            )
+            queries.insert_waiver(conn, row)
+            detail = {"waiver": row.id, "version": version, "signer": row.signer}
+            self._trail.within(conn, by, "waiver.sign", of_account(account.id), detail)
+            return row
 
-        return await self._db.write(work)
+        return await self._trail.write(work, [account_id])
+
+    async def revoke_waiver(self, name: str, *, by: str) -> None:
+        """Revoke the waiver in force, which stays on record. Raises NotFound, also where there is none."""
+        account_id = (await self.get(name)).id
+
+        def work(conn: Connection) -> None:
+            live(conn, account_id)
+            if not queries.revoke_waivers(conn, account_id, self._clock_ms()):
+                raise NotFound("The account has no waiver in force.", "waiver")
+            self._trail.within(conn, by, "waiver.revoke", of_account(account_id), {})
+
+        await self._trail.write(work, [account_id])
+
+    async def waivers(self, name: str) -> list[WaiverRow]:
+        """All waivers the account ever signed, oldest first. Raises NotFound."""
+        return await self._db.read(lambda conn: queries.waivers_of(conn, named(conn, name).id))
+
+    # Webhooks
+
+    async def set_webhook(self, account_id: str, url: str | None, *, by: str) -> None:
+        """Where the account is told of what happens; None = nowhere. Raises InvalidField, NotFound."""
+        if url is not None:
+            webhooks.check_url(url, self._webhook_hosts)
+        await self._change(account_id, by, "account.webhook", {"url": url}, webhook_url=url)
+
+    def webhook_secret(self, account_id: str) -> str:
+        """What its webhooks are signed with, as receivers take it: "whsec_…"."""
+        key = self._keys.derive("webhooks")
+        return webhooks.shown(webhooks.account_secret(key, account_id))
+
+    # The first and the last
 
     async def ensure_operator(self, characters: int = OPERATOR_CHARACTERS) -> str | None:
         """Make the operator's account where there is none; its token, only when just made.
 
         One transaction: of two servers that start at once, one gets the token.
         """
-        token_id = new_token_id()
-        token, version = self._keys.token(token_id)
-        now_ms = self._clock_ms()
 
         def work(conn: Connection) -> str | None:
-            if queries.account_by_name(conn, OPERATOR) is not None:
+            if queries.accounts_named(conn, OPERATOR, OPERATOR):
                 return None
-            account = self._create(conn, OPERATOR, characters)
-            row = TokenRow(token_id, account.id, version, "first", now_ms, None, None)
-            queries.insert_token(conn, row)
-            return token
+            account = self._create(conn, OPERATOR, characters, "server", True)
+            limits = TokenLimits(scopes=SCOPES)
+            return self._tokens.make_within(
+                conn, account, by="server", name="first", expires_ms=None, limits=limits
+            )
 
-        return await self._db.write(work)
+        return await self._trail.write(work)
 
-    def _create(self, conn: Connection, name: str, characters: int) -> AccountRow:
-        if queries.account_by_name(conn, name) is not None:
+    async def delete(self, account_id: str, *, by: str) -> list[str]:
+        """Delete an account and its images; returns the blobs that they were in, for the caller to delete.
+
+        Its tokens are revoked, its name is free, its balance is booked out. Its transfers, waivers,
+        tasks and trail stay, and its address' HMAC: who deletes accounts is not given new ones for
+        it. Raises NotFound; PermissionDenied for the operator's, and while it has open tasks.
+        """
+
+        def work(conn: Connection) -> list[str]:
+            account = live(conn, account_id)
+            if account.name == OPERATOR:
+                raise PermissionDenied("The operator's account cannot be deleted.")
+            if book_queries.open_task_ids(conn, account_id):
+                raise PermissionDenied("The account has open tasks: cancel them, or wait for them.")
+            now_ms = self._clock_ms()
+            if account.balance:
+                self._ledger.adjust_within(conn, account_id, -account.balance, "account deleted")
+            queries.revoke_tokens_of(conn, account_id, now_ms)
+            values = {"password_hash": None, "webhook_url": None, "low_balance": None}
+            queries.update_account(
+                conn,
+                account_id,
+                name=DELETED + account_id,
+                deleted_ms=now_ms,
+                is_admin=False,
+                **values,
+            )
+            blob_keys = image_queries.delete_images_of(conn, account_id, now_ms)
+            detail = {
+                "name": account.name,
+                "balance": account.balance,
+                "images": len(blob_keys),
+            }
+            self._trail.within(conn, by, "account.delete", of_account(account_id), detail)
+            return blob_keys
+
+        return await self._trail.write(work, [account_id])
+
+    def make_within(self, conn: Connection, name: str, **values: Any) -> AccountRow:
+        """An account of this (checked) name, without characters, in a larger transaction.
+
+        `values` are more of its columns. Raises InvalidField where the name is taken.
+        """
+        if queries.accounts_named(conn, name, name):
             raise InvalidField(f"An account named '{name}' exists already.", "name")
-        account = AccountRow(uuid7(), name, 0, False, self._clock_ms(), None, None, None)
+        account = AccountRow(uuid7(), name, 0, False, self._clock_ms(), **values)
         queries.insert_account(conn, account)
+        return account
+
+    def _create(
+        self, conn: Connection, name: str, characters: int, by: str, is_admin: bool
+    ) -> AccountRow:
+        account = self.make_within(conn, name, is_admin=is_admin)
         if characters:
             self._ledger.grant_within(conn, account.id, characters, "first characters")
-        return _named(conn, name)
+        detail = {"name": name, "characters": characters, "is_admin": is_admin}
+        self._trail.within(conn, by, "account.create", of_account(account.id), detail)
+        return live(conn, account.id)
 
+    async def _transfer(
+        self,
+        kind: Literal["grant", "adjust"],
+        name: str,
+        characters: int,
+        reason: str,
+        by: str,
+        transfer_id: str | None,
+    ) -> int:
+        check_text(reason, "reason")
+        account_id = (await self.get(name)).id
+        move = self._ledger.grant_within if kind == "grant" else self._ledger.adjust_within
 
-def _named(conn: Connection, name: str) -> AccountRow:
-    account = queries.account_by_name(conn, name)
-    if account is None:
-        raise NotFound(f"There is no account named '{name[:_NAME_CHARS_MAX]}'.", "account")
-    return account
+        def work(conn: Connection) -> int:
+            live(conn, account_id)
+            known = transfer_id and book_queries.transfer_by_id(conn, transfer_id)
+            balance = move(conn, account_id, characters, reason, transfer_id)
+            if not known:
+                detail = {"characters": characters, "reason": reason, "balance": balance}
+                self._trail.within(conn, by, f"account.{kind}", of_account(account_id), detail)
+            return balance
 
+        return await self._trail.write(work, [account_id])
 
-def _check_name(name: str) -> None:
-    # isprintable is False for control characters, line ends and lone surrogates.
-    if not 1 <= len(name) <= _NAME_CHARS_MAX or not name.isprintable() or name != name.strip():
-        raise InvalidField(
-            f"A name has 1 to {_NAME_CHARS_MAX} printable characters and no space at its ends.",
-            "name",
-        )
+    async def _change(
+        self, account_id: str, by: str, deed: str, detail: Json, **values: Any
+    ) -> None:
+        def work(conn: Connection) -> None:
+            live(conn, account_id)
+            queries.update_account(conn, account_id, **values)
+            self._trail.within(conn, by, deed, of_account(account_id), detail)
+
+        await self._trail.write(work, [account_id])

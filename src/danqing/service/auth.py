@@ -1,39 +1,34 @@
-"""Who is asking: the key file, tokens made from it, and checking them. Knows headers' text, not HTTP.
-
-A token is `sk-<id>.<secret>` with secret = base64url(HMAC-SHA256(key[version], id)): the database
-holds the id alone, and Zhipu's JWT, which is signed with the secret, can be checked.
-"""
+"""Who is asking: checking tokens and Zhipu's JWTs, and from where they come. Knows headers' text, not HTTP."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
-import fcntl
 import hmac
 import json
-import os
 import re
-import secrets
-import stat
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, cast
 
 from danqing.db import queries
+from danqing.db.rows import TokenFacts
 from danqing.db.session import Database
-from danqing.db.tables import TokenFacts
 from danqing.domain.errors import (
     AccountSuspended,
+    DanqingError,
     ExpiredToken,
-    InvalidField,
     InvalidToken,
     MissingToken,
+    PermissionDenied,
     ServerFault,
 )
 from danqing.observability.logging import get_logger
+from danqing.service.keys import KeyFile, KeyFileError, base64url
 from danqing.service.ledger import wall_clock_ms
 
 HEADER_CHARS_MAX = 2048
@@ -41,15 +36,12 @@ _JWT_PART_CHARS_MAX = 512
 _JWT_AHEAD_MS_MAX = 3_600_000
 _FACTS_TTL_S = 5.0
 _FACTS_MAX = 4096
+_USED_EVERY_MS = 60_000
+_USES_MAX = 256
+"""Tokens whose use is being noted at once; beyond it some uses go unnoted."""
 log = get_logger(__name__)
 
 _TOKEN_ID = re.compile(r"sk-([0-9a-f]{32})")
-
-
-class KeyFileError(ServerFault):
-    """The key file is missing, unreadable, or readable by others."""
-
-    retryable = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,124 +52,21 @@ class Principal:
     account_name: str
     token_id: str
     waiver: bool
+    scopes: frozenset[str]
+    is_admin: bool
+    price_permille: int
+    """What the account pays of the catalog's prices, in thousandths."""
+    models: frozenset[str] | None
+    """Models the token may draw with, in lower case; None = all."""
+    rate_per_minute: int | None
+    session: bool = False
+    """The token is one that signing in made."""
 
 
-class KeyFile:
-    """The versioned keys behind all tokens: `{"current": 1, "keys": {"1": "<64 hex>"}}`, mode 0600.
-
-    Lives outside the database; gateways share it, and see each other's rotations at once.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Open an existing file. Raises KeyFileError."""
-        self._path = path
-        self._load()
-
-    @classmethod
-    def load_or_create(cls, path: Path) -> KeyFile:
-        """Open the file, making it with a first key where missing. Raises KeyFileError."""
-        with _locked_folder(path):
-            if not path.exists():
-                _store(path, 1, {1: secrets.token_bytes(32)})
-        return cls(path)
-
-    def rotate(self, revoke_version: int | None = None) -> int:
-        """Add a key, make it the current one and return its version.
-
-        `revoke_version` removes an older key: its tokens are void from then on. Raises
-        InvalidField when there is no such version.
-        """
-        with _locked_folder(self._path):
-            self._load()
-            if revoke_version is not None and revoke_version not in self._keys:
-                raise InvalidField(f"There is no key version {revoke_version}.", "revoke_version")
-            # Above every version ever made: the newest is never revoked before a newer one is.
-            version = max(self._keys) + 1
-            keys = {n: key for n, key in self._keys.items() if n != revoke_version}
-            _store(self._path, version, {**keys, version: secrets.token_bytes(32)})
-            self._load()
-            return version
-
-    def token(self, token_id: str) -> tuple[str, int]:
-        """The whole token of an id under the current key, and that key's version."""
-        self._refresh()
-        return f"sk-{token_id}.{_secret(self._keys[self._current], token_id)}", self._current
-
-    def secrets_of(self, token_id: str) -> dict[int, str]:
-        """The secret of an id under each key version."""
-        self._refresh()
-        return {version: _secret(key, token_id) for version, key in self._keys.items()}
-
-    def derive(self, purpose: str) -> bytes:
-        """32 bytes for another use of the file, e.g. signing links.
-
-        From the oldest key: rotation leaves them as they are, revoking that key changes them.
-        """
-        return hmac.digest(self._keys[min(self._keys)], f"danqing {purpose}".encode(), "sha256")
-
-    def _refresh(self) -> None:
-        try:
-            info = self._path.stat()
-        except OSError as error:
-            raise KeyFileError("The key file cannot be read.") from error
-        if (info.st_ino, info.st_mtime_ns) != self._seen:
-            self._load()
-
-    def _load(self) -> None:
-        try:
-            with self._path.open("rb") as file:
-                info = os.fstat(file.fileno())
-                if stat.S_IMODE(info.st_mode) & 0o077:
-                    raise KeyFileError(
-                        f"The key file {self._path} can be read by others: chmod 600 it."
-                    )
-                content = json.loads(file.read(1 << 20))
-            self._keys = {int(n): bytes.fromhex(key) for n, key in content["keys"].items()}
-            self._current = int(content["current"])
-            if min(map(len, self._keys.values())) < 32 or self._current not in self._keys:
-                raise ValueError
-        except OSError as error:
-            raise KeyFileError(f"The key file {self._path} cannot be read.") from error
-        except (ValueError, KeyError, TypeError, AttributeError):
-            # Without its cause, which may quote the keys.
-            raise KeyFileError(f"The key file {self._path} is damaged.") from None
-        self._seen = (info.st_ino, info.st_mtime_ns)
-
-
-def _store(path: Path, current: int, keys: Mapping[int, bytes]) -> None:
-    """Replace the key file as a whole; a reader sees the old or the new one."""
-    content = {"current": current, "keys": {str(n): key.hex() for n, key in keys.items()}}
-    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(path)
-    except OSError as error:
-        raise KeyFileError(f"The key file {path} cannot be written.") from error
-
-
-@contextmanager
-def _locked_folder(path: Path) -> Generator[None]:
-    """Keep other processes from making or rotating keys meanwhile: a lock on the file's folder."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise KeyFileError(f"The key file {path} cannot be made.") from error
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def new_token_id() -> str:
-    """128 random bits as 32 hex digits."""
-    return secrets.token_hex(16)
+def require_scope(principal: Principal, scope: str) -> None:
+    """Raises PermissionDenied."""
+    if scope not in principal.scopes:
+        raise PermissionDenied(f"This needs a token with the scope '{scope}'.")
 
 
 class Authenticator:
@@ -190,12 +79,17 @@ class Authenticator:
         self._keys = keys
         self._clock_ms = clock_ms
         self._cache: OrderedDict[str, tuple[float, TokenFacts]] = OrderedDict()
+        self._uses: dict[str, asyncio.Task[None]] = {}
 
-    async def authenticate(self, authorization: str | None) -> Principal:
+    async def authenticate(
+        self, authorization: str | None, address: str | None = None
+    ) -> Principal:
         """The principal behind `Bearer <token>`, or `Bearer <jwt>` as Zhipu's SDKs sign it.
 
-        The signature is checked before the database is asked, so that a made-up token costs no
-        query. Raises MissingToken, InvalidToken, ExpiredToken (revoked too), AccountSuspended.
+        `address` is where the request came from, as far as that can be trusted. The signature is
+        checked before the database is asked, so that a made-up token costs no query. Raises
+        MissingToken, InvalidToken, ExpiredToken (revoked too), AccountSuspended, PermissionDenied
+        (not from this address).
         """
         credential = _bearer(authorization)
         now_ms = self._clock_ms()
@@ -216,14 +110,14 @@ class Authenticator:
             raise ExpiredToken("The API key has been revoked.")
         if facts.expires_ms is not None and facts.expires_ms <= now_ms:
             raise ExpiredToken("The API key has expired.")
+        if facts.deleted_ms is not None:
+            raise ExpiredToken("The account has been deleted.")
         if facts.suspended:
             raise AccountSuspended("The account is suspended.")
-        return Principal(
-            account_id=facts.account_id,
-            account_name=facts.account_name,
-            token_id=facts.token_id,
-            waiver=facts.waiver_ms is not None,
-        )
+        if facts.networks is not None and not _within(tuple(facts.networks), address):
+            raise PermissionDenied("This API key may not be used from your address.")
+        self._note_use(facts, now_ms)
+        return _principal(facts)
 
     def _verify_token(self, credential: str) -> tuple[str, int]:
         name, _, secret = credential.partition(".")
@@ -241,7 +135,7 @@ class Authenticator:
         signed = f"{head}.{body}".encode()
         version = _matching(
             {
-                version: _base64url(hmac.digest(secret.encode(), signed, "sha256"))
+                version: base64url(hmac.digest(secret.encode(), signed, "sha256"))
                 for version, secret in self._keys.secrets_of(token_id).items()
             },
             signature,
@@ -254,6 +148,27 @@ class Authenticator:
         if expires_ms > now_ms + _JWT_AHEAD_MS_MAX:
             raise InvalidToken("The signed token lives too long: at most one hour is allowed.")
         return token_id, version
+
+    def _note_use(self, facts: TokenFacts, now_ms: int) -> None:
+        """Have it written when the token was used, once a minute; nobody waits for that."""
+        token_id = facts.token_id
+        if now_ms - (facts.last_used_ms or 0) < _USED_EVERY_MS:
+            return
+        if token_id in self._uses or len(self._uses) >= _USES_MAX:
+            return
+
+        async def write() -> None:
+            try:
+                await self._db.write(lambda conn: queries.mark_token_used(conn, token_id, now_ms))
+            except DanqingError as error:
+                log.warning("token_use_unnoted", message=error.message)
+                return
+            known = self._cache.get(token_id)
+            if known is not None:
+                self._cache[token_id] = (known[0], replace(known[1], last_used_ms=now_ms))
+
+        task = self._uses[token_id] = asyncio.create_task(write())
+        task.add_done_callback(lambda _: self._uses.pop(token_id))
 
     async def _facts(self, token_id: str) -> TokenFacts | None:
         known = self._cache.get(token_id)
@@ -268,6 +183,38 @@ class Authenticator:
             if len(self._cache) > _FACTS_MAX:
                 self._cache.popitem(last=False)
         return facts
+
+
+def _principal(facts: TokenFacts) -> Principal:
+    scopes = frozenset(facts.scopes.split())
+    return Principal(
+        account_id=facts.account_id,
+        account_name=facts.account_name,
+        token_id=facts.token_id,
+        waiver=facts.waiver,
+        # The token may be older than the loss of the account's rights.
+        scopes=scopes if facts.is_admin else scopes - {"admin"},
+        is_admin=facts.is_admin,
+        price_permille=facts.price_permille,
+        models=None if facts.models is None else frozenset(map(str.lower, facts.models)),
+        rate_per_minute=facts.rate_per_minute,
+        session=facts.kind == "session",
+    )
+
+
+def _within(networks: tuple[str, ...], address: str | None) -> bool:
+    try:
+        found: IPv4Address | IPv6Address = ip_address((address or "").partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(found, IPv6Address):
+        found = found.ipv4_mapped or found
+    return any(found in network for network in _parsed(networks))
+
+
+@lru_cache(_FACTS_MAX)
+def _parsed(networks: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(map(ip_network, networks))
 
 
 def _bearer(authorization: str | None) -> str:
@@ -313,14 +260,6 @@ def _json_part(part: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise _invalid()
     return cast("dict[str, Any]", content)
-
-
-def _secret(key: bytes, token_id: str) -> str:
-    return _base64url(hmac.digest(key, token_id.encode(), "sha256"))
-
-
-def _base64url(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def _invalid() -> InvalidToken:

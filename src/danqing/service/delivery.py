@@ -1,4 +1,8 @@
-"""From pixels to what the client gets: label, encode, store, link. Knows no engine, no ledger, no HTTP."""
+"""From pixels to what the client gets: label, encode, store, link. Knows no engine, no ledger, no HTTP.
+
+A blob's key names its day, task, place and image, so that what a killed server had stored can be
+found again: "20261121/<task id>/<index>-<image id>.png".
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,12 @@ import asyncio
 import base64
 import hashlib
 import os
+import re
 import secrets
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from danqing.domain.card import Card, ImageFormat
 from danqing.domain.errors import Unavailable
@@ -56,6 +63,18 @@ class StoredImage:
     expires_s: int
 
 
+_NAME = re.compile(r"([0-9]+)-([0-9a-f]{11})\.([a-z]+)")
+
+
+def task_folder(task_id: str) -> str:
+    """Where a task's blobs are; its day is in its id (UUIDv7)."""
+    return f"{day_folder(int(task_id.replace('-', '')[:12], 16))}/{task_id}"
+
+
+def day_folder(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y%m%d")
+
+
 def new_image_id() -> str:
     """44 random bits as 11 hex digits: what the pixel mark can carry, and what the link shows."""
     return f"{secrets.randbits(44):011x}"
@@ -80,21 +99,34 @@ def finish(
 class Deliverer:
     """Finishes and stores drawn images and makes their links."""
 
-    def __init__(self, blobs: Blobs, signer: LinkSigner) -> None:
+    def __init__(
+        self, blobs: Blobs, signer: LinkSigner, is_taken: Callable[[str], Awaitable[bool]]
+    ) -> None:
+        """`is_taken` says whether an image has this id already."""
         self._blobs = blobs
+        self._is_taken = is_taken
         self._signer = signer
         # More encoders than cores would only hold more pixels at once.
         self._cores = asyncio.Semaphore(len(os.sched_getaffinity(0)))
 
     async def store(
-        self, drawn: Drawn, *, card: Card, delivery: Delivery, plan: LabelPlan, prompt: str
+        self,
+        drawn: Drawn,
+        *,
+        task_id: str,
+        link_ttl_s: int,
+        delivery: Delivery,
+        plan: LabelPlan,
+        prompt: str,
     ) -> tuple[StoredImage, bytes, dict[str, float]]:
         """Label, encode and store one image; also returns its bytes and stage times in ms.
 
         Raises Unavailable when the blob store does not take it.
         """
-        for _ in range(8):  # an id is 44 bits: a clash is rare, and the store refuses to overwrite
+        for _ in range(8):  # an id is 44 bits: a clash is rare
             image_id = new_image_id()
+            if await self._is_taken(image_id):
+                continue
             started = time.perf_counter()
             async with self._cores:
                 data = await asyncio.to_thread(
@@ -107,7 +139,7 @@ class Deliverer:
                     prompt=prompt,
                 )
             labelled = time.perf_counter()
-            key = f"{image_id[:2]}/{image_id}.{delivery.format}"
+            key = f"{task_folder(task_id)}/{drawn.index}-{image_id}.{delivery.format}"
             try:
                 await self._blobs.put(key, data)
             except BlobExists:
@@ -127,14 +159,47 @@ class Deliverer:
                 sha256=hashlib.sha256(data).hexdigest(),
                 plan=plan,
                 created_ms=int(time.time() * 1000),
-                expires_s=int(time.time()) + card.link_ttl_s,
+                expires_s=int(time.time()) + link_ttl_s,
             )
             return image, data, timing_ms
         raise Unavailable("No free image id was found.")
 
-    async def discard(self, image: StoredImage) -> None:
-        """Take back an image whose task did not end well."""
-        await self._blobs.delete(image.blob_key)
+    async def discard(self, blob_key: str) -> None:
+        """Take back an image whose task did not end well, or that is kept no longer."""
+        await self._blobs.delete(blob_key)
+
+    async def found(
+        self, task_id: str, *, seeds: Sequence[int], link_ttl_s: int, plan: LabelPlan
+    ) -> dict[int, StoredImage]:
+        """What a server stored whole for a task before it was killed, by index; the first where there are two."""
+        images: dict[int, StoredImage] = {}
+        for key in await self._blobs.list(task_folder(task_id)):
+            match = _NAME.fullmatch(key.rpartition("/")[2])
+            if match is None or int(match[1]) in images or int(match[1]) >= len(seeds):
+                continue
+            data = await self._blobs.get(key)
+            try:
+                format, width, height = await asyncio.to_thread(codecs.measure, data)
+            except ValueError:
+                continue
+            now_s = time.time()
+            images[int(match[1])] = StoredImage(
+                image_id=match[2],
+                blob_key=key,
+                format=format,
+                size=Size(width, height),
+                seed=seeds[int(match[1])],
+                bytes_count=len(data),
+                sha256=hashlib.sha256(data).hexdigest(),
+                plan=plan,
+                created_ms=int(now_s * 1000),
+                expires_s=int(now_s) + link_ttl_s,
+            )
+        return images
+
+    async def keys(self, task_id: str) -> list[str]:
+        """Every blob of a task."""
+        return await self._blobs.list(task_folder(task_id))
 
     def link(self, image_id: str, format: ImageFormat, expires_s: int, base_url: str) -> str:
         """The signed address of an image, for as long as it lives."""

@@ -1,15 +1,26 @@
-"""Looking up what was drawn: stored images and tasks. Knows the database and the blobs; draws and charges nothing."""
+"""Looking up what was drawn: stored images, tasks, and a task's answer again. Draws and charges nothing."""
 
 from __future__ import annotations
 
+import base64
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
-from danqing.db.tables import ImageRow, TaskRow
-from danqing.domain.errors import NotFound
+from danqing.db.rows import ImageRow, TaskRow
+from danqing.domain.card import ImageFormat
+from danqing.domain.errors import DanqingError, EngineFailed, NotFound
+from danqing.domain.sizes import Size
+from danqing.domain.task import DeliveredImage, Delivery, ImageResult
+from danqing.observability.logging import get_logger
+from danqing.service.calls import Outcome
 from danqing.service.ledger import Ledger
 from danqing.service.links import LinkSigner
+from danqing.service.records import StoredRequest, StoredResult, error_of_json
 from danqing.storage.blobs import Blobs
+
+log = get_logger(__name__)
 
 MEDIA_TYPE = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
@@ -57,9 +68,64 @@ class Gallery:
         """Bytes [start, end) of an image."""
         return await self._blobs.get(file.blob_key, range=(start, end))
 
+    async def delete_blobs(self, blob_keys: Iterable[str]) -> None:
+        """Delete what images were in that are marked as deleted already; what cannot be is logged."""
+        for blob_key in blob_keys:
+            try:
+                await self._blobs.delete(blob_key)
+            except DanqingError as error:
+                log.error("blob_left_behind", key=blob_key, code=error.code)
+
     async def task(self, task_id: str, account_id: str) -> tuple[TaskRow, list[ImageRow]]:
         """A task's row and its images' rows. Raises NotFound, also for somebody else's task."""
         row = await self._ledger.task(task_id)
         if row is None or row.account_id != account_id:
             raise NotFound("No such task.", "task_id")
         return row, await self._ledger.images(task_id)
+
+    async def outcome(self, row: TaskRow, base_url: str) -> Outcome:
+        """The answer of a task that has ended, as it was, with fresh links.
+
+        Raises the error it ended with; NotFound where none of its images is there any more.
+        """
+        if row.state != "succeeded":
+            raise error_of_json(row.error or {"code": "server_fault", "message": "It failed."})
+        try:
+            request = StoredRequest.of_json(row.request)
+        except ValueError:
+            raise NotFound("The answer of this task is no longer kept.") from None
+        result = StoredResult.of_json(row.result)
+        images: dict[int, DeliveredImage | DanqingError] = dict(result.failed)
+        for image in await self._ledger.images(row.id):
+            if image.deleted_ms is None:
+                images[image.idx] = await self._present(image, request.delivery, base_url)
+        if not any(isinstance(image, DeliveredImage) for image in images.values()):
+            raise NotFound("The images of this task are no longer kept.")
+        return Outcome(
+            result=ImageResult(
+                created=int(request.received_s),
+                model=row.model,
+                images=tuple(images.get(index, EngineFailed()) for index in range(request.task.n)),
+                prompt=request.task.prompt,
+                revised_prompt=result.revised_prompt,
+                safety=result.safety,
+                quality=request.task.quality,
+            ),
+            task_id=row.id,
+            charged=row.charged,
+            seeds=request.seeds,
+            timing_ms=result.timing_ms,
+            replayed=True,
+        )
+
+    async def _present(self, image: ImageRow, delivery: Delivery, base_url: str) -> DeliveredImage:
+        inline = delivery.form == "b64_json"
+        data = await self._blobs.get(image.blob_key) if inline else b""
+        return DeliveredImage(
+            image_id=image.id,
+            size=Size(image.width, image.height),
+            seed=image.seed,
+            format=cast("ImageFormat", image.format),
+            url=None if inline else self.link(image, base_url),
+            b64=base64.b64encode(data).decode("ascii") if inline else None,
+        )

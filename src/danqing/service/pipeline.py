@@ -1,6 +1,6 @@
 """The use case: one call from a checked request to a settled charge. Knows no HTTP and no dialect's words.
 
-resolve → moderate → HOLD + task row → extend → moderate what was added → draw → label, encode, store → POST or VOID
+client's key → rate limit → resolve → moderate → HOLD + task row → draw (drawing.py) → POST or VOID (settling.py)
 """
 
 from __future__ import annotations
@@ -8,104 +8,51 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Coroutine, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from danqing.catalog import Catalog
-from danqing.db.tables import EndState, ImageRow, NewTask
-from danqing.domain.card import Card
+from danqing.db.rows import PERMILLE, NewTask, TaskRow
+from danqing.domain.card import Card, multiplied
 from danqing.domain.errors import (
-    Busy,
     Cancelled,
     ContentRefused,
     DanqingError,
+    DuplicateRequestId,
     EngineFailed,
+    IdempotencyConflict,
+    ModelNotAllowed,
+    ModelNotFound,
     ServerFault,
     Unavailable,
     WaiverRequired,
 )
 from danqing.domain.ids import uuid7
-from danqing.domain.ports import DrawOrder, Provider
-from danqing.domain.task import (
-    SEED_MAX,
-    DeliveredImage,
-    Delivery,
-    Drawn,
-    Failed,
-    ImageResult,
-    ImageTask,
-    SafetyLevel,
-    Stepped,
-)
+from danqing.domain.ports import DrawOrder
+from danqing.domain.task import SEED_MAX, SafetyLevel
 from danqing.observability.logging import get_logger
-from danqing.observability.metrics import Metrics
-from danqing.service import prompts
 from danqing.service.auth import Principal
-from danqing.service.delivery import Deliverer, LabelPlan, StoredImage
-from danqing.service.ledger import Ledger, StaleTask
+from danqing.service.blocks import Blocks
+from danqing.service.calls import Accepted, Call, Outcome, Work
+from danqing.service.delivery import LabelPlan
+from danqing.service.drawing import Artist
+from danqing.service.gallery import Gallery
+from danqing.service.ledger import KeyInUse, Ledger, StaleTask
 from danqing.service.moderation import Role, TextModerator
+from danqing.service.ratelimit import RateLimiter, Taken
+from danqing.service.records import StoredRequest
+from danqing.service.settling import Settler, result_of
 from danqing.settings import Settings
 
 log = get_logger(__name__)
 T = TypeVar("T")
 
-LEASE_S = 30.0
-"""A task's lease; renewed at a third of it while the work goes on."""
 LARGE_CHARS = 20_000
 """A history above this is moderated off the event loop."""
 LABEL_SWITCH = {"zhipu": "watermark_enabled"}
 """The field that switches the AI label, by dialect, for the error that names it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One authenticated, decoded request."""
-
-    dialect: str
-    principal: Principal
-    card: Card
-    task: ImageTask
-    delivery: Delivery
-    base_url: str
-    """What links begin with."""
-    received_s: float
-    hung_up: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set before the call is cancelled because its client left; else it is the server that stops."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The answer and its facts for the headers."""
-
-    result: ImageResult
-    task_id: str
-    charged: int
-    seeds: tuple[int, ...]
-    timing_ms: dict[str, float]
-
-
-@dataclass(slots=True)
-class _Work:
-    """What one call has come to so far; lives as long as the call."""
-
-    task_id: str
-    epoch: int
-    held: int
-    order: DrawOrder
-    plan: LabelPlan
-    revised: str | None = None
-    safety: tuple[SafetyLevel, ...] = ()
-    steps_done: dict[int, int] = field(default_factory=dict[int, int])
-    stored: dict[int, StoredImage] = field(default_factory=dict[int, StoredImage])
-    images: dict[int, DeliveredImage | DanqingError] = field(
-        default_factory=dict[int, DeliveredImage | DanqingError]
-    )
-    timing_ms: dict[str, float] = field(default_factory=dict[str, float])
-
-    @property
-    def started(self) -> bool:
-        return bool(self.steps_done or self.images)
+POLL_S = (0.05, 1.0)
+"""How often a waiting duplicate looks whether the first has ended: at first, and in the end."""
 
 
 class Pipeline:
@@ -117,57 +64,133 @@ class Pipeline:
         settings: Settings,
         catalog: Catalog,
         ledger: Ledger,
-        provider: Provider,
+        artist: Artist,
+        settler: Settler,
         moderator: TextModerator,
-        deliverer: Deliverer,
-        metrics: Metrics,
+        gallery: Gallery,
+        blocks: Blocks,
+        limiter: RateLimiter,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
         self._ledger = ledger
-        self._provider = provider
+        self._artist = artist
+        self._settler = settler
         self._moderator = moderator
-        self._deliverer = deliverer
-        self._metrics = metrics
+        self._gallery = gallery
+        self._blocks = blocks
+        self._limiter = limiter
+        self._works: dict[str, Work] = {}
         self._running: set[asyncio.Task[Any]] = set()
+        self._stopping = False
 
-    async def draw(self, call: Call) -> Outcome:
+    async def draw(self, call: Call) -> Outcome | Accepted:
         """Draw, store and charge one call. Cancel the coroutine when the client hangs up (see Call.hung_up).
 
-        Raises any DanqingError; whatever is raised, the hold is resolved by the card's rules.
+        Raises any DanqingError; whatever is raised, the hold is resolved by the card's rules. A call
+        whose client hangs up goes on to its end where it has a key to come back with.
         """
-        card = self._catalog.drawable(call.card, self._settings.standin)
-        if not call.task.ai_label and not call.principal.waiver:
-            raise WaiverRequired(LABEL_SWITCH.get(call.dialect, "watermark"))
-        safety = await self._moderate(call)
-        # In a task of its own: a client that leaves while the hold is written must not lose sight of it.
-        opening = self._keep(self._open(call, card, safety))
+        if call.client_key is not None:
+            first = await self._ledger.task_of_key(call.client_key.digest)
+            if first is not None:
+                return await self._replayed(call, first)
+        rate = await self._limited(call.principal)
+        safety = await self._admit(call)
+        work = self._work(call, uuid7())
+        work.safety = safety
+        running = self._keep(self._opened_and_drawn(work))
         try:
-            work = await asyncio.shield(opening)
+            opened = await asyncio.shield(running)
         except asyncio.CancelledError:
-            await self._unasked(self._abandon(call, opening))
+            if call.client_key is None or not call.hung_up.is_set():
+                work.stop("client" if call.hung_up.is_set() else "server")
+                await asyncio.wait({running})
             raise
-        return await self._draw(call, work)
+        if isinstance(opened, TaskRow):
+            return await self._replayed(call, opened)
+        return replace(opened, rate=rate) if isinstance(opened, Outcome) else opened
 
-    async def _draw(self, call: Call, work: _Work) -> Outcome:
-        try:
-            async with asyncio.timeout(self._settings.request_timeout_s):
-                self._extend(call, work)
-                await self._run(call, work)
-        except asyncio.CancelledError:
-            await self._unasked(self._cancelled(call, work))
-            raise
-        except TimeoutError:
-            await self._failed(call, work, slow := EngineFailed("The drawing took too long."))
-            raise slow from None
-        except DanqingError as error:
-            await self._failed(call, work, error)
-            raise
-        except Exception as error:
-            log.exception("task_crashed", task=work.task_id)
-            await self._failed(call, work, fault := ServerFault())
-            raise fault from error
-        return await self._delivered(call, work)
+    async def cancel(self, task_id: str) -> None:
+        """Cancel a task that is not over: at once if this server draws it, else its owner is told."""
+        work = self._works.get(task_id)
+        if work is not None:
+            work.stop("client")
+        else:
+            await self._ledger.ask_cancel(task_id)
+
+    async def resume(self, row: TaskRow, stored: StoredRequest) -> None:
+        """Draw a claimed task again, under the hold it has. Raises ModelNotFound, Unavailable, StaleTask."""
+        card = self._drawable(self._catalog.find(row.model, row.dialect))
+        if stored.task.quality not in card.qualities:
+            raise ModelNotFound(row.model)
+        call = Call(
+            dialect=row.dialect,
+            principal=Principal(
+                account_id=row.account_id,
+                account_name="",
+                token_id=row.token_id or "",
+                waiver=not stored.task.ai_label,
+                scopes=frozenset(),
+                is_admin=False,
+                price_permille=PERMILLE,
+                models=None,
+                rate_per_minute=None,
+            ),
+            card=card,
+            task=stored.task,
+            delivery=stored.delivery,
+            base_url="",
+            received_s=stored.received_s,
+            background=True,
+        )
+        row = await self._ledger.draw_again(row)
+        work = self._work(call, row.id)
+        work.order = DrawOrder(
+            task=stored.task,
+            card=card,
+            task_id=row.id,
+            account_id=row.account_id,
+            prompt=stored.task.prompt,
+            seeds=stored.seeds,
+            priority="background",
+        )
+        work.held, work.plan, work.epoch = stored.held, stored.plan, row.epoch
+        self._works[row.id] = work
+        self._keep(self._logged(work))
+
+    def is_drawing(self, task_id: str) -> bool:
+        """Whether this very server works on the task."""
+        return task_id in self._works
+
+    async def drain(self) -> None:
+        """Stop what is going on and wait until all of it is settled; for shutdown."""
+        self._stopping = True
+        while self._running:
+            for work in list(self._works.values()):
+                work.stop("server")
+            await asyncio.wait(self._running)
+
+    # Before the hold
+
+    async def _limited(self, principal: Principal) -> Taken | None:
+        if principal.rate_per_minute is None:
+            return None
+        return await self._limiter.take(f"token:{principal.token_id}", principal.rate_per_minute)
+
+    async def _admit(self, call: Call) -> tuple[SafetyLevel, ...]:
+        """Everything that can be refused for nothing."""
+        principal = call.principal
+        if principal.models is not None and call.card.name.lower() not in principal.models:
+            raise ModelNotAllowed(call.card.name)
+        self._drawable(call.card)
+        if not call.task.ai_label and not principal.waiver:
+            raise WaiverRequired(LABEL_SWITCH.get(call.dialect, "watermark"))
+        if call.task.end_user is not None:
+            await self._blocks.require_free(principal.account_id, call.task.end_user)
+        return await self._moderate(call)
+
+    def _drawable(self, card: Card) -> Card:
+        return self._catalog.drawable(card, self._settings.standin)
 
     async def _moderate(self, call: Call) -> tuple[SafetyLevel, ...]:
         """Check what the client wrote. A refusal is logged with the end user, so that one can be blocked."""
@@ -190,283 +213,143 @@ class Pipeline:
             )
             raise
 
-    async def _open(self, call: Call, card: Card, safety: tuple[SafetyLevel, ...]) -> _Work:
-        """HOLD the characters and write the task row, in one transaction."""
-        task = call.task
-        task_id = uuid7()
-        held = card.price.of(task.quality, task.n)
+    async def _replayed(self, call: Call, first: TaskRow) -> Outcome | Accepted:
+        """The answer of the task that has the call's key: waited for, then encoded anew."""
+        assert call.client_key is not None
+        if not call.client_key.replays:
+            raise DuplicateRequestId(call.task.client_request_id or "")
+        if first.fingerprint != call.client_key.fingerprint:
+            raise IdempotencyConflict
+        if call.background:
+            return Accepted(first.id)
+        row, wait_s = first, POLL_S[0]
+        try:
+            async with asyncio.timeout(self._settings.request_timeout_s):
+                while row.is_open:
+                    await asyncio.sleep(wait_s)
+                    wait_s = min(wait_s * 1.5, POLL_S[1])
+                    row = await self._ledger.task(first.id) or row
+        except TimeoutError:
+            raise Unavailable(f"Task {first.id} is not done yet. Please retry later.") from None
+        return await self._gallery.outcome(row, call.base_url)
+
+    # The hold and what it pays for
+
+    def _work(self, call: Call, task_id: str) -> Work:
+        task, card, principal = call.task, call.card, call.principal
         seed = task.seed if task.seed is not None else secrets.randbelow(SEED_MAX + 1)
-        seeds = tuple((seed + index) % (SEED_MAX + 1) for index in range(task.n))
-        row = NewTask(
-            id=task_id,
-            account_id=call.principal.account_id,
-            token_id=call.principal.token_id,
-            dialect=call.dialect,
-            model=card.name,
-            request=_as_json(task, call.delivery),
-            end_user=task.end_user,
-        )
-        opened = await self._ledger.open_task(
-            row, hold_id=uuid7(), characters=held, lease_s=LEASE_S
-        )
-        log.info("task_opened", task=task_id, model=card.name, held=held, n=task.n)
-        return _Work(
-            task_id=task_id,
-            epoch=opened.epoch,
-            held=held,
+        price = card.price.of(task.quality, task.size, task.n)
+        return Work(
+            call=call,
+            held=multiplied(price, principal.price_permille),
             order=DrawOrder(
                 task=task,
                 card=card,
                 task_id=task_id,
-                account_id=call.principal.account_id,
+                account_id=principal.account_id,
                 prompt=task.prompt,
-                seeds=seeds,
+                seeds=tuple((seed + index) % (SEED_MAX + 1) for index in range(task.n)),
+                priority="background" if call.background else "interactive",
             ),
-            plan=LabelPlan.of(card, task.ai_label, call.principal.waiver, self._settings.labels),
-            safety=safety,
+            plan=LabelPlan.of(card, task.ai_label, principal.waiver, self._settings.labels),
         )
 
-    async def _abandon(self, call: Call, opening: asyncio.Task[_Work]) -> None:
-        """The client left while the hold was being written: wait for it, then give it back."""
+    async def _opened_and_drawn(self, work: Work) -> Outcome | Accepted | TaskRow:
+        """Hold, then draw. The row of another task where that one has the client's key."""
         try:
-            work = await opening
-        except DanqingError:
-            return
-        await self._cancelled(call, work)
+            await self._open(work)
+        except KeyInUse as taken:
+            return taken.task
+        self._works[work.task_id] = work
+        if work.call.background:
+            self._keep(self._logged(work))
+            return Accepted(work.task_id)
+        return await self._drawn(work)
 
-    def _extend(self, call: Call, work: _Work) -> None:
-        """Extend the prompt when asked for, and moderate what was added."""
-        task = call.task
-        if not task.prompt_extend:
-            return
-        extended = prompts.extend(task.prompt, task.style, call.card.prompt_chars_max)
-        if extended != task.prompt:
-            work.safety += self._moderator.require({"assistant": (extended,)})
-        work.revised = extended
-        work.order = DrawOrder(
-            task=task,
-            card=work.order.card,
-            task_id=work.task_id,
-            account_id=work.order.account_id,
-            prompt=extended,
-            seeds=work.order.seeds,
+    async def _open(self, work: Work) -> None:
+        """HOLD the characters and write the task row, in one transaction."""
+        call, order = work.call, work.order
+        request = StoredRequest(
+            task=call.task,
+            delivery=call.delivery,
+            plan=work.plan,
+            seeds=order.seeds,
+            held=work.held,
+            received_s=call.received_s,
+            link_ttl_s=order.card.link_ttl_s,
         )
+        key = call.client_key
+        row = NewTask(
+            id=work.task_id,
+            account_id=order.account_id,
+            token_id=call.principal.token_id,
+            dialect=call.dialect,
+            model=order.card.name,
+            request=request.as_json(),
+            end_user=call.task.end_user,
+            client_key=None if key is None else key.digest,
+            fingerprint=None if key is None else key.fingerprint,
+            background=call.background,
+        )
+        await self._ledger.open_task(
+            row, hold_id=uuid7(), characters=work.held, lease_s=self._settings.task_lease_s
+        )
+        log.info("task_opened", task=work.task_id, model=row.model, held=work.held, n=call.task.n)
 
-    async def _run(self, call: Call, work: _Work) -> None:
-        """Follow the drawing to its end while the lease is renewed. Raises StaleTask when the lease is lost."""
-        storing: list[asyncio.Task[None]] = []
-        following = asyncio.create_task(self._follow(call, work, storing))
-        renewing = asyncio.create_task(self._renew(work))
+    async def _logged(self, work: Work) -> None:
+        """A drawing for which nobody waits: its error is in its row, and in the log."""
         try:
-            await asyncio.wait({following, renewing}, return_when=asyncio.FIRST_COMPLETED)
-            if not following.done():
-                renewing.result()
-            await following
-        finally:
-            following.cancel()
-            renewing.cancel()
-            try:
-                await _outlast(following, renewing)
-            finally:
-                # Not cancelled, whatever happened: a blob being written must be known, to be discarded.
-                await _outlast(*storing)
+            await self._drawn(work)
+        except DanqingError as error:
+            log.info("background_task_ended", task=work.task_id, code=error.code)
 
-    async def _follow(self, call: Call, work: _Work, storing: list[asyncio.Task[None]]) -> None:
-        """Take the events; images are finished and stored beside the next ones' steps."""
-        async with aclosing(self._provider.draw(work.order)) as events:
-            async for event in events:
-                match event:
-                    case Stepped():
-                        work.steps_done[event.index] = event.step
-                    case Drawn():
-                        storing.append(self._keep(self._store(call, work, event)))
-                    case Failed():
-                        work.images[event.index] = event.error
-                    case _:
-                        pass
-                del event  # an image's pixels are large: not held until the next event
-
-    async def _renew(self, work: _Work) -> None:
-        """The heartbeat. Ends only by StaleTask: a renewal that fails otherwise is tried again."""
-        while True:
-            await asyncio.sleep(LEASE_S / 3)
-            try:
-                await self._ledger.renew(
-                    work.task_id, work.epoch, LEASE_S, "running" if work.started else None
-                )
-            except StaleTask:
-                raise
-            except DanqingError as error:
-                log.warning("lease_not_renewed", task=work.task_id, code=error.code)
-
-    async def _store(self, call: Call, work: _Work, drawn: Drawn) -> None:
-        """One image, finished and stored; what goes wrong with it is its own result."""
+    async def _drawn(self, work: Work) -> Outcome:
+        """Draw and settle. Not to be cancelled: `Work.stop` ends it early."""
+        drawing = asyncio.create_task(self._artist.draw(work))
+        work.interrupt = drawing.cancel
+        if work.stopped is not None or self._stopping:
+            work.stop(work.stopped or "server")
         try:
-            image, data, timing_ms = await self._deliverer.store(
-                drawn,
-                card=call.card,
-                delivery=call.delivery,
-                plan=work.plan,
-                prompt=call.task.prompt,
-            )
+            await asyncio.wait({drawing}, timeout=self._settings.request_timeout_s)
+            if not drawing.done():
+                drawing.cancel()
+                await asyncio.wait({drawing})
+                raise EngineFailed("The drawing took too long.")
+            if drawing.cancelled():
+                return await self._stopped(work)
+            drawing.result()
+            result = result_of(work)
+        except StaleTask:
+            await self._settler.lost(work)
+            raise Unavailable("The task was taken over by another server.") from None
+        except DanqingError as error:
+            if work.stopped is not None:
+                return await self._stopped(work)
+            await self._settler.failed(work, error)
+            raise
         except Exception as error:
-            if not isinstance(error, DanqingError):
-                log.exception("store_crashed", task=work.task_id)
-            work.images[drawn.index] = error if isinstance(error, DanqingError) else ServerFault()
-            return
-        work.stored[drawn.index] = image
-        work.images[drawn.index] = self._deliverer.present(
-            image, data, call.delivery, call.base_url
-        )
-        timing_ms = drawn.timing_ms | timing_ms
-        self._metrics.on_timing(timing_ms)
-        for stage, value in timing_ms.items():  # images run side by side: the slowest counts
-            work.timing_ms[stage] = max(work.timing_ms.get(stage, 0.0), value)
-
-    async def _delivered(self, call: Call, work: _Work) -> Outcome:
-        """POST for the images delivered; the rest of the hold returns."""
-        images = tuple(work.images.get(index, EngineFailed()) for index in range(call.task.n))
-        delivered = [image for image in images if isinstance(image, DeliveredImage)]
-        if not delivered:
-            error = next(image for image in images if isinstance(image, DanqingError))
-            await self._failed(call, work, error)
-            raise error
-        charge = work.held * len(delivered) // call.task.n
-        result = ImageResult(
-            created=int(call.received_s),
-            model=call.card.name,
-            images=images,
-            prompt=call.task.prompt,
-            revised_prompt=work.revised,
-            safety=work.safety,
-            quality=call.task.quality,
-        )
-        await self._unasked(self._settle(work, charge, "succeeded"))
-        self._metrics.images.labels(call.card.name).inc(len(delivered))
-        log.info("task_done", task=work.task_id, charged=charge, images=len(delivered))
-        return Outcome(result, work.task_id, charge, work.order.seeds, work.timing_ms)
-
-    async def _failed(self, call: Call, work: _Work, error: DanqingError) -> None:
-        """An end without images: void, or the whole price where the card never refunds."""
-        ours = isinstance(error, Busy | ServerFault)
-        charge = work.held if call.card.refund == "never" and not ours else 0
-        log.warning("task_failed", task=work.task_id, code=error.code, charged=charge)
-        await self._unasked(self._settle(work, charge, "failed", error))
-
-    async def _cancelled(self, call: Call, work: _Work) -> None:
-        """The client hung up: free while queued, then by the card's rule. A server that stops is our failure."""
-        if not call.hung_up.is_set():
-            await self._failed(call, work, Unavailable("The server stopped."))
-            return
-        total = call.card.qualities[call.task.quality].steps * call.task.n
-        match call.card.cancel:
-            case _ if call.card.refund == "never":
-                charge = work.held
-            case _ if not work.started:
-                charge = 0
-            case "void":
-                charge = 0
-            case "full":
-                charge = work.held
-            case "prorata":
-                done = sum(work.steps_done.values())
-                charge = min(work.held, -(-work.held * done // total))
-        log.info("task_cancelled", task=work.task_id, charged=charge)
-        await self._settle(work, charge, "cancelled", Cancelled())
-
-    async def _settle(
-        self, work: _Work, charge: int, state: EndState, error: DanqingError | None = None
-    ) -> None:
-        """Resolve the hold with the task's end and its images, in one transaction; drop images nobody gets."""
-        keep = False
-        try:
-            await self._ledger.settle(
-                work.task_id,
-                work.epoch,
-                post=charge,
-                state=state,
-                error=None if error is None else {"code": error.code, "message": error.message},
-                result={"revised_prompt": work.revised, "timing_ms": work.timing_ms},
-                images=_rows(work) if state == "succeeded" else [],
-            )
-            keep = state == "succeeded"
+            log.exception("task_crashed", task=work.task_id)
+            await self._settler.failed(work, fault := ServerFault())
+            raise fault from error
+        else:
+            return await self._settler.delivered(work, result)
         finally:
-            if not keep:
-                await self._discard(work)
-        self._metrics.characters_posted.inc(charge)
+            self._works.pop(work.task_id, None)
 
-    async def _discard(self, work: _Work) -> None:
-        for image in work.stored.values():
-            try:
-                await self._deliverer.discard(image)
-            except DanqingError as error:
-                log.error("blob_left_behind", key=image.blob_key, code=error.code)
-
-    async def _unasked(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run to the end even when the caller is cancelled meanwhile: money is never left half moved."""
-        return await asyncio.shield(self._keep(work))
+    async def _stopped(self, work: Work) -> Outcome:
+        """The drawing was cancelled: settle by who did it, and raise so."""
+        if work.stopped == "client":
+            await self._settler.cancelled(work)
+            raise Cancelled
+        stopped = Unavailable("The server is stopping. Please retry later.")
+        if not work.call.background:
+            await self._settler.failed(work, stopped)
+        # A background task keeps its hold: its lease ends soon, and whoever runs then takes it over.
+        raise stopped
 
     def _keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """A task that `drain` waits for."""
+        """A task that is never cancelled and that `drain` waits for."""
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task
-
-    async def drain(self) -> None:
-        """Wait until nothing is being settled any more; for shutdown, after the calls were cancelled."""
-        while self._running:
-            await asyncio.gather(*self._running, return_exceptions=True)
-
-
-async def _outlast(*tasks: asyncio.Task[Any]) -> None:
-    """Wait until all have ended, however they end. A cancellation meanwhile takes effect only then."""
-    cancelled: asyncio.CancelledError | None = None
-    while pending := [task for task in tasks if not task.done()]:
-        try:
-            await asyncio.wait(pending)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-
-
-def _rows(work: _Work) -> list[ImageRow]:
-    return [
-        ImageRow(
-            id=image.image_id,
-            task_id=work.task_id,
-            account_id=work.order.account_id,
-            idx=index,
-            format=image.format,
-            width=image.size.width,
-            height=image.size.height,
-            bytes=image.bytes_count,
-            sha256=image.sha256,
-            seed=image.seed,
-            blob_key=image.blob_key,
-            label_visible=image.plan.visible,
-            label_metadata=image.plan.metadata,
-            created_ms=image.created_ms,
-            expires_ms=image.expires_s * 1000,
-        )
-        for index, image in sorted(work.stored.items())
-    ]
-
-
-def _as_json(task: ImageTask, delivery: Delivery) -> dict[str, object]:
-    """The request as its row keeps it."""
-    return {
-        "prompt": task.prompt,
-        "negative_prompt": task.negative_prompt,
-        "size": str(task.size),
-        "n": task.n,
-        "quality": task.quality,
-        "style": task.style,
-        "seed": task.seed,
-        "prompt_extend": task.prompt_extend,
-        "ai_label": task.ai_label,
-        "client_request_id": task.client_request_id,
-        "form": delivery.form,
-        "format": delivery.format,
-    }

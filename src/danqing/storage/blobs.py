@@ -12,6 +12,7 @@ import errno
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +22,9 @@ from obstore.store import LocalStore
 
 from danqing.domain.errors import NotFound, Unavailable
 
-_KEY = re.compile(r"[a-z0-9]{1,16}/[a-z0-9-]{1,64}\.(?:png|jpeg|webp)", re.ASCII)
+_FOLDER = re.compile(r"[a-z0-9]{1,16}(?:/[a-z0-9-]{1,64})?", re.ASCII)
+_KEY = re.compile(_FOLDER.pattern + r"/[a-z0-9-]{1,64}\.(?:png|jpeg|webp)", re.ASCII)
+_PART = re.compile(r".+#[0-9]+")
 T = TypeVar("T")
 
 
@@ -30,7 +33,7 @@ class BlobExists(Exception):
 
 
 class Blobs:
-    """Immutable blobs by key, e.g. "3f/3f5a2c.png": written once, whole or not at all.
+    """Immutable blobs by key, e.g. "20261121/<task>/0-3f5a2c.png": written once, whole or not at all.
 
     Every method raises Unavailable when the store does not work (disk full, gone, forbidden) and
     ValueError for a key that is not of our form, which no client can cause.
@@ -47,7 +50,7 @@ class Blobs:
         self._root = Path(text).absolute()
         self._root.mkdir(parents=True, exist_ok=True)
         self._root.chmod(0o700)
-        self._store = LocalStore(self._root)
+        self._store = LocalStore(self._root, automatic_cleanup=True)
 
     async def put(self, key: str, data: bytes) -> None:
         """Store a new blob. Raises BlobExists when the key is taken."""
@@ -96,6 +99,44 @@ class Blobs:
             await _in_thread(lambda: obstore.delete(self._store, path))
         except FileNotFoundError:
             return
+
+    async def list(self, folder: str) -> list[str]:
+        """The keys in a folder, e.g. "20261121/<task>", and below it, in order; none where there is none."""
+        if _FOLDER.fullmatch(folder) is None:
+            raise ValueError(f"not a blob folder: {folder!r}")
+
+        def read() -> list[str]:
+            return sorted(
+                meta["path"] for page in obstore.list(self._store, folder) for meta in page
+            )
+
+        return await _in_thread(read)
+
+    async def folders(self) -> list[str]:
+        """The folders at the top, in order."""
+
+        def read() -> list[str]:
+            prefixes = obstore.list_with_delimiter(self._store)["common_prefixes"]
+            return sorted(str(prefix) for prefix in prefixes)
+
+        return await _in_thread(read)
+
+    async def sweep_parts(self, older_than_s: float) -> int:
+        """Remove what writers that were killed left half written; how many there were.
+
+        The local store writes to "NAME#1" and renames; its listing does not show those.
+        """
+
+        def sweep() -> int:
+            removed = 0
+            for path in self._root.rglob("*#*"):
+                with suppress(FileNotFoundError):
+                    if _PART.fullmatch(path.name) and path.stat().st_mtime < older_than_s:
+                        path.unlink()
+                        removed += 1
+            return removed
+
+        return await _in_thread(sweep)
 
 
 def _checked(key: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -76,3 +77,17 @@ def _png(pixels: Pixels, xmp: str | None) -> bytes:
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks
     )
+
+
+def measure(data: bytes) -> tuple[ImageFormat, int, int]:
+    """Format, width and height of an encoded image, which is checked to be whole.
+
+    Raises ValueError for anything else.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
+            image.load()
+            name = str(image.format).lower()
+            return cast("ImageFormat", name), image.width, image.height
+    except (OSError, SyntaxError) as error:
+        raise ValueError("not a whole PNG, JPEG or WebP") from error

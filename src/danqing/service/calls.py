@@ -1,0 +1,140 @@
+"""One call and what it comes to: the words that the pipeline and the floors around it share. No deeds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from danqing.db.rows import ImageRow
+from danqing.domain.card import Card
+from danqing.domain.errors import DanqingError
+from danqing.domain.ids import uuid7
+from danqing.domain.ports import DrawOrder
+from danqing.domain.task import DeliveredImage, Delivery, ImageResult, ImageTask, SafetyLevel
+from danqing.service.auth import Principal
+from danqing.service.delivery import LabelPlan, StoredImage
+from danqing.service.ratelimit import Taken
+
+Stop = Literal["client", "server"]
+"""Who ends a drawing early: its client (hung up, or DELETE), or the server that stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientKey:
+    """An Idempotency-Key (or a dialect's own request id), digested with its account and route.
+
+    `replays` False: the key again is an error even with the same body, as Zhipu has it.
+    """
+
+    digest: str
+    fingerprint: str
+    replays: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One authenticated, decoded request."""
+
+    dialect: str
+    principal: Principal
+    card: Card
+    task: ImageTask
+    delivery: Delivery
+    base_url: str
+    """What links begin with."""
+    received_s: float
+    client_key: ClientKey | None = None
+    background: bool = False
+    """Answer at once; nobody's connection waits for the images."""
+    hung_up: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set before the call is cancelled because its client left; else it is the server that stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The answer and its facts for the headers."""
+
+    result: ImageResult
+    task_id: str
+    charged: int
+    seeds: tuple[int, ...]
+    timing_ms: dict[str, float]
+    replayed: bool = False
+    """The task was drawn for an earlier request with the same key; nothing was charged for this one."""
+    rate: Taken | None = None
+    """What is left of the token's rate limit, where it has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The task was taken; it is drawn in the background."""
+
+    task_id: str
+
+
+@dataclass(slots=True)
+class Work:
+    """What the drawing of one task has come to so far."""
+
+    call: Call
+    held: int
+    order: DrawOrder
+    plan: LabelPlan
+    epoch: int = 1
+    revised: str | None = None
+    safety: tuple[SafetyLevel, ...] = ()
+    steps_done: dict[int, int] = field(default_factory=dict[int, int])
+    stored: dict[int, StoredImage] = field(default_factory=dict[int, StoredImage])
+    images: dict[int, DeliveredImage | DanqingError] = field(
+        default_factory=dict[int, DeliveredImage | DanqingError]
+    )
+    timing_ms: dict[str, float] = field(default_factory=dict[str, float])
+    settle_id: str = field(default_factory=uuid7)
+    """The id of the transfer that resolves the hold: the same in every try."""
+    stopped: Stop | None = None
+    interrupt: Callable[[], object] | None = None
+    """Cancels the drawing, while there is one."""
+
+    @property
+    def task_id(self) -> str:
+        return self.order.task_id
+
+    @property
+    def started(self) -> bool:
+        return bool(self.steps_done or self.images)
+
+    def stop(self, by: Stop) -> None:
+        """End the drawing early; the first reason counts. What is being settled goes on."""
+        if self.stopped is None:
+            self.stopped = by
+        if self.interrupt is not None:
+            self.interrupt()
+
+    def rows(self) -> list[ImageRow]:
+        """The rows of the images that were stored."""
+        return [
+            image_row(image, self.task_id, self.order.account_id, index)
+            for index, image in sorted(self.stored.items())
+        ]
+
+
+def image_row(image: StoredImage, task_id: str, account_id: str, index: int) -> ImageRow:
+    return ImageRow(
+        id=image.image_id,
+        task_id=task_id,
+        account_id=account_id,
+        idx=index,
+        format=image.format,
+        width=image.size.width,
+        height=image.size.height,
+        bytes=image.bytes_count,
+        sha256=image.sha256,
+        seed=image.seed,
+        blob_key=image.blob_key,
+        label_visible=image.plan.visible,
+        label_metadata=image.plan.metadata,
+        created_ms=image.created_ms,
+        expires_ms=image.expires_s * 1000,
+    )

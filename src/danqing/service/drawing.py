@@ -1,0 +1,149 @@
+"""Following one drawing to its images while the lease is renewed. Knows no money: how it ends is settling's."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from danqing.domain.errors import DanqingError, ServerFault
+from danqing.domain.ports import Provider
+from danqing.domain.task import Drawn, Failed, Stepped
+from danqing.observability.logging import get_logger
+from danqing.observability.metrics import Metrics
+from danqing.service import prompts
+from danqing.service.calls import Work
+from danqing.service.delivery import Deliverer
+from danqing.service.ledger import Ledger, StaleTask
+from danqing.service.moderation import TextModerator
+
+log = get_logger(__name__)
+
+
+class Artist:
+    """Draws the images of a task and stores each as it comes."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        provider: Provider,
+        moderator: TextModerator,
+        deliverer: Deliverer,
+        metrics: Metrics,
+        lease_s: float,
+    ) -> None:
+        self._ledger = ledger
+        self._provider = provider
+        self._moderator = moderator
+        self._deliverer = deliverer
+        self._metrics = metrics
+        self._lease_s = lease_s
+
+    async def draw(self, work: Work) -> None:
+        """Fill `work` with what comes of it. May be cancelled at any time; ends with nothing going on.
+
+        Raises StaleTask when the lease is lost, ContentRefused, and what the provider raises.
+        """
+        self._extend(work)
+        storing: list[asyncio.Task[None]] = []
+        following = asyncio.create_task(self._follow(work, storing))
+        renewing = asyncio.create_task(self._renew(work))
+        try:
+            await asyncio.wait({following, renewing}, return_when=asyncio.FIRST_COMPLETED)
+            if not following.done():
+                renewing.result()
+            await following
+        finally:
+            following.cancel()
+            renewing.cancel()
+            try:
+                await _outlast(following, renewing)
+            finally:
+                # Not cancelled, whatever happened: a blob being written must be known, to be discarded.
+                await _outlast(*storing)
+
+    def _extend(self, work: Work) -> None:
+        """Extend the prompt when asked for, and moderate what was added."""
+        task, card = work.order.task, work.order.card
+        if not task.prompt_extend:
+            return
+        extended = prompts.extend(task.prompt, task.style, card.prompt_chars_max)
+        if extended != task.prompt:
+            work.safety += self._moderator.require({"assistant": (extended,)})
+        work.revised = extended
+        work.order = replace(work.order, prompt=extended)
+
+    async def _follow(self, work: Work, storing: list[asyncio.Task[None]]) -> None:
+        """Take the events; images are finished and stored beside the next ones' steps."""
+        told = not work.call.background
+        async with aclosing(self._provider.draw(work.order)) as events:
+            async for event in events:
+                match event:
+                    case Stepped():
+                        work.steps_done[event.index] = event.step
+                    case Drawn():
+                        storing.append(asyncio.create_task(self._store(work, event)))
+                    case Failed():
+                        work.images[event.index] = event.error
+                    case _:
+                        pass
+                del event  # an image's pixels are large: not held until the next event
+                if work.started and not told:  # somebody may be looking at the task
+                    told = True
+                    await self._beat(work)
+
+    async def _renew(self, work: Work) -> None:
+        """The heartbeat. Ends only by StaleTask: a renewal that fails otherwise is tried again."""
+        while True:
+            await asyncio.sleep(self._lease_s / 3)
+            await self._beat(work)
+
+    async def _beat(self, work: Work) -> None:
+        try:
+            state = "running" if work.started else None
+            if await self._ledger.renew(work.task_id, work.epoch, self._lease_s, state):
+                work.stop("client")
+        except StaleTask:
+            raise
+        except DanqingError as error:
+            log.warning("lease_not_renewed", task=work.task_id, code=error.code)
+
+    async def _store(self, work: Work, drawn: Drawn) -> None:
+        """One image, finished and stored; what goes wrong with it is its own result."""
+        delivery = work.call.delivery
+        try:
+            image, data, timing_ms = await self._deliverer.store(
+                drawn,
+                task_id=work.task_id,
+                link_ttl_s=work.order.card.link_ttl_s,
+                delivery=delivery,
+                plan=work.plan,
+                prompt=work.order.task.prompt,
+            )
+        except Exception as error:
+            if not isinstance(error, DanqingError):
+                log.exception("store_crashed", task=work.task_id)
+            work.images[drawn.index] = error if isinstance(error, DanqingError) else ServerFault()
+            return
+        work.stored[drawn.index] = image
+        work.images[drawn.index] = self._deliverer.present(
+            image, data, delivery, work.call.base_url
+        )
+        timing_ms = drawn.timing_ms | timing_ms
+        self._metrics.on_timing(timing_ms)
+        for stage, value in timing_ms.items():  # images run side by side: the slowest counts
+            work.timing_ms[stage] = max(work.timing_ms.get(stage, 0.0), value)
+
+
+async def _outlast(*tasks: asyncio.Task[Any]) -> None:
+    """Wait until all have ended, however they end. A cancellation meanwhile takes effect only then."""
+    cancelled: asyncio.CancelledError | None = None
+    while pending := [task for task in tasks if not task.done()]:
+        try:
+            await asyncio.wait(pending)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled

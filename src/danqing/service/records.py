@@ -1,0 +1,146 @@
+"""What a task's row keeps as JSON, both ways: its request, its result, its error. Knows no database.
+
+The request is enough to draw the task again, the result to answer it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from danqing.domain import errors
+from danqing.domain.errors import DanqingError
+from danqing.domain.sizes import Size
+from danqing.domain.task import Delivery, ImageTask, SafetyLevel
+from danqing.service.calls import Work
+from danqing.service.delivery import LabelPlan
+
+Json = Mapping[str, Any]
+
+_UNKEPT = (
+    errors.ServerFault,
+    errors.Busy,
+    errors.RateLimited,
+    errors.QuotaExceeded,
+)
+"""Errors that trying again may cure: a client's key is free again after them."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRequest:
+    """A request as its row keeps it. `received_s` is Unix seconds, `link_ttl_s` seconds."""
+
+    task: ImageTask
+    delivery: Delivery
+    plan: LabelPlan
+    seeds: tuple[int, ...]
+    held: int
+    received_s: float
+    link_ttl_s: int
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            # Earlier chat turns were moderated; they are not drawn, so they are not kept.
+            "task": asdict(self.task) | {"size": str(self.task.size), "history": ()},
+            "delivery": asdict(self.delivery),
+            "plan": asdict(self.plan),
+            "seeds": list(self.seeds),
+            "held": self.held,
+            "received_s": self.received_s,
+            "link_ttl_s": self.link_ttl_s,
+        }
+
+    @classmethod
+    def of_json(cls, kept: Json) -> StoredRequest:
+        """Raises ValueError for a row of version 0.1.0, which kept less."""
+        if "seeds" not in kept:
+            raise ValueError("this request was kept by version 0.1.0")
+        task: dict[str, Any] = dict(kept["task"])
+        size = Size.parse(task.pop("size"))
+        assert size is not None
+        task |= {"size": size, "history": tuple(task["history"])}
+        delivery: dict[str, Any] = dict(kept["delivery"])
+        delivery |= {name: tuple(delivery[name]) for name in ("ignored", "truncated")}
+        return cls(
+            task=ImageTask(**task),
+            delivery=Delivery(**delivery),
+            plan=LabelPlan(**kept["plan"]),
+            seeds=tuple(kept["seeds"]),
+            held=kept["held"],
+            received_s=kept["received_s"],
+            link_ttl_s=kept["link_ttl_s"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """What a drawing came to, beside its images: what was drawn, found, took how long, and failed."""
+
+    revised_prompt: str | None
+    safety: tuple[SafetyLevel, ...]
+    timing_ms: dict[str, float]
+    failed: dict[int, DanqingError]
+
+    @classmethod
+    def of(cls, work: Work) -> StoredResult:
+        failed = {
+            index: image for index, image in work.images.items() if isinstance(image, DanqingError)
+        }
+        return cls(work.revised, work.safety, work.timing_ms, failed)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "revised_prompt": self.revised_prompt,
+            "safety": [[found.role, found.level] for found in self.safety],
+            "timing_ms": {stage: round(ms, 1) for stage, ms in self.timing_ms.items()},
+            "failed": {str(index): error_json(error) for index, error in self.failed.items()},
+        }
+
+    @classmethod
+    def of_json(cls, kept: Json | None) -> StoredResult:
+        """Of a row; one that kept nothing, or less, gives empty parts."""
+        kept = kept or {}
+        return cls(
+            revised_prompt=kept.get("revised_prompt"),
+            safety=tuple(SafetyLevel(role, level) for role, level in kept.get("safety", ())),
+            timing_ms=dict(kept.get("timing_ms", {})),
+            failed={
+                int(index): error_of_json(error) for index, error in kept.get("failed", {}).items()
+            },
+        )
+
+
+def is_kept(error: DanqingError) -> bool:
+    """Whether a client's key answers this error again, rather than trying again."""
+    return not isinstance(error, _UNKEPT)
+
+
+def error_json(error: DanqingError) -> dict[str, Any]:
+    """An error with its fields (`param`, `level`, …), all of them plain."""
+    return {"code": error.code, **vars(error)}
+
+
+def error_of_json(kept: Json) -> DanqingError:
+    """The error again, of its own class; ServerFault where no class has its code."""
+    kind = _BY_CODE.get(kept["code"], errors.ServerFault)
+    error = kind.__new__(kind)
+    DanqingError.__init__(error, kept["message"])
+    for name, value in kept.items():
+        if name != "code":
+            setattr(error, name, value)
+    return error
+
+
+def _classes(root: type[DanqingError]) -> Iterator[type[DanqingError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from _classes(child)
+
+
+_BY_CODE = {
+    # Classes without a code of their own (the ledger's) answer as their parents do.
+    kind.code: kind
+    for kind in _classes(DanqingError)
+    if "code" in vars(kind)
+}

@@ -1,0 +1,210 @@
+"""Cleaning up behind servers that died: tasks nobody works on, blobs nobody knows, images past their time.
+
+Several servers may do it at once. Knows no HTTP; what is drawn again is drawn by the pipeline.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from danqing.db import image_queries
+from danqing.db.rows import TaskRow
+from danqing.db.session import Database
+from danqing.domain.card import Price
+from danqing.domain.errors import DanqingError
+from danqing.observability.logging import get_logger
+from danqing.service.calls import image_row
+from danqing.service.delivery import Deliverer, StoredImage, day_folder
+from danqing.service.ledger import Ledger, StaleTask, wall_clock_ms
+from danqing.service.pipeline import Pipeline
+from danqing.service.records import StoredRequest, StoredResult
+from danqing.storage.blobs import Blobs
+
+log = get_logger(__name__)
+
+DRAWS_MAX = 2
+"""A task is requeued once."""
+ORPHAN_AGE_S = 3600.0
+"""A blob that is no image's is deleted after this long: younger ones may be on their way into the books."""
+ORPHAN_DAYS = 2
+_DAY_MS = 86_400_000
+_BATCH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What one sweep did, as task ids."""
+
+    posted: list[str]
+    requeued: list[str]
+    expired: list[str]
+
+
+class Recovery:
+    """Takes over the tasks of servers that died, and deletes what nobody keeps."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        ledger: Ledger,
+        pipeline: Pipeline,
+        deliverer: Deliverer,
+        blobs: Blobs,
+        lease_s: float,
+        clock_ms: Callable[[], int] = wall_clock_ms,
+    ) -> None:
+        self._db = db
+        self._ledger = ledger
+        self._pipeline = pipeline
+        self._deliverer = deliverer
+        self._blobs = blobs
+        self._lease_s = lease_s
+        self._clock_ms = clock_ms
+        self._silent: dict[str, tuple[int, int, float]] = {}
+        """Overdue tasks: epoch, lease, and since when (monotonic) neither has changed."""
+
+    async def sweep(self) -> Recovered:
+        """Take over each task whose owner is gone: post what it had stored, draw again, or give back.
+
+        An owner that lives renews its lease every third of it. So a task is taken over only when
+        its lease is over by the clock *and* has not moved for that long: a clock that jumps ahead
+        takes no task from anybody.
+        """
+        done = Recovered([], [], [])
+        overdue = await self._ledger.overdue()
+        self._silent = {row.id: self._silence(row) for row in overdue}
+        for row in overdue:
+            silent_s = time.monotonic() - self._silent[row.id][2]
+            if silent_s < self._lease_s / 3 or self._pipeline.is_drawing(row.id):
+                continue
+            claimed = await self._ledger.claim(row, self._lease_s)
+            if claimed is None:
+                continue
+            try:
+                await self._recover(claimed, done)
+            except StaleTask:
+                log.warning("task_lost", task=row.id)
+            except DanqingError as error:
+                # Its lease ends again, and the next sweep tries again.
+                log.error("task_not_recovered", task=row.id, code=error.code)
+        return done
+
+    def _silence(self, row: TaskRow) -> tuple[int, int, float]:
+        known = self._silent.get(row.id)
+        if known is not None and known[:2] == (row.epoch, row.lease_until_ms):
+            return known
+        return row.epoch, row.lease_until_ms, time.monotonic()
+
+    async def _recover(self, row: TaskRow, done: Recovered) -> None:
+        try:
+            stored = StoredRequest.of_json(row.request)
+        except ValueError:
+            stored = None
+        if stored is not None and row.cancel_ms is None:
+            found = await self._deliverer.found(
+                row.id, seeds=stored.seeds, link_ttl_s=stored.link_ttl_s, plan=stored.plan
+            )
+            again = (row.background or row.client_key is not None) and row.draws < DRAWS_MAX
+            if found and (len(found) == stored.task.n or not again):
+                await self._post(row, stored, found)
+                done.posted.append(row.id)
+                return
+            if again and await self._drawn_again(row, stored):
+                done.requeued.append(row.id)
+                return
+        await self._ledger.expire(row)
+        done.expired.append(row.id)
+        log.warning("hold_expired", task=row.id)
+        await self._delete(await self._deliverer.keys(row.id), "expired")
+
+    async def _post(
+        self, row: TaskRow, stored: StoredRequest, found: dict[int, StoredImage]
+    ) -> None:
+        """Charge for what a server had stored when it died: its client can fetch it."""
+        charge = Price.charge(stored.held, len(found), stored.task.n)
+        result = StoredResult(None, (), {}, {})
+        await self._ledger.settle(
+            row.id,
+            row.epoch,
+            account_id=row.account_id,
+            post=charge,
+            state="succeeded",
+            result=result.as_json(),
+            images=[image_row(one, row.id, row.account_id, at) for at, one in found.items()],
+        )
+        log.warning("task_posted_after_crash", task=row.id, images=len(found), charged=charge)
+        kept = {image.blob_key for image in found.values()}
+        extra = [key for key in await self._deliverer.keys(row.id) if key not in kept]
+        await self._delete(extra, "extra")
+
+    async def _drawn_again(self, row: TaskRow, stored: StoredRequest) -> bool:
+        """Draw from the start. False where that cannot be done (its model is gone)."""
+        await self._delete(await self._deliverer.keys(row.id), "requeued")
+        try:
+            await self._pipeline.resume(row, stored)
+        except StaleTask:
+            raise
+        except DanqingError as error:
+            log.warning("task_not_requeued", task=row.id, code=error.code)
+            return False
+        log.warning("task_requeued", task=row.id)
+        return True
+
+    async def delete_expired(self) -> int:
+        """Delete images whose links have ended; how many."""
+        count = 0
+        while True:
+            now_ms = self._clock_ms()
+            rows = await self._db.read(
+                lambda conn, now_ms=now_ms: image_queries.expired_images(conn, now_ms, _BATCH)
+            )
+            # The row first: a link to a blob that is gone is worse than a blob without a link.
+            ids = [row.id for row in rows]
+            await self._db.write(
+                lambda conn, ids=ids, now_ms=now_ms: image_queries.mark_images_deleted(
+                    conn, ids, now_ms
+                )
+            )
+            await self._delete([row.blob_key for row in rows], "past its time")
+            count += len(rows)
+            if len(rows) < _BATCH:
+                return count
+
+    async def delete_orphans(self, older_than_s: float = ORPHAN_AGE_S) -> int:
+        """Delete the last days' blobs that are no image's and whose task is over; how many.
+
+        Most are deleted with their tasks: these are of servers that were stopped for longer than
+        their leases, and died right after they woke and wrote.
+        """
+        now_ms = self._clock_ms()
+        count = await self._blobs.sweep_parts(now_ms / 1000 - older_than_s)
+        for day in range(ORPHAN_DAYS):
+            keys = await self._blobs.list(day_folder(now_ms - day * _DAY_MS))
+            for at in range(0, len(keys), _BATCH):
+                orphans = await self._orphans(keys[at : at + _BATCH], now_ms, older_than_s)
+                await self._delete(orphans, "orphan")
+                count += len(orphans)
+        return count
+
+    async def _orphans(self, keys: list[str], now_ms: int, older_than_s: float) -> list[str]:
+        known = await self._db.read(lambda conn: image_queries.known_blobs(conn, keys))
+        orphans: list[str] = []
+        for key in keys:
+            if key in known:
+                continue
+            row = await self._ledger.task(key.split("/")[1])
+            ended_ms = 0 if row is None else row.finished_ms
+            if ended_ms is not None and ended_ms < now_ms - older_than_s * 1000:
+                orphans.append(key)
+        return orphans
+
+    async def _delete(self, keys: list[str], why: str) -> None:
+        for key in keys:
+            try:
+                await self._deliverer.discard(key)
+                log.info("blob_deleted", key=key, why=why)
+            except DanqingError as error:
+                log.error("blob_left_behind", key=key, code=error.code)

@@ -1,0 +1,137 @@
+"""How a drawing ends: what is charged, what is kept, what is thrown away. Knows the card's rules, no HTTP and no engine."""
+
+from __future__ import annotations
+
+import asyncio
+
+from danqing.db.rows import EndState
+from danqing.domain.errors import Busy, Cancelled, DanqingError, ServerFault, Unavailable
+from danqing.domain.task import DeliveredImage, ImageResult
+from danqing.observability.logging import get_logger
+from danqing.observability.metrics import Metrics
+from danqing.service.calls import Outcome, Work
+from danqing.service.delivery import Deliverer
+from danqing.service.ledger import Ledger, StaleTask
+from danqing.service.records import StoredResult, error_json, is_kept
+
+log = get_logger(__name__)
+
+_TRIES = 5
+_FIRST_WAIT_S = 0.1
+
+
+class Settler:
+    """Resolves holds. A settlement is never given up half way: its caller may not be cancelled."""
+
+    def __init__(self, ledger: Ledger, deliverer: Deliverer, metrics: Metrics) -> None:
+        self._ledger = ledger
+        self._deliverer = deliverer
+        self._metrics = metrics
+
+    async def delivered(self, work: Work, result: ImageResult) -> Outcome:
+        """POST for the images delivered; the rest of the hold returns. Raises what `failed` is told of."""
+        count = len(result.delivered)
+        charge = work.order.card.price.charge(work.held, count, work.order.task.n)
+        await self._settle(work, charge, "succeeded")
+        self._metrics.images.labels(work.order.card.name).inc(count)
+        log.info("task_done", task=work.task_id, charged=charge, images=count)
+        return Outcome(result, work.task_id, charge, work.order.seeds, work.timing_ms)
+
+    async def failed(self, work: Work, error: DanqingError) -> None:
+        """An end without images: void, or the whole price where the card never refunds."""
+        ours = isinstance(error, Busy | ServerFault)
+        charge = work.held if work.order.card.refund == "never" and not ours else 0
+        log.warning("task_failed", task=work.task_id, code=error.code, charged=charge)
+        await self._settle(work, charge, "failed", error)
+
+    async def cancelled(self, work: Work) -> None:
+        """The client left, or deleted the task: free while queued, then by the card's rule."""
+        card = work.order.card
+        total = card.qualities[work.order.task.quality].steps * work.order.task.n
+        match card.cancel:
+            case _ if card.refund == "never":
+                charge = work.held
+            case _ if not work.started:
+                charge = 0
+            case "void":
+                charge = 0
+            case "full":
+                charge = work.held
+            case "prorata":
+                done = sum(work.steps_done.values())
+                charge = min(work.held, -(-work.held * done // total))
+        log.info("task_cancelled", task=work.task_id, charged=charge)
+        await self._settle(work, charge, "cancelled", Cancelled())
+
+    async def lost(self, work: Work) -> None:
+        """Another server took the task over: it is theirs now; what they cannot know of is deleted."""
+        log.warning("task_lost", task=work.task_id)
+        row = await self._ledger.task(work.task_id)
+        if row is None or row.is_open:
+            return  # the new owner looks at the blobs, and the orphans' sweep behind both of us
+        kept = {image.blob_key for image in await self._ledger.images(work.task_id)}
+        await self._discard(work, kept)
+
+    async def _settle(
+        self, work: Work, charge: int, state: EndState, error: DanqingError | None = None
+    ) -> None:
+        """Resolve the hold with the task's end and its images, in one transaction.
+
+        Blobs are deleted only when it is known that nobody pays for them. A database that does not
+        answer may have done it all the same: then the lease ends by itself, and who takes the task
+        over finds the blobs.
+        """
+        wait_s = _FIRST_WAIT_S
+        for left in reversed(range(_TRIES)):
+            try:
+                await self._ledger.settle(
+                    work.task_id,
+                    work.epoch,
+                    account_id=work.order.account_id,
+                    post=charge,
+                    state=state,
+                    error=None if error is None else error_json(error),
+                    result=StoredResult.of(work).as_json(),
+                    images=work.rows() if state == "succeeded" else [],
+                    transfer_id=work.settle_id,
+                    release_key=error is not None and not is_kept(error),
+                )
+                break
+            except StaleTask:
+                await self.lost(work)
+                raise Unavailable("The task was taken over by another server.") from None
+            except (Unavailable, Busy) as fault:
+                log.warning("not_settled_yet", task=work.task_id, code=fault.code, tries_left=left)
+                if not left:
+                    raise
+                await asyncio.sleep(wait_s)
+                wait_s *= 3
+        if state != "succeeded":
+            await self._discard(work)
+        self._metrics.characters_posted.inc(charge)
+
+    async def _discard(self, work: Work, kept: frozenset[str] | set[str] = frozenset()) -> None:
+        for image in work.stored.values():
+            if image.blob_key in kept:
+                continue
+            try:
+                await self._deliverer.discard(image.blob_key)
+            except DanqingError as error:
+                log.error("blob_left_behind", key=image.blob_key, code=error.code)
+
+
+def result_of(work: Work) -> ImageResult:
+    """What was delivered. Raises the first image's error where nothing was."""
+    missing = ServerFault()
+    images = tuple(work.images.get(index, missing) for index in range(work.order.task.n))
+    if not any(isinstance(image, DeliveredImage) for image in images):
+        raise next(image for image in images if isinstance(image, DanqingError))
+    return ImageResult(
+        created=int(work.call.received_s),
+        model=work.order.card.name,
+        images=images,
+        prompt=work.order.task.prompt,
+        revised_prompt=work.revised,
+        safety=work.safety,
+        quality=work.order.task.quality,
+    )

@@ -1,0 +1,207 @@
+"""What becomes of the tasks of a server that died, and of what it left in the blob store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from tests.service.house import House, house, image, run
+
+from danqing.domain.errors import DanqingError
+from danqing.domain.ports import DrawOrder
+from danqing.domain.task import Event, Stepped
+from danqing.service.calls import ClientKey
+
+KEY = ClientKey("k" * 64, "f" * 64)
+LEASE_S = 0.3
+
+
+def dying(images: int):
+    """A provider that draws some images, and then never again says anything."""
+
+    async def script(order: DrawOrder) -> AsyncGenerator[Event, None]:
+        for index in range(images):
+            yield image(order, index)
+        yield Stepped(0, 8, 8)
+        await asyncio.sleep(3600)
+
+    return script
+
+
+async def kill(h: House, **how) -> str:
+    """Start a task, wait until all that comes is stored, and let go of it as a killed server would."""
+    expected = how.pop("stored")
+    work = asyncio.create_task(h.draw(**how))
+    while len(h.blobs()) < expected or not h.provider.orders:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    await let_go(h)
+    await asyncio.gather(work, return_exceptions=True)
+    return h.provider.orders[-1].task_id
+
+
+async def let_go(h: House) -> None:
+    """End all that goes on, settling nothing and renewing nothing."""
+    h.pipeline._running = set()
+    h.pipeline._works.clear()
+    going = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in going:
+        task.cancel()
+    await asyncio.gather(*going, return_exceptions=True)
+
+
+async def dead_draw(tmp_path: Path, stored: int, **how) -> str:
+    """What a server leaves that was killed after storing some of its images."""
+    async with house(tmp_path, dying(stored), task_lease_s=LEASE_S) as h:
+        settle = h.ledger.settle
+
+        async def never(*args, **options) -> None:
+            raise asyncio.CancelledError
+
+        h.ledger.settle = never
+        task_id = await kill(h, stored=stored, **how)
+        h.ledger.settle = settle
+        assert (await h.ledger.task(task_id)).is_open
+        return task_id
+
+
+def test_what_was_stored_is_posted(tmp_path: Path) -> None:
+    async def check() -> None:
+        task_id = await dead_draw(tmp_path, 2, n=2, seed=5)
+        async with house(tmp_path, task_lease_s=LEASE_S) as h:
+            await h.sweep_until_quiet()
+            row, images = await h.gallery.task(task_id, h.principal.account_id)
+            assert (row.state, row.charged, len(images)) == ("succeeded", 10_000, 2)
+            assert [one.seed for one in images] == [5, 6]
+            assert await h.balance() == 90_000
+            assert h.provider.orders == []
+            outcome = await h.gallery.outcome(row, "http://here")
+            assert len(outcome.result.delivered) == 2
+
+    run(check())
+
+
+def test_of_some_images_those_are_charged(tmp_path: Path) -> None:
+    async def check() -> None:
+        task_id = await dead_draw(tmp_path, 1, n=3)
+        async with house(tmp_path, task_lease_s=LEASE_S) as h:
+            await h.sweep_until_quiet()
+            row = await h.ledger.task(task_id)
+            assert (row.state, row.charged) == ("succeeded", 5_000)
+            outcome = await h.gallery.outcome(row, "http://here")
+            assert [isinstance(one, DanqingError) for one in outcome.result.images] == [0, 1, 1]
+            assert await h.balance() == 95_000
+
+    run(check())
+
+
+def test_nothing_stored_costs_nothing(tmp_path: Path) -> None:
+    async def check() -> None:
+        for model in ("dall-e-3", "draw"):
+            task_id = await dead_draw(tmp_path / model, 0, model=model)
+            async with house(tmp_path / model, task_lease_s=LEASE_S) as h:
+                await h.sweep_until_quiet()
+                row = await h.ledger.task(task_id)
+                assert (row.state, row.charged) == ("failed", 0)
+                assert await h.balance() == 100_000
+
+    run(check())
+
+
+def test_a_client_with_a_key_gets_its_image_from_the_next_server(tmp_path: Path) -> None:
+    async def check() -> None:
+        task_id = await dead_draw(tmp_path, 1, n=2, key=KEY, seed=3)
+        async with house(tmp_path, task_lease_s=LEASE_S) as h:
+            back = asyncio.create_task(h.draw(n=2, key=KEY, seed=3))
+            while not back.done():
+                await h.recovery.sweep()
+                await asyncio.sleep(0.05)
+            outcome = await back
+            assert (outcome.task_id, outcome.charged, outcome.replayed) == (task_id, 10_000, True)
+            assert h.provider.orders[0].seeds == (3, 4)
+            assert (await h.ledger.task(task_id)).draws == 2
+            assert await h.balance() == 90_000
+            assert len(h.blobs()) == 2  # what the dead one had stored is gone
+
+    run(check())
+
+
+def test_a_background_task_is_requeued_once(tmp_path: Path) -> None:
+    async def check() -> None:
+        task_id = await dead_draw(tmp_path, 0, background=True)
+        async with house(tmp_path, dying(0), task_lease_s=LEASE_S) as h:
+            while not h.provider.orders:
+                await h.recovery.sweep()
+                await asyncio.sleep(0.05)
+            assert h.provider.orders[0].task_id == task_id
+            await let_go(h)
+            await h.sweep_until_quiet()
+            row = await h.ledger.task(task_id)
+            assert (row.state, row.draws, row.charged) == ("failed", 2, 0)
+            assert await h.balance() == 100_000
+
+    run(check())
+
+
+def test_a_task_whose_owner_lives_is_left_alone(tmp_path: Path) -> None:
+    """Its lease looks over, because the clock has jumped ahead; but it keeps being renewed."""
+
+    async def check() -> None:
+        async with house(tmp_path, dying(0), task_lease_s=LEASE_S) as h:
+            work = asyncio.create_task(h.draw())
+            while not h.provider.orders:
+                await asyncio.sleep(0.01)
+            async with house_beside(tmp_path) as other:
+                clock_ms = other.ledger._clock_ms
+                other.ledger._clock_ms = lambda: clock_ms() + 20_000
+                for _ in range(12):
+                    done = await other.recovery.sweep()
+                    assert (done.posted, done.requeued, done.expired) == ([], [], [])
+                    await asyncio.sleep(0.05)
+            assert (await h.ledger.open_holds()).count == 1
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+    run(check())
+
+
+def house_beside(folder: Path):
+    return house(folder, dying(0), task_lease_s=LEASE_S, account="beside")
+
+
+def test_blobs_that_are_no_image_are_deleted_in_time(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with house(tmp_path) as h:
+            outcome = await h.draw(n=2)
+            (one, two) = h.blobs()
+            orphan = one.with_name("7-0123456789a.png")
+            orphan.write_bytes(b"x")
+            part = one.with_name("8-0123456789a.png#1")
+            part.write_bytes(b"x")
+            hour_ago_s = time.time() - 3700
+            os.utime(part, (hour_ago_s, hour_ago_s))
+            assert await h.recovery.delete_orphans() == 1  # the half-written one
+            assert orphan.exists()  # its task has ended just now: somebody may still be at it
+            assert await h.recovery.delete_orphans(older_than_s=0) == 1
+            assert sorted(h.blobs()) == sorted([one, two])
+            assert outcome.charged == 10_000
+
+    run(check())
+
+
+def test_images_past_their_time_are_deleted(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with house(tmp_path) as h:
+            outcome = await h.draw()
+            assert await h.recovery.delete_expired() == 0
+            h.recovery._clock_ms = lambda: (time.time_ns() // 1_000_000) + 31 * 86_400_000
+            assert await h.recovery.delete_expired() == 1
+            assert h.blobs() == []
+            (image_row,) = await h.ledger.images(outcome.task_id)
+            assert image_row.deleted_ms is not None
+            assert await h.recovery.delete_expired() == 0
+
+    run(check())
