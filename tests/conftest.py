@@ -11,13 +11,14 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import httpx2
 import pytest
 
 from danqing import settings
 from danqing.app import Books, open_books
+from tests.postgres import PostgresServer, find_binaries
 
 T = TypeVar("T")
 
@@ -35,16 +36,20 @@ class LiveServer:
     token: str
     client: httpx2.Client
     lines: list[dict] = field(default_factory=list)
+    database_url: str | None = None
 
     def cli(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return cli(*args, "--data-dir", str(self.data_dir), check=check)
+        extra = {} if self.database_url is None else {"DANQING_DATABASE_URL": self.database_url}
+        return cli(
+            *args, "--data-dir", str(self.data_dir), check=check, env=clean_environment(**extra)
+        )
 
     def account(self, name: str, characters: int | None = None) -> str:
         """A new account and its token; `characters` is its balance (15,000 if not given)."""
 
         async def make(books: Books) -> str:
             await books.accounts.create(name, characters or 15_000)
-            return await books.accounts.create_token(name)
+            return await books.tokens.create(name, by="test")
 
         return self.books(make)
 
@@ -59,7 +64,8 @@ class LiveServer:
         """Work on the server's books from this process, beside it."""
 
         async def work() -> T:
-            async with open_books(settings.load(data_dir=self.data_dir)) as books:
+            configured = settings.load(data_dir=self.data_dir, database_url=self.database_url)
+            async with open_books(configured) as books:
                 return await deed(books)
 
         return asyncio.run(work())
@@ -77,8 +83,7 @@ def cli(*args: str, check: bool = True, **options) -> subprocess.CompletedProces
         capture_output=True,
         text=True,
         timeout=120,
-        env=clean_environment(),
-        **options,
+        **{"env": clean_environment()} | options,
     )
     assert not check or done.returncode == 0, done.stderr
     return done
@@ -124,7 +129,8 @@ def start_server(
     token = token_file.read_text().strip() if token_file.exists() else ""
     url = started[0]["url"]
     client = httpx2.Client(base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=60)
-    return LiveServer(url, data_dir, process, token, client, lines)
+    database_url = environment.get("DANQING_DATABASE_URL")
+    return LiveServer(url, data_dir, process, token, client, lines, database_url)
 
 
 def stop_server(server: LiveServer) -> int:
@@ -160,3 +166,39 @@ def null_server(tmp_path: Path) -> Iterator[Callable[..., LiveServer]]:
     yield make
     for live in started:
         stop_server(live)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL of our own for the session. Whoever kills or stops it need not start it again."""
+    binaries = find_binaries()
+    if binaries is None:
+        missing("PostgreSQL", "postgresql")
+    with PostgresServer(binaries) as live:
+        yield live
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    """A fresh, empty PostgreSQL database."""
+    postgres.start()
+    url = postgres.create_database()
+    yield url
+    postgres.start()
+    postgres.drop_database(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database that does not exist yet (SQLite) or is empty (PostgreSQL): the test runs with both."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'danqing.db'}"
+    return request.getfixturevalue("postgres_url")
+
+
+def missing(program: str, package: str) -> NoReturn:
+    """Skip a test whose program is not installed; in CI it is, so there the test fails."""
+    reason = f"{program} is not installed: apt-get install {package}"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)

@@ -58,7 +58,7 @@ def test_redeem(tmp_path: Path) -> None:
         return one_line(run("redeem", "use", code, "--account", account, *where, code=1))
 
     assert "used already" in refused(codes[0])
-    assert "no such redeem code" in refused("A" * 20)
+    assert "no such code" in refused("A" * 20)
     assert "not a redeem code" in refused("hello")
     assert "'nobody'" in refused(codes[2], "nobody")
     assert "characters" in one_line(run("redeem", "create", "0", *where, code=1))

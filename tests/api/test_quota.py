@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 
 import httpx2
+import pytest
 
 from tests.conftest import LiveServer
 
@@ -41,6 +42,23 @@ def test_200_requests_on_a_balance_for_20(null_server) -> None:
     assert len(urls) == 20
     assert all(httpx2.get(url).status_code == 200 for url in urls)
     assert server.metric("danqing_characters_posted_total") == 100_000
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.slow)])
+def test_1000_requests_on_a_balance_for_500(null_server, database_url: str, rounds: int) -> None:
+    """The first published proof for image generation: exactly 500, each time, on both databases."""
+    server = null_server(DANQING_DATABASE_URL=database_url, DANQING_ENGINE__QUEUE_MAX="1000")
+    for number in range(rounds):
+        name = f"crowd-{number}"
+        token = server.account(name, 2_500_000)
+        answers = asyncio.run(flood(server, token, 1000))
+        assert Counter(answer.status_code for answer in answers) == {200: 500, 429: 500}
+        codes = {answer.json()["error"]["code"] for answer in answers if answer.status_code == 429}
+        assert codes == {"insufficient_quota"}
+        assert (
+            sum(int(answer.headers.get("x-danqing-charged", 0)) for answer in answers) == 2_500_000
+        )
+        assert server.balance(name) == 0
 
 
 def test_quota_errors_in_each_dialects_shape(null_server) -> None:

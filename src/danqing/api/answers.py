@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 
 from starlette.responses import Response
@@ -10,7 +11,7 @@ from starlette.responses import Response
 from danqing.dialects.base import Dialect, Reply
 from danqing.domain.errors import DanqingError
 from danqing.domain.task import Delivery
-from danqing.service.pipeline import Call, Outcome
+from danqing.service.calls import Accepted, Call, Outcome
 
 
 def respond(reply: Reply, headers: dict[str, str] | None = None) -> Response:
@@ -45,7 +46,28 @@ def facts(call: Call, outcome: Outcome) -> dict[str, str]:
         ),
         "openai-processing-ms": str(round((time.time() - call.received_s) * 1000)),
     }
+    if outcome.rate is not None:  # as OpenAI names them; the reset is a duration
+        headers["x-ratelimit-limit-requests"] = str(outcome.rate.limit)
+        headers["x-ratelimit-remaining-requests"] = str(outcome.rate.remaining)
+        headers["x-ratelimit-reset-requests"] = f"{math.ceil(outcome.rate.reset_s)}s"
+    if outcome.replayed:
+        headers["idempotent-replayed"] = "true"
     return headers | _notes(call.delivery)
+
+
+def accepted(call: Call, outcome: Accepted) -> Response:
+    """202 for a task that is drawn in the background (RFC 7240: Prefer: respond-async)."""
+    return Response(
+        json.dumps({"id": outcome.task_id, "object": "image.task", "status": "queued"}).encode(),
+        status_code=202,
+        headers={
+            "location": f"/v1/images/tasks/{outcome.task_id}",
+            "preference-applied": "respond-async",
+            "x-danqing-task": outcome.task_id,
+        }
+        | _notes(call.delivery),
+        media_type="application/json",
+    )
 
 
 def _notes(delivery: Delivery) -> dict[str, str]:

@@ -11,6 +11,7 @@ from danqing.catalog import Catalog
 from danqing.dialects.base import Dialect
 from danqing.observability.metrics import Metrics
 from danqing.service.auth import Authenticator
+from danqing.service.books import Books
 from danqing.service.gallery import Gallery
 from danqing.service.pipeline import Pipeline
 from danqing.settings import Settings
@@ -26,6 +27,7 @@ class Context:
     auth: Authenticator
     pipeline: Pipeline
     gallery: Gallery
+    books: Books
     metrics: Metrics
     health: Callable[[], Awaitable[dict[str, object]]]
     """Facts for /healthz and /readyz; key "ok" says whether all is well."""

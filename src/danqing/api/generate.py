@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
+import re
 import time
 from asyncio import to_thread
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,14 +16,14 @@ import structlog
 from fastapi import Request
 from starlette.responses import Response
 
-from danqing.api.answers import facts, refuse, respond
+from danqing.api.answers import accepted, facts, refuse, respond
 from danqing.api.context import Context, context_of
-from danqing.api.requests import link_base, read_body, until_hang_up
+from danqing.api.requests import client_address, link_base, read_body, until_hang_up
 from danqing.dialects.base import Dialect, parse_json
-from danqing.domain.errors import DanqingError, ServerFault, Unavailable
+from danqing.domain.errors import DanqingError, InvalidField, ServerFault, Unavailable
 from danqing.observability.logging import get_logger
-from danqing.service.auth import Principal
-from danqing.service.pipeline import Call
+from danqing.service.auth import Principal, require_scope
+from danqing.service.calls import Accepted, Call, ClientKey
 
 log = get_logger(__name__)
 
@@ -28,6 +31,8 @@ PEEK_BYTES_MAX = 64_000
 """How much of an unauthenticated body is read, only to answer in the right dialect."""
 
 LARGE_BYTES = 32_000
+
+_KEY = re.compile(r"[!-~]{1,255}")
 
 Pick = Callable[[Mapping[str, Any] | None], str]
 """Chooses a dialect by the body; None when it could not be read."""
@@ -46,7 +51,10 @@ async def _handle(request: Request, context: Context, pick: Pick) -> Response:
     received_s = time.time()
     request_id: str = request.scope["danqing.request_id"]
     try:
-        principal = await context.auth.authenticate(request.headers.get("authorization"))
+        principal = await context.auth.authenticate(
+            request.headers.get("authorization"), client_address(request, context.settings)
+        )
+        require_scope(principal, "draw")
     except Exception as error:
         if not isinstance(error, DanqingError):
             log.exception("authentication_crashed")
@@ -65,6 +73,9 @@ async def _handle(request: Request, context: Context, pick: Pick) -> Response:
         call = decode() if len(raw) < LARGE_BYTES else await to_thread(decode)
         model = call.card.name
         outcome = await until_hang_up(request, context.pipeline.draw(call), call.hung_up)
+        if isinstance(outcome, Accepted):
+            outcome_code = "accepted"
+            return accepted(call, outcome)
         reply = dialect.encode_result(outcome.result, call.delivery, outcome.task_id)
         return respond(reply, facts(call, outcome))
     except DanqingError as error:
@@ -104,7 +115,37 @@ def _decode(
         delivery=delivery,
         base_url=link_base(request, context.settings),
         received_s=received_s,
+        client_key=_client_key(request, principal, body, task.client_request_id),
+        background="respond-async" in _preferences(request),
     )
+
+
+def _client_key(
+    request: Request, principal: Principal, body: dict[str, Any], request_id: str | None
+) -> ClientKey | None:
+    """The Idempotency-Key, else the body's own request id. Raises InvalidField for what is no key."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and _KEY.fullmatch(key) is None:
+        raise InvalidField(
+            "'Idempotency-Key' must be 1 to 255 printable ASCII characters.", "Idempotency-Key"
+        )
+    if key is None and request_id is None:
+        return None
+    kind, name = ("request_id", request_id) if key is None else ("key", key)
+    route = request.scope.get("root_path", "") + request.scope["path"]
+    text = "\0".join((principal.account_id, route, kind, str(name)))
+    canonical = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return ClientKey(
+        digest=hashlib.sha256(text.encode()).hexdigest(),
+        fingerprint=hashlib.sha256(canonical.encode()).hexdigest(),
+        replays=key is not None,
+    )
+
+
+def _preferences(request: Request) -> set[str]:
+    """The names in the Prefer headers (RFC 7240)."""
+    header = ",".join(request.headers.getlist("prefer"))
+    return {one.split(";")[0].strip().lower() for one in header.split(",")}
 
 
 async def _peek(request: Request) -> Mapping[str, Any] | None:

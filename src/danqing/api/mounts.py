@@ -6,22 +6,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from danqing.api import models, tasks
+from danqing.api import account, admin, admin_more, models, sign_in, tasks
 from danqing.api.answers import refuse
 from danqing.api.context import Context, attach, context_of
 from danqing.api.generate import Pick, drawing_route
-from danqing.api.reference import body_schema
+from danqing.api.reference import body_of, body_schema
 from danqing.dialects.base import choose_v1_chat, choose_v1_images
 from danqing.domain.errors import (
+    AuthError,
     DanqingError,
+    InvalidField,
     MethodNotAllowed,
     NotFound,
     RequestError,
     ServerFault,
 )
+from danqing.observability.logging import get_logger
+from danqing.service.keys import KeyFileError
+
+log = get_logger(__name__)
 
 
 def _sub_app(context: Context, dialect: str, title: str) -> FastAPI:
@@ -35,12 +42,21 @@ def _sub_app(context: Context, dialect: str, title: str) -> FastAPI:
 
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(DanqingError, on_http)
+    app.add_exception_handler(RequestValidationError, on_http)
+    app.add_exception_handler(Exception, on_http)
     return app
 
 
 def _translated(request: Request, error: Exception) -> DanqingError:
+    if isinstance(error, KeyFileError):
+        log.error("key_file_unusable", message=error.message)  # it names a path: not for clients
+        return ServerFault()
     if isinstance(error, DanqingError):
         return error
+    if isinstance(error, RequestValidationError):
+        fault = error.errors()[0]
+        name = str(fault["loc"][-1])
+        return InvalidField(f"Invalid value for '{name}': {fault['msg'].lower()}.", name)
     status = error.status_code if isinstance(error, HTTPException) else 500
     where = f"{request.method} {request.url.path[:200]}"
     if status == 404:
@@ -52,7 +68,10 @@ def _translated(request: Request, error: Exception) -> DanqingError:
 
 def _answer(request: Request, dialect: str, error: DanqingError) -> Response:
     context = context_of(request)
-    return refuse(context.dialects[dialect], error, request.scope["danqing.request_id"])
+    # What a stranger still sends is not read: the connection ends here.
+    stranger = isinstance(error, AuthError)
+    request_id: str = request.scope["danqing.request_id"]
+    return refuse(context.dialects[dialect], error, request_id, close=stranger)
 
 
 def v1(context: Context) -> FastAPI:
@@ -76,6 +95,22 @@ def zhipu(context: Context) -> FastAPI:
     return app
 
 
+def admin_v1(context: Context) -> FastAPI:
+    """`/admin/v1`: the books, for operators."""
+    app = _sub_app(context, "openai", "Danqing: administration")
+    app.include_router(admin.router)
+    app.include_router(admin_more.router)
+    return app
+
+
+def account_v1(context: Context) -> FastAPI:
+    """`/account/v1`: an account, for its holder."""
+    app = _sub_app(context, "openai", "Danqing: accounts")
+    app.include_router(account.router)
+    app.include_router(sign_in.router)
+    return app
+
+
 def _add_drawing(app: FastAPI, path: str, pick: Pick, context: Context, *dialects: str) -> None:
     """A POST route that draws, with its bodies in the API reference."""
     schemas = [body_schema(context.dialects[name]) for name in dialects]
@@ -84,7 +119,5 @@ def _add_drawing(app: FastAPI, path: str, pick: Pick, context: Context, *dialect
         drawing_route(pick),
         methods=["POST"],
         summary="Draw: " + " or ".join(dialects),
-        openapi_extra={
-            "requestBody": {"content": {"application/json": {"schema": {"anyOf": schemas}}}}
-        },
+        openapi_extra=body_of(*schemas),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Coroutine
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -93,6 +93,35 @@ async def until_hang_up(
         if not task.done():  # we are being cancelled ourselves: the server stops
             task.cancel()
             await asyncio.wait({task})
+
+
+def client_address(request: Request, settings: Settings) -> str:
+    """The address the request comes from, in its shortest form; "" where the server cannot know.
+
+    The peer's, unless it is one of `trusted_proxies`: then the right-most address of X-Forwarded-For
+    that is not, since each proxy appends the peer it saw and what stands further left is the
+    client's own claim. One that is malformed leaves the peer. Forwarded (RFC 7239) is not read: a
+    proxy that writes only one of the two passes the other on as the client sent it.
+    """
+    peer = _address(request.client.host if request.client else "")
+    trusted = settings.trusted_networks
+    lines = request.headers.getlist("x-forwarded-for")
+    hops = [hop.strip() for line in lines for hop in line.split(",")]
+    found = peer
+    while hops and found is not None and any(found in network for network in trusted):
+        found = _address(hops.pop())
+    address = found or peer
+    return "" if address is None else str(address)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """An IPv6 address that stands for an IPv4 one is read as that, as dual-stack listeners see peers."""
+    try:
+        address = ip_address(text.partition("%")[0])  # no scope ids
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
 
 
 def is_loopback(address: str) -> bool:

@@ -1,13 +1,19 @@
-"""GET /v1/images/tasks/{id}: what became of a task, with fresh links. Only its own account may look."""
+"""/v1/images/tasks/{id}: what became of a task, with fresh links; cancelling one. Only for its own account."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any
 
 from fastapi import APIRouter, Request
 
 from danqing.api.context import context_of
-from danqing.api.requests import link_base
+from danqing.api.requests import client_address, link_base
+from danqing.db.rows import ImageRow, TaskRow
+from danqing.service.auth import Principal, require_scope
+
+CANCEL_S_MAX = 10.0
 
 router = APIRouter(tags=["tasks"])
 
@@ -16,8 +22,40 @@ router = APIRouter(tags=["tasks"])
 async def get_task(request: Request, task_id: str) -> dict[str, Any]:
     """State, charge and images of a task."""
     context = context_of(request)
-    principal = await context.auth.authenticate(request.headers.get("authorization"))
+    principal = await _principal(request)
     row, images = await context.gallery.task(task_id, principal.account_id)
+    return _shown(request, row, images)
+
+
+@router.delete("/images/tasks/{task_id}")
+async def cancel_task(request: Request, task_id: str) -> dict[str, Any]:
+    """Cancel a task: free while it is queued, then charged by the model's rule. One that is over stays as it is.
+
+    Answers when it is settled; after 10 s (another server draws it) as it is then.
+    """
+    context = context_of(request)
+    principal = await _principal(request)
+    row, images = await context.gallery.task(task_id, principal.account_id)
+    if row.is_open:
+        await context.pipeline.cancel(row.id)
+    give_up_s = time.monotonic() + CANCEL_S_MAX
+    while row.is_open and time.monotonic() < give_up_s:
+        await asyncio.sleep(0.1)
+        row, images = await context.gallery.task(task_id, principal.account_id)
+    return _shown(request, row, images)
+
+
+async def _principal(request: Request) -> Principal:
+    context = context_of(request)
+    principal = await context.auth.authenticate(
+        request.headers.get("authorization"), client_address(request, context.settings)
+    )
+    require_scope(principal, "draw")
+    return principal
+
+
+def _shown(request: Request, row: TaskRow, images: list[ImageRow]) -> dict[str, Any]:
+    context = context_of(request)
     base_url = link_base(request, context.settings)
     return {
         "id": row.id,
@@ -27,7 +65,7 @@ async def get_task(request: Request, task_id: str) -> dict[str, Any]:
         "created": row.created_ms // 1000,
         "finished": row.finished_ms and row.finished_ms // 1000,
         "charged": row.charged,
-        "error": row.error,
+        "error": row.error and {name: row.error[name] for name in ("code", "message")},
         "data": [
             {
                 "url": context.gallery.link(image, base_url),

@@ -1,236 +1,261 @@
-"""The books on the command line: account, grant, token, keys, ledger. Knows no SQL; prints plain lines."""
+"""Accounts on the command line: account, grant, adjust. Knows no SQL; prints plain lines."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from danqing.db.tables import AccountRow, TokenRow
+from danqing.cli.books import (
+    BY,
+    AccountName,
+    Config,
+    DataDir,
+    moment,
+    printable,
+    run_on_books,
+    show,
+)
 from danqing.domain.errors import DanqingError
 from danqing.settings import Settings
 
 if TYPE_CHECKING:
     from danqing.app import Books
+    from danqing.db.rows import AccountRow, TransferRow, WaiverRow
 
-T = TypeVar("T")
-
-DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Where the database and the keys are.")
-]
-Config = Annotated[Path | None, typer.Option("--config", help="The settings file (TOML).")]
-AccountName = Annotated[str, typer.Argument(metavar="NAME", help="The account's name.")]
-
-
-Deed = Callable[["Books", Settings], Awaitable[T]]
+Reason = Annotated[str, typer.Option("--reason", help="Kept with it.")]
+STATEMENT_ROWS = 1000
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    _add_account(app)
-    _add_token(app)
-    _add_upkeep(app)
-
-
-def run_on_books(
-    data_dir: Path | None, config: Path | None, deed: Deed[T], *, create: bool = False
-) -> T:
-    """What `deed` returns, done on the open books; a failure is one line and exit code 1."""
-    from danqing.app import open_books  # loads the whole house: not for `--help`
-    from danqing.cli.main import fail, read_settings
-
-    settings = read_settings(config, data_dir)
-
-    async def inside() -> T:
-        async with open_books(settings, create=create) as books:
-            return await deed(books, settings)
-
-    try:
-        return asyncio.run(inside())
-    except (DanqingError, OSError, ValueError) as error:
-        fail(str(error))
-
-
-def _add_account(app: typer.Typer) -> None:
     account = typer.Typer(no_args_is_help=True, help="Accounts and their balance.")
     app.add_typer(account, name="account")
+    _add_showing(account)
+    _add_making(account)
+    _add_changing(account)
+    _add_money(app)
 
-    @account.command("create")
-    def create(name: AccountName, data_dir: DataDir = None, config: Config = None) -> None:
-        """Make an account, with its first characters (15,000 by default)."""
-        row = run_on_books(
-            data_dir,
-            config,
-            lambda books, settings: books.accounts.create(name, settings.account_characters),
-            create=True,
-        )
-        typer.echo(f"account {row.name} made, balance {row.balance}")
 
+def _add_showing(account: typer.Typer) -> None:
     @account.command("show")
-    def show(
+    def show_account(
         name: AccountName,
         as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
         data_dir: DataDir = None,
         config: Config = None,
     ) -> None:
-        """Show an account: its balance, what is held, its waiver."""
+        """Show an account: its balance, what is held, its price, its waiver."""
 
         async def deed(books: Books, _: Settings) -> dict[str, object]:
             row = await books.accounts.get(name)
             holds = await books.ledger.open_holds(row.id)
-            return _account_facts(row, holds.characters)
+            return _facts(row, holds.characters, await books.accounts.waivers(name))
 
         facts = run_on_books(data_dir, config, deed)
         if as_json:
             typer.echo(json.dumps(facts, ensure_ascii=False))
         else:
             for key, value in facts.items():
-                typer.echo(f"{key}: {'-' if value is None else value}")
-
-    @account.command("waive")
-    def waive(name: AccountName, data_dir: DataDir = None, config: Config = None) -> None:
-        """Record that the account signed the waiver of the visible AI label."""
-        row = run_on_books(data_dir, config, lambda books, _: books.accounts.waive(name))
-        typer.echo(f"waiver version {row.waiver_version} of account {row.name} recorded:")
-        typer.echo(row.waiver_text)
+                typer.echo(f"{key}: {'-' if value is None else printable(str(value))}")
 
     @account.command("list")
     def list_accounts(data_dir: DataDir = None, config: Config = None) -> None:
         """List accounts: name, balance, state; tab-separated."""
         for row in run_on_books(data_dir, config, lambda books, _: books.accounts.all()):
-            typer.echo(f"{row.name}\t{row.balance}\t{'suspended' if row.suspended else 'active'}")
+            show(row.name, row.balance, "suspended" if row.suspended else "active")
 
+    @account.command("statement")
+    def statement(
+        name: AccountName,
+        as_csv: Annotated[bool, typer.Option("--csv", help="As CSV with a header.")] = False,
+        data_dir: DataDir = None,
+        config: Config = None,
+    ) -> None:
+        """Print every transfer, oldest first: id, time, kind, characters, hold, task, reason."""
+        from danqing.api.statements import CSV_COLUMNS, csv_cells, csv_lines
+
+        def print_page(rows: list[TransferRow]) -> None:
+            for row in map(csv_cells, rows):
+                if as_csv:
+                    typer.echo(csv_lines([row]), nl=False)
+                else:
+                    show(*(cell or None for cell in row))
+
+        async def deed(books: Books, _: Settings) -> None:
+            account_id = (await books.accounts.get(name)).id
+            if as_csv:
+                typer.echo(csv_lines([CSV_COLUMNS]), nl=False)
+            after = ""
+            while rows := await books.accounts.statement(account_id, after, STATEMENT_ROWS):
+                print_page(rows)
+                after = rows[-1].id
+
+        run_on_books(data_dir, config, deed)
+
+
+def _add_making(account: typer.Typer) -> None:
+    @account.command("create")
+    def create(name: AccountName, data_dir: DataDir = None, config: Config = None) -> None:
+        """Make an account, with its first characters (15,000 by default)."""
+        row = run_on_books(
+            data_dir,
+            config,
+            lambda books, settings: books.accounts.create(name, settings.account_characters, by=BY),
+            create=True,
+        )
+        typer.echo(f"account {row.name} made, balance {row.balance}")
+
+    @account.command("delete")
+    def delete(
+        name: AccountName,
+        yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+        data_dir: DataDir = None,
+        config: Config = None,
+    ) -> None:
+        """Delete an account with its images; its name is free again, its books stay."""
+
+        async def deed(books: Books, settings: Settings) -> int:
+            from danqing.storage.blobs import Blobs
+
+            row = await books.accounts.get(name)
+            blob_keys = await books.accounts.delete(row.id, by=BY)
+            blobs = Blobs(settings.blob_root)
+            for blob_key in blob_keys:
+                try:
+                    await blobs.delete(blob_key)
+                except DanqingError as error:  # the account is deleted all the same
+                    typer.echo(f"{blob_key}: {error}", err=True)
+            return len(blob_keys)
+
+        if not yes:
+            typer.confirm(f"Delete {printable(name)} and all its images?", abort=True, err=True)
+        images = run_on_books(data_dir, config, deed)
+        typer.echo(f"account {name} deleted, with {images} images")
+
+    @account.command("password")
+    def password(name: AccountName, data_dir: DataDir = None, config: Config = None) -> None:
+        """Set the password to sign in with. It is asked for; the account's sessions end."""
+        secret = typer.prompt("New password", hide_input=True, confirmation_prompt=True, err=True)
+        run_on_books(
+            data_dir, config, lambda books, _: books.signup.set_password(name, secret, by=BY)
+        )
+        typer.echo("password set")
+
+
+def _add_changing(account: typer.Typer) -> None:
+    @account.command("waive")
+    def waive(
+        name: AccountName,
+        signer: Annotated[str | None, typer.Option("--signer", help="Who signed.")] = None,
+        revoke: Annotated[bool, typer.Option("--revoke", help="Revoke it instead.")] = False,
+        data_dir: DataDir = None,
+        config: Config = None,
+    ) -> None:
+        """Record that the account signed the waiver of the visible AI label."""
+        if revoke:
+            run_on_books(
+                data_dir, config, lambda books, _: books.accounts.revoke_waiver(name, by=BY)
+            )
+            typer.echo(f"waiver of account {name} revoked")
+            return
+        row = run_on_books(
+            data_dir, config, lambda books, _: books.accounts.waive(name, signer=signer, by=BY)
+        )
+        typer.echo(f"waiver version {row.version} of account {name} recorded:")
+        typer.echo(row.text)
+
+    @account.command("suspend")
+    def suspend(
+        name: AccountName, reason: Reason, data_dir: DataDir = None, config: Config = None
+    ) -> None:
+        """Refuse everything an account asks for; servers obey within 5 seconds."""
+        run_on_books(data_dir, config, lambda books, _: books.accounts.suspend(name, reason, by=BY))
+        typer.echo(f"account {name} suspended")
+
+    @account.command("restore")
+    def restore(name: AccountName, data_dir: DataDir = None, config: Config = None) -> None:
+        """Lift a suspension."""
+        run_on_books(data_dir, config, lambda books, _: books.accounts.restore(name, by=BY))
+        typer.echo(f"account {name} restored")
+
+    @account.command("price")
+    def price(
+        name: AccountName,
+        permille: Annotated[int, typer.Argument(metavar="PERMILLE", help="1000 = full price.")],
+        data_dir: DataDir = None,
+        config: Config = None,
+    ) -> None:
+        """Set what an account pays of the catalog's prices, in thousandths."""
+        run_on_books(
+            data_dir, config, lambda books, _: books.accounts.set_price(name, permille, by=BY)
+        )
+        typer.echo(f"account {name} pays {permille} thousandths")
+
+    @account.command("admin")
+    def admin(
+        name: AccountName,
+        revoke: Annotated[bool, typer.Option("--revoke", help="Take it away instead.")] = False,
+        data_dir: DataDir = None,
+        config: Config = None,
+    ) -> None:
+        """Let an account have tokens of the scope admin."""
+        run_on_books(
+            data_dir, config, lambda books, _: books.accounts.set_admin(name, not revoke, by=BY)
+        )
+        typer.echo(f"account {name} is {'no ' if revoke else ''}admin")
+
+
+def _add_money(app: typer.Typer) -> None:
     @app.command("grant")
     def grant(
         name: AccountName,
         characters: Annotated[int, typer.Argument(help="How many to add.")],
-        reason: Annotated[str, typer.Option("--reason", help="Kept with the grant.")] = "grant",
+        reason: Reason = "grant",
         data_dir: DataDir = None,
         config: Config = None,
     ) -> None:
         """Add characters to an account."""
-
-        async def deed(books: Books, _: Settings) -> int:
-            row = await books.accounts.get(name)
-            return await books.ledger.grant(row.id, characters, reason)
-
-        typer.echo(f"balance: {run_on_books(data_dir, config, deed)}")
-
-
-def _add_token(app: typer.Typer) -> None:
-    token = typer.Typer(no_args_is_help=True, help="API tokens.")
-    app.add_typer(token, name="token")
-
-    @token.command("create")
-    def create(
-        account: Annotated[str, typer.Option("--account", help="The account's name.")],
-        expires_days: Annotated[
-            int | None, typer.Option("--expires-days", min=1, max=36_500, help="Days it is good.")
-        ] = None,
-        name: Annotated[str | None, typer.Option("--name", help="To tell tokens apart.")] = None,
-        data_dir: DataDir = None,
-        config: Config = None,
-    ) -> None:
-        """Make a token and print it, alone, this once."""
-        days_ms = None if expires_days is None else expires_days * 86_400_000
-        expires_ms = None if days_ms is None else int(time.time() * 1000) + days_ms
-        typer.echo(
-            run_on_books(
-                data_dir,
-                config,
-                lambda books, _: books.accounts.create_token(
-                    account, expires_ms=expires_ms, name=name
-                ),
-            )
+        balance = run_on_books(
+            data_dir,
+            config,
+            lambda books, _: books.accounts.grant(name, characters, reason, by=BY),
         )
+        typer.echo(f"balance: {balance}")
 
-    @token.command("revoke")
-    def revoke(
-        token_id: Annotated[str, typer.Argument(metavar="ID", help="With or without sk-.")],
+    @app.command("adjust", context_settings={"ignore_unknown_options": True})
+    def adjust(
+        name: AccountName,
+        characters: Annotated[int, typer.Argument(help="How many to add, or with - to take.")],
+        reason: Reason,
         data_dir: DataDir = None,
         config: Config = None,
     ) -> None:
-        """Revoke a token; servers refuse it within 5 seconds."""
-        run_on_books(data_dir, config, lambda books, _: books.accounts.revoke_token(token_id))
-        typer.echo("revoked")
-
-    @token.command("list")
-    def list_tokens(
-        account: Annotated[str | None, typer.Option("--account", help="Only of this one.")] = None,
-        data_dir: DataDir = None,
-        config: Config = None,
-    ) -> None:
-        """List tokens: id, account, name, made, expires, state; tab-separated."""
-
-        async def deed(books: Books, _: Settings) -> list[str]:
-            names = {row.id: row.name for row in await books.accounts.all()}
-            rows = await books.accounts.list_tokens(account)
-            return [_token_line(row, names[row.account_id]) for row in rows]
-
-        for line in run_on_books(data_dir, config, deed):
-            typer.echo(line)
+        """Correct an account's balance; never below zero."""
+        balance = run_on_books(
+            data_dir,
+            config,
+            lambda books, _: books.accounts.adjust(name, characters, reason, by=BY),
+        )
+        typer.echo(f"balance: {balance}")
 
 
-def _add_upkeep(app: typer.Typer) -> None:
-    keys = typer.Typer(no_args_is_help=True, help="The keys behind the tokens.")
-    app.add_typer(keys, name="keys")
-    ledger = typer.Typer(no_args_is_help=True, help="The books.")
-    app.add_typer(ledger, name="ledger")
-
-    @keys.command("rotate")
-    def rotate(
-        revoke_version: Annotated[
-            int | None, typer.Option("--revoke-version", help="Void this key's tokens.")
-        ] = None,
-        data_dir: DataDir = None,
-        config: Config = None,
-    ) -> None:
-        """Make a new key for new tokens; older tokens stay good unless their version is revoked."""
-
-        async def deed(books: Books, _: Settings) -> int:
-            return books.keys.rotate(revoke_version)
-
-        typer.echo(f"current key version: {run_on_books(data_dir, config, deed)}")
-
-    @ledger.command("check")
-    def check(data_dir: DataDir = None, config: Config = None) -> None:
-        """Look for broken invariants; exit code 1 when there is one."""
-        faults = run_on_books(data_dir, config, lambda books, _: books.ledger.check())
-        for fault in faults:
-            typer.echo(fault, err=True)
-        if faults:
-            raise typer.Exit(1)
-        typer.echo("the books balance")
-
-
-def _account_facts(row: AccountRow, held: int) -> dict[str, object]:
+def _facts(row: AccountRow, held: int, waivers: list[WaiverRow]) -> dict[str, object]:
+    waiver = next((waiver for waiver in reversed(waivers) if waiver.revoked_ms is None), None)
     return {
         "name": row.name,
         "id": row.id,
         "balance": row.balance,
         "held": held,
+        "price_permille": row.price_permille,
         "suspended": row.suspended,
-        "waiver": row.waiver_version,
-        "waived": _moment(row.waiver_ms),
-        "created": _moment(row.created_ms),
+        "suspended_reason": row.suspended_reason,
+        "admin": row.is_admin,
+        "password": row.password_hash is not None,
+        "low_balance": row.low_balance,
+        "webhook": row.webhook_url,
+        "waiver": waiver and waiver.version,
+        "waived": waiver and moment(waiver.signed_ms),
+        "created": moment(row.created_ms),
     }
-
-
-def _token_line(row: TokenRow, account: str) -> str:
-    now_ms = time.time() * 1000
-    expired = row.expires_ms is not None and row.expires_ms <= now_ms
-    state = "revoked" if row.revoked_ms is not None else "expired" if expired else "active"
-    moments = (_moment(row.created_ms) or "-", _moment(row.expires_ms) or "never")
-    return "\t".join((f"sk-{row.id}", account, row.name or "-", *moments, state))
-
-
-def _moment(ms: int | None) -> str | None:
-    if ms is None:
-        return None
-    return datetime.fromtimestamp(ms // 1000, UTC).isoformat().replace("+00:00", "Z")

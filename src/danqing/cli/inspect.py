@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from danqing.cli.books import printable
+
 FILE_BYTES_MAX = 64 * 2**20
 _MEANINGS = {"1": "made by AI", "2": "possibly made by AI", "3": "suspected to be made by AI"}
 _IMAGE_ID = re.compile(r"[0-9a-f]{11}")
@@ -73,9 +75,5 @@ def _lines(fields: object) -> list[str]:
     meaning = _MEANINGS.get(fields["Label"], "of unknown meaning")
     return [
         f"AI label in the metadata: {meaning}",
-        *(f"  {_printable(key)}: {_printable(value)}" for key, value in fields.items()),
+        *(f"  {printable(key)}: {printable(value)}" for key, value in fields.items()),
     ]
-
-
-def _printable(text: str) -> str:
-    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)

@@ -106,9 +106,9 @@ def draw(
 
 
 def _add_commands() -> None:
-    from danqing.cli import accounts, inspect, models, redeem
+    from danqing.cli import accounts, inspect, models, redeem, tokens, upkeep
 
-    for commands in (models, accounts, redeem, inspect):
+    for commands in (models, accounts, tokens, redeem, upkeep, inspect):
         commands.register(app)
 
 

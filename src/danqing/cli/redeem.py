@@ -1,12 +1,14 @@
-"""`danqing redeem`: make and use codes that are worth characters. Knows no SQL; prints plain lines."""
+"""`danqing redeem`: make, use and list codes that are worth characters. Knows no SQL; prints plain lines."""
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
 
-from danqing.cli.accounts import Config, DataDir, run_on_books
+from danqing.cli.books import BY, Config, DataDir, ExpiresDays, moment, run_on_books, show
+from danqing.cli.tokens import in_days
 
 
 def register(app: typer.Typer) -> None:
@@ -22,6 +24,10 @@ def register(app: typer.Typer) -> None:
         count: Annotated[
             int, typer.Option("--count", min=1, max=10_000, help="How many codes.")
         ] = 1,
+        invite: Annotated[
+            bool, typer.Option("--invite", help="Invites: each lets one account sign up.")
+        ] = False,
+        expires_days: ExpiresDays = None,
         data_dir: DataDir = None,
         config: Config = None,
     ) -> None:
@@ -29,7 +35,13 @@ def register(app: typer.Typer) -> None:
         for code in run_on_books(
             data_dir,
             config,
-            lambda books, _: books.accounts.create_redeem_codes(characters, count),
+            lambda books, _: books.codes.create(
+                characters,
+                count,
+                kind="invite" if invite else "credit",
+                expires_ms=in_days(expires_days),
+                by=BY,
+            ),
         ):
             typer.echo(code)
 
@@ -42,6 +54,23 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Use a code up: grant its characters to an account; prints the new balance."""
         balance = run_on_books(
-            data_dir, config, lambda books, _: books.accounts.redeem(code, account)
+            data_dir, config, lambda books, _: books.codes.redeem(code, account, by=BY)
         )
         typer.echo(f"balance: {balance}")
+
+    @redeem.command("list")
+    def list_codes(data_dir: DataDir = None, config: Config = None) -> None:
+        """List codes by digest: kind, characters, made, by whom, expires, state; tab-separated."""
+        now_ms = time.time() * 1000
+        for row in run_on_books(data_dir, config, lambda books, _: books.codes.list()):
+            expired = row.expires_ms is not None and row.expires_ms <= now_ms
+            state = "used" if row.used_ms is not None else "expired" if expired else "unused"
+            show(
+                row.digest[:16],
+                row.kind,
+                row.characters,
+                moment(row.created_ms),
+                row.created_by,
+                moment(row.expires_ms) or "never",
+                state,
+            )

@@ -1,0 +1,321 @@
+"""The crash loop: a server under load is killed again and again, and the books must balance to the character.
+
+    python -m bench.crash [--crashes 200] [--database sqlite|postgresql] [--seed 1] [--write]
+
+Clients draw all the time, most of them with an Idempotency-Key, and try again until they have an
+answer. The server kills itself at a named point of the pipeline (tests/crash_server.py), or is
+killed at a random moment; then it is started again on the same data. PostgreSQL is killed now and
+then too. In the end the load stops, the leases run out, and what must hold is checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+from tests.crash_server import POINTS
+from tests.postgres import PostgresServer, find_binaries
+
+from danqing import settings
+from danqing.app import Books, make_service, open_books
+from danqing.catalog import load as load_catalog
+from danqing.db import book_queries, image_queries
+from danqing.domain.card import Price
+from danqing.observability.metrics import Metrics
+from danqing.storage.blobs import Blobs
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results" / "crash.md"
+LEASE_S = 1.0
+CLIENTS = 12
+START_S_MAX = 60.0
+ANSWER_S_MAX = 120.0
+CHARACTERS = 10**12
+
+BODIES = (
+    ("/v1/chat/completions", {"model": "draw"}),  # never refunds
+    ("/v1/images/generations", {"model": "dall-e-3", "n": 2, "size": "256x256"}),
+    (
+        "/v1/images/generations",
+        {"model": "dall-e-3", "size": "256x256", "response_format": "b64_json"},
+    ),
+    ("/paas/v4/images/generations", {"model": "cogview-4", "size": "512x512"}),
+)
+
+
+@dataclass
+class Tally:
+    """What the clients saw. `answers` maps a key to the tasks that answered it."""
+
+    answers: dict[str, set[str]] = field(default_factory=dict)
+    unanswered: list[str] = field(default_factory=list)
+    tries: Counter[str] = field(default_factory=Counter)
+    crashes: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+
+class CrashLoop:
+    """One run. `environment` goes to each server; `folder` holds the data."""
+
+    def __init__(self, folder: Path, database_url: str | None, seed: int) -> None:
+        self.folder = folder
+        self.random = random.Random(seed)
+        self.tally = Tally()
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = {
+            key: value for key, value in os.environ.items() if not key.startswith("DANQING_")
+        } | {
+            "DANQING_TASK_LEASE_S": str(LEASE_S),
+            "DANQING_OPERATOR_CHARACTERS": str(CHARACTERS),
+            "DANQING_LOG_LEVEL": "error",
+            "NULL_STEP_S": "0.005",
+        }
+        if database_url is not None:
+            self.environment["DANQING_DATABASE_URL"] = database_url
+        self.database_url = database_url
+        self.process: subprocess.Popen[bytes] | None = None
+        self.token = ""
+        self.stopping = asyncio.Event()
+
+    # The server
+
+    async def start(self, **trap: str) -> None:
+        command = [sys.executable, "-m", "tests.crash_server", "serve", "--port", str(self.port)]
+        self.process = subprocess.Popen(
+            [*command, "--data-dir", str(self.folder)],
+            cwd=ROOT,
+            env=self.environment | trap,
+            stdout=subprocess.DEVNULL,
+            stderr=(self.folder.parent / "server.log").open("ab"),
+        )
+        give_up_s = time.monotonic() + START_S_MAX
+        async with httpx2.AsyncClient(base_url=self.url, timeout=5) as client:
+            while time.monotonic() < give_up_s:
+                with contextlib.suppress(httpx2.HTTPError):
+                    if (await client.get("/readyz")).status_code == 200:
+                        break
+                if self.process.poll() is not None:
+                    return  # the trap went off before anybody asked
+                await asyncio.sleep(0.05)
+            else:
+                raise RuntimeError("the server did not become ready")
+        if not self.token:
+            self.token = (self.folder / "first-token").read_text().strip()
+
+    async def crash(self, postgres: PostgresServer | None) -> None:
+        """Start the server with a trap, or kill it (or its database) at a random moment."""
+        kinds = [*POINTS, "random"] + (["database"] if postgres is not None else [])
+        kind = self.random.choice(kinds)
+        trap = {}
+        if kind in POINTS:
+            trap = {"CRASH_AT": kind, "CRASH_NTH": str(self.random.randint(1, 20))}
+        await self.start(**trap)
+        process = self.process
+        assert process is not None
+        until_s = time.monotonic() + (10 if trap else self.random.uniform(0.2, 2.0))
+        while process.poll() is None and time.monotonic() < until_s:
+            await asyncio.sleep(0.02)
+        if kind == "database" and postgres is not None:
+            postgres.kill()
+            await asyncio.sleep(self.random.uniform(0, 0.5))
+            postgres.start()
+            await asyncio.sleep(self.random.uniform(0, 1.0))
+        if process.poll() is None:
+            process.kill()
+            kind = kind if kind == "database" else "random"
+        process.wait()
+        self.tally.crashes[kind] += 1
+
+    # The load
+
+    async def client(self) -> None:
+        """Draws until the load stops; a request with a key is tried until it is answered."""
+        rng = random.Random(self.random.random())
+        headers = {"authorization": f"Bearer {self.token}"}
+        async with httpx2.AsyncClient(base_url=self.url, timeout=30, headers=headers) as http:
+            while not self.stopping.is_set():
+                key = f"key-{uuid.uuid4()}" if rng.random() < 0.8 else None
+                path, body = rng.choice(BODIES)
+                body = body | {"prompt": key or f"free-{uuid.uuid4()}"}
+                if key is None:
+                    await self._once(http, path, body, {})
+                    continue
+                extra = {"idempotency-key": key}
+                if rng.random() < 0.2:
+                    await self._once(http, path, body, extra | {"prefer": "respond-async"})
+                await self._until_answered(http, path, body, extra, key)
+
+    async def _until_answered(self, http, path, body, headers, key: str) -> None:
+        give_up_s = time.monotonic() + ANSWER_S_MAX
+        while time.monotonic() < give_up_s:
+            reply = await self._once(http, path, body, headers)
+            if reply is not None:
+                self.tally.answers.setdefault(key, set()).add(reply)
+                if self.random.random() < 0.5:
+                    return
+            await asyncio.sleep(0.05)
+        if key not in self.tally.answers:
+            self.tally.unanswered.append(key)
+
+    async def _once(self, http, path, body, headers) -> str | None:
+        """The task that answered with an image, or None."""
+        try:
+            reply = await http.post(path, json=body, headers=headers)
+        except httpx2.HTTPError as error:
+            self.tally.tries[type(error).__name__] += 1
+            return None
+        self.tally.tries[str(reply.status_code)] += 1
+        if reply.status_code == 200 and "data" in reply.json() and reply.json()["data"]:
+            return reply.headers["x-danqing-task"]
+        # 503 is the database's; anything else says that we did not see it coming.
+        if reply.status_code not in (200, 202, 429, 503):
+            self.tally.wrong.append(f"{reply.status_code}: {reply.text[:200]}")
+        return None
+
+    # The run
+
+    async def run(self, crashes: int, postgres: PostgresServer | None) -> list[str]:
+        """Crash so often under load, come to rest, and say what is broken."""
+        await self.start()
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        clients = [asyncio.create_task(self.client()) for _ in range(CLIENTS)]
+        for done in range(crashes):
+            await self.crash(postgres)
+            print(f"\r{done + 1}/{crashes} crashes", end="", file=sys.stderr, flush=True)
+        print(file=sys.stderr)
+        await self.start()
+        self.stopping.set()
+        await asyncio.gather(*clients)
+        await asyncio.sleep(3 * LEASE_S)
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait(60)
+        configured = settings.load(
+            data_dir=self.folder, database_url=self.database_url, task_lease_s=LEASE_S
+        )
+        async with open_books(configured) as books:
+            return self._answers() + await _broken(books, configured)
+
+    def _answers(self) -> list[str]:
+        several = [
+            f"key {key} was answered by {len(ids)} tasks"
+            for key, ids in self.tally.answers.items()
+            if len(ids) > 1
+        ]
+        return (
+            several
+            + [f"key {key} had no answer" for key in self.tally.unanswered]
+            + self.tally.wrong
+        )
+
+
+async def _broken(books: Books, configured: settings.Settings) -> list[str]:
+    """Everything of the books and the blob store that must not be so."""
+    faults = await books.ledger.check()
+    if (held := await books.ledger.open_holds()).count:
+        faults.append(f"{held.count} holds are open")
+    service = make_service(configured, load_catalog(configured), Metrics(), books, _NoProvider())
+    await service.recovery.delete_orphans(older_than_s=0)
+    blobs = Blobs(configured.blob_root)
+    known: set[str] = set()
+    charged: Counter[str] = Counter()
+    for row in await books.db.read(lambda conn: book_queries.every_task(conn)):
+        images = await books.db.read(
+            lambda conn, row=row: image_queries.images_of_task(conn, row.id)
+        )
+        known |= {image.blob_key for image in images}
+        if row.charged:
+            charged[row.request["task"]["prompt"]] += 1
+            expected = Price.charge(row.request["held"], len(images), row.request["task"]["n"])
+            if not images or row.charged != expected:
+                faults.append(f"task {row.id} was charged {row.charged} for {len(images)} images")
+        for image in images:
+            data = await blobs.get(image.blob_key)
+            if hashlib.sha256(data).hexdigest() != image.sha256:
+                faults.append(f"image {image.id} is not what was stored")
+    faults += [f"{prompt} was charged {n} times" for prompt, n in charged.items() if n > 1]
+    stored = {key for folder in await blobs.folders() for key in await blobs.list(folder)}
+    return faults + [f"blob {key} is nobody's" for key in stored - known]
+
+
+class _NoProvider:
+    def draw(self, order):
+        raise NotImplementedError
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run(crashes: int, database: str, seed: int) -> tuple[list[str], Tally]:
+    """One crash loop in a temporary folder: what is broken in the end, and what was seen."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        postgres, url = None, None
+        if database == "postgresql":
+            binaries = find_binaries()
+            if binaries is None:
+                raise SystemExit("PostgreSQL is not installed")
+            postgres = stack.enter_context(PostgresServer(binaries))
+            url = postgres.create_database()
+        loop = CrashLoop(Path(folder) / "data", url, seed)
+        return asyncio.run(loop.run(crashes, postgres)), loop.tally
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--crashes", type=int, default=200)
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    started_s = time.time()
+    faults, tally = run(options.crashes, options.database, options.seed)
+    facts = {
+        "database": options.database,
+        "crashes": dict(sorted(tally.crashes.items())),
+        "keys": len(tally.answers),
+        "requests": dict(sorted(tally.tries.items())),
+        "minutes": round((time.time() - started_s) / 60, 1),
+        "broken": faults,
+    }
+    print(json.dumps(facts, indent=2, ensure_ascii=False))
+    if options.write:
+        _write(options, facts)
+    raise SystemExit(1 if faults else 0)
+
+
+def _write(options: argparse.Namespace, facts: dict) -> None:
+    command = f"python -m bench.crash --crashes {options.crashes} --database {options.database}"
+    lines = [
+        f"`{command} --seed {options.seed} --write`, {time.strftime('%Y-%m-%d')}, "
+        f"{len(os.sched_getaffinity(0))} cores",
+        "",
+        *(f"- {name}: {json.dumps(value)}" for name, value in facts.items()),
+        "",
+    ]
+    old = RESULTS.read_text() if RESULTS.exists() else "# The crash loop\n"
+    RESULTS.write_text(old.rstrip() + "\n\n## " + options.database + "\n\n" + "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

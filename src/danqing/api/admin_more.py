@@ -1,0 +1,162 @@
+"""/admin/v1 but for accounts: tokens, codes, blocked end users, audit trail, ledger check. Knows the services; no rule.
+
+Keys are rotated on the command line only: they lie in a file beside the database, and a stolen
+admin token must not be able to void everybody's tokens, or to keep its own from being voided.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from danqing.api import bodies, shapes
+from danqing.api.bodies import read, takes
+from danqing.api.callers import Admin, actor
+from danqing.api.context import context_of
+from danqing.api.desk import bare, limits_of, named
+from danqing.api.shapes import After, Limit
+from danqing.service.tokens import TokenLimits
+from danqing.service.trail import of_account
+
+router = APIRouter(tags=["admin: tokens, codes, end users, audit"])
+
+OfAccount = Annotated[
+    str | None, Query(max_length=200, description="Of the account of this name or id only.")
+]
+
+
+@router.get("/tokens")
+async def list_tokens(
+    request: Request,
+    caller: Admin,
+    account: OfAccount = None,
+    after: After = "",
+    limit: Limit = 100,
+) -> dict[str, Any]:
+    """Tokens and sessions, oldest first; the secrets are kept nowhere."""
+    name = None if account is None else (await named(request, account)).name
+    rows = await context_of(request).books.tokens.list(name)
+    return shapes.page_of_all(rows, after, limit, shapes.token_id, shapes.token)
+
+
+@router.post("/tokens", status_code=201, openapi_extra=takes(bodies.AccountTokenBody))
+async def create_token(request: Request, caller: Admin) -> dict[str, Any]:
+    """Make a token for an account. The answer's `token` is shown this once."""
+    body = await read(request, bodies.AccountTokenBody)
+    row = await named(request, body.account)
+    tokens = context_of(request).books.tokens
+    token = await tokens.create(
+        row.name,
+        name=body.name,
+        expires_ms=body.expires_ms,
+        limits=body.applied_to(TokenLimits()),
+        by=actor(caller),
+    )
+    return shapes.token(await tokens.get(bare(token))) | {"token": token}
+
+
+@router.get("/tokens/{token}")
+async def get_token(request: Request, caller: Admin, token: str) -> dict[str, Any]:
+    """One token, by its id with or without `sk-`."""
+    return shapes.token(await context_of(request).books.tokens.get(bare(token)))
+
+
+@router.patch("/tokens/{token}", openapi_extra=takes(bodies.LimitsBody))
+async def change_token(request: Request, caller: Admin, token: str) -> dict[str, Any]:
+    """Change what a token may do."""
+    tokens = context_of(request).books.tokens
+    body = await read(request, bodies.LimitsBody, nulls=True)
+    row = await tokens.get(bare(token))
+    await tokens.update(row.id, body.applied_to(limits_of(row)), by=actor(caller))
+    return shapes.token(await tokens.get(row.id))
+
+
+@router.delete("/tokens/{token}", status_code=204)
+async def revoke_token(request: Request, caller: Admin, token: str) -> Response:
+    """Revoke a token; every server refuses it within 5 seconds."""
+    await context_of(request).books.tokens.revoke(bare(token), by=actor(caller))
+    return Response(status_code=204)
+
+
+@router.get("/codes")
+async def list_codes(
+    request: Request, caller: Admin, after: After = "", limit: Limit = 100
+) -> dict[str, Any]:
+    """Redeem codes and invites by their digests, oldest first."""
+    rows = await context_of(request).books.codes.list()
+    return shapes.page_of_all(rows, after, limit, lambda row: row.digest, shapes.code)
+
+
+@router.post("/codes", status_code=201, openapi_extra=takes(bodies.CodesBody))
+async def create_codes(request: Request, caller: Admin) -> dict[str, Any]:
+    """Make codes worth `characters` each, shown this once."""
+    body = await read(request, bodies.CodesBody)
+    codes = await context_of(request).books.codes.create(
+        body.characters,
+        body.count,
+        kind=body.kind,
+        expires_ms=body.expires_ms,
+        by=actor(caller),
+    )
+    return {"object": "list", "kind": body.kind, "characters": body.characters, "data": codes}
+
+
+@router.get("/blocks")
+async def list_blocks(
+    request: Request,
+    caller: Admin,
+    account: OfAccount = None,
+    after: After = "",
+    limit: Limit = 100,
+) -> dict[str, Any]:
+    """Blocked end users: of an account (also those blocked everywhere), or all."""
+    account_id = None if account is None else (await named(request, account)).id
+    rows = await context_of(request).books.blocks.list(account_id)
+    return shapes.page_of_all(rows, after, limit, shapes.block_id, shapes.block)
+
+
+@router.post("/blocks", status_code=201, openapi_extra=takes(bodies.AnyBlockBody))
+async def block(request: Request, caller: Admin) -> dict[str, Any]:
+    """Draw no more for an end user, of one account or (without `account`) everywhere."""
+    body = await read(request, bodies.AnyBlockBody)
+    account_id = None if body.account is None else (await named(request, body.account)).id
+    await context_of(request).books.blocks.block(
+        body.end_user, account_id=account_id, reason=body.reason, by=actor(caller)
+    )
+    return {"object": "block", "end_user": body.end_user, "account_id": account_id}
+
+
+@router.delete("/blocks/{end_user:path}", status_code=204)
+async def unblock(
+    request: Request, caller: Admin, end_user: str, account: OfAccount = None
+) -> Response:
+    """Lift a block: that of one account, or (without `account`) the one everywhere."""
+    account_id = None if account is None else (await named(request, account)).id
+    await context_of(request).books.blocks.unblock(
+        end_user, account_id=account_id, by=actor(caller)
+    )
+    return Response(status_code=204)
+
+
+@router.get("/audit")
+async def audit(
+    request: Request,
+    caller: Admin,
+    after: Annotated[int, Query(ge=0, le=2**62)] = 0,
+    limit: Limit = 100,
+    account: OfAccount = None,
+) -> dict[str, Any]:
+    """The audit trail, oldest first. Nobody can change a row; `danqing audit --verify` proves it."""
+    subject = None if account is None else of_account((await named(request, account)).id)
+    rows = await context_of(request).books.trail.rows(after, limit + 1, subject)
+    return shapes.page(rows, limit, lambda row: row.seq, shapes.audit)
+
+
+@router.get("/ledger/check")
+async def check_ledger(request: Request, caller: Admin) -> dict[str, Any]:
+    """Do the books balance to the character, and is the audit trail whole? One line per fault."""
+    books = context_of(request).books
+    faults = [*await books.ledger.check(), *await books.trail.verify()]
+    return {"object": "ledger.check", "ok": not faults, "faults": faults}

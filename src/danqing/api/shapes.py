@@ -1,0 +1,180 @@
+"""The books' rows as the admin and account APIs answer them: JSON objects and pages. Knows rows; decides nothing.
+
+Times are Unix seconds, amounts are characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Query
+
+from danqing.db.rows import (
+    AccountRow,
+    AuditRow,
+    BlockedUserRow,
+    RedeemCodeRow,
+    TokenRow,
+    TransferRow,
+    WaiverRow,
+)
+from danqing.domain.errors import InvalidField
+
+T = TypeVar("T")
+Record = dict[str, Any]
+
+Limit = Annotated[int, Query(ge=1, le=1000, description="Entries on a page at most.")]
+After = Annotated[
+    str,
+    Query(max_length=600, description="The `last_id` of the page before; empty: from the start."),
+]
+
+
+def page(
+    rows: Sequence[T], limit: int, id_of: Callable[[T], Any], shape: Callable[[T], Record]
+) -> Record:
+    """A list as OpenAI pages it: `last_id` is the next page's `after`. `rows` may hold one beyond `limit`."""
+    shown = rows[:limit]
+    return {
+        "object": "list",
+        "data": [shape(row) for row in shown],
+        "last_id": id_of(shown[-1]) if shown else None,
+        "has_more": len(rows) > limit,
+    }
+
+
+def page_of_all(
+    rows: Sequence[T],
+    after: str,
+    limit: int,
+    id_of: Callable[[T], str],
+    shape: Callable[[T], Record],
+) -> Record:
+    """One page of a list that is at hand whole. Raises InvalidField where no entry is called `after`."""
+    start = 0
+    if after:
+        ids = [id_of(row) for row in rows]
+        if after not in ids:
+            raise InvalidField("'after' is the 'last_id' of an earlier page.", "after")
+        start = ids.index(after) + 1
+    return page(rows[start : start + limit + 1], limit, id_of, shape)
+
+
+def account(row: AccountRow) -> Record:
+    return {
+        "id": row.id,
+        "object": "account",
+        "name": row.name,
+        "created": row.created_ms // 1000,
+        "balance": row.balance,
+        "price_permille": row.price_permille,
+        "suspended": row.suspended,
+        "suspended_reason": row.suspended_reason,
+        "is_admin": row.is_admin,
+        "has_password": row.password_hash is not None,
+        "low_balance": row.low_balance,
+        "webhook_url": row.webhook_url,
+        "deleted": _seconds(row.deleted_ms),
+    }
+
+
+def waiver(row: WaiverRow) -> Record:
+    return {
+        "id": row.id,
+        "object": "waiver",
+        "version": row.version,
+        "text": row.text,
+        "signer": row.signer,
+        "signed": row.signed_ms // 1000,
+        "revoked": _seconds(row.revoked_ms),
+    }
+
+
+def token(row: TokenRow) -> Record:
+    """A token without its secret, which nobody has but its owner."""
+    return {
+        "id": token_id(row),
+        "object": "token",
+        "account_id": row.account_id,
+        "name": row.name,
+        "kind": row.kind,
+        "created": row.created_ms // 1000,
+        "expires": _seconds(row.expires_ms),
+        "revoked": _seconds(row.revoked_ms),
+        "last_used": _seconds(row.last_used_ms),
+        "scopes": row.scopes.split(),
+        "models": row.models,
+        "networks": row.networks,
+        "budget_day": row.budget_day,
+        "budget_month": row.budget_month,
+        "budget_total": row.budget_total,
+        "concurrency_max": row.concurrency_max,
+        "rate_per_minute": row.rate_per_minute,
+    }
+
+
+def token_id(row: TokenRow) -> str:
+    return f"sk-{row.id}"
+
+
+def transfer(row: TransferRow) -> Record:
+    return {
+        "id": row.id,
+        "object": "transfer",
+        "created": row.created_ms // 1000,
+        "kind": row.kind,
+        "characters": row.amount,
+        "hold_id": row.hold_id,
+        "task_id": row.task_id,
+        "reason": row.reason,
+    }
+
+
+def code(row: RedeemCodeRow) -> Record:
+    """A code by its digest: the code itself is kept nowhere."""
+    return {
+        "id": row.digest,
+        "object": "code",
+        "kind": row.kind,
+        "characters": row.characters,
+        "created": row.created_ms // 1000,
+        "created_by": row.created_by,
+        "expires": _seconds(row.expires_ms),
+        "used": _seconds(row.used_ms),
+        "account_id": row.account_id,
+    }
+
+
+def block(row: BlockedUserRow) -> Record:
+    return {
+        "id": block_id(row),
+        "object": "block",
+        "end_user": row.end_user,
+        "account_id": row.account_id,
+        "everywhere": row.account_id is None,
+        "reason": row.reason,
+        "created": row.created_ms // 1000,
+        "created_by": row.created_by,
+    }
+
+
+def block_id(row: BlockedUserRow) -> str:
+    return f"{row.account_id or '*'}:{row.end_user}"
+
+
+def audit(row: AuditRow) -> Record:
+    return {
+        "id": row.seq,
+        "object": "audit",
+        "at": row.at_ms // 1000,
+        "actor": row.actor,
+        "deed": row.deed,
+        "subject": row.subject,
+        "detail": row.detail,
+        "mac": row.mac,
+    }
+
+
+def _seconds(ms: int | None) -> int | None:
+    return None if ms is None else ms // 1000

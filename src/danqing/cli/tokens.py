@@ -1,0 +1,202 @@
+"""Tokens on the command line: token create, update, revoke, list. Knows no SQL; prints plain lines."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from danqing.cli.books import BY, Config, DataDir, ExpiresDays, moment, run_on_books, show
+from danqing.settings import Settings
+
+if TYPE_CHECKING:
+    from danqing.app import Books
+    from danqing.db.rows import TokenRow
+
+TokenId = Annotated[str, typer.Argument(metavar="ID", help="With or without sk-.")]
+Scopes = Annotated[
+    list[str] | None, typer.Option("--scope", help="draw, account or admin; may be repeated.")
+]
+Models = Annotated[
+    list[str] | None, typer.Option("--model", help="Only this model; may be repeated.")
+]
+Networks = Annotated[
+    list[str] | None,
+    typer.Option("--network", help="Only from this address or network; may be repeated."),
+]
+BudgetDay = Annotated[int | None, typer.Option("--budget-day", help="Characters a day (UTC).")]
+BudgetMonth = Annotated[int | None, typer.Option("--budget-month", help="Characters a month.")]
+BudgetTotal = Annotated[int | None, typer.Option("--budget-total", help="Characters in all.")]
+Concurrency = Annotated[int | None, typer.Option("--concurrency", help="Requests at once.")]
+Rate = Annotated[int | None, typer.Option("--rate", help="Requests per minute.")]
+
+_CLEARABLE = {
+    "model": "models",
+    "network": "networks",
+    "budget-day": "budget_day",
+    "budget-month": "budget_month",
+    "budget-total": "budget_total",
+    "concurrency": "concurrency_max",
+    "rate": "rate_per_minute",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    token = typer.Typer(no_args_is_help=True, help="API tokens.")
+    app.add_typer(token, name="token")
+    _add_making(token)
+    _add_changing(token)
+    _add_keeping(token)
+
+
+def _add_making(token: typer.Typer) -> None:
+    @token.command("create")
+    def create(
+        account: Annotated[str, typer.Option("--account", help="The account's name.")],
+        expires_days: ExpiresDays = None,
+        name: Annotated[str | None, typer.Option("--name", help="To tell tokens apart.")] = None,
+        scope: Scopes = None,
+        model: Models = None,
+        network: Networks = None,
+        budget_day: BudgetDay = None,
+        budget_month: BudgetMonth = None,
+        budget_total: BudgetTotal = None,
+        concurrency: Concurrency = None,
+        rate: Rate = None,
+        data_dir: DataDir = None,
+        config: Config = None,
+    ) -> None:
+        """Make a token and print it, alone, this once."""
+        from danqing.service.tokens import TokenLimits
+
+        limits = replace(
+            TokenLimits(),
+            **_given(
+                scope, model, network, budget_day, budget_month, budget_total, concurrency, rate
+            ),
+        )
+        typer.echo(
+            run_on_books(
+                data_dir,
+                config,
+                lambda books, _: books.tokens.create(
+                    account, name=name, expires_ms=in_days(expires_days), limits=limits, by=BY
+                ),
+            )
+        )
+
+
+def _add_changing(token: typer.Typer) -> None:
+    @token.command("update")
+    def update(
+        token_id: TokenId,
+        scope: Scopes = None,
+        model: Models = None,
+        network: Networks = None,
+        budget_day: BudgetDay = None,
+        budget_month: BudgetMonth = None,
+        budget_total: BudgetTotal = None,
+        concurrency: Concurrency = None,
+        rate: Rate = None,
+        clear: Annotated[
+            list[str] | None,
+            typer.Option("--clear", help=f"Lift a limit: {', '.join(_CLEARABLE)}."),
+        ] = None,
+        data_dir: DataDir = None,
+        config: Config = None,
+    ) -> None:
+        """Change what a token may do; what is not named stays."""
+        from danqing.api.desk import bare, limits_of
+
+        given = _given(
+            scope, model, network, budget_day, budget_month, budget_total, concurrency, rate
+        )
+        for word in clear or ():
+            if word not in _CLEARABLE:
+                raise typer.BadParameter(f"one of {', '.join(_CLEARABLE)}", param_hint="--clear")
+            given[_CLEARABLE[word]] = None
+
+        async def deed(books: Books, _: Settings) -> None:
+            row = await books.tokens.get(bare(token_id))
+            await books.tokens.update(row.id, replace(limits_of(row), **given), by=BY)
+
+        run_on_books(data_dir, config, deed)
+        typer.echo("changed")
+
+
+def _add_keeping(token: typer.Typer) -> None:
+    @token.command("revoke")
+    def revoke(token_id: TokenId, data_dir: DataDir = None, config: Config = None) -> None:
+        """Revoke a token; servers refuse it within 5 seconds."""
+        run_on_books(data_dir, config, lambda books, _: books.tokens.revoke(token_id, by=BY))
+        typer.echo("revoked")
+
+    @token.command("list")
+    def list_tokens(
+        account: Annotated[str | None, typer.Option("--account", help="Only of this one.")] = None,
+        data_dir: DataDir = None,
+        config: Config = None,
+    ) -> None:
+        """List tokens: id, account, name, made, expires, state, kind, scopes, last used, limits; tab-separated."""
+
+        async def deed(books: Books, _: Settings) -> list[tuple[TokenRow, str]]:
+            names = {row.id: row.name for row in await books.accounts.all()}
+            rows = await books.tokens.list(account)
+            return [(row, names.get(row.account_id, "(deleted)")) for row in rows]
+
+        for row, name in run_on_books(data_dir, config, deed):
+            show(*_cells(row, name))
+
+
+def in_days(days: int | None) -> int | None:
+    """Unix milliseconds so many days from now."""
+    return None if days is None else int(time.time() * 1000) + days * 86_400_000
+
+
+def _given(
+    scopes: list[str] | None,
+    models: list[str] | None,
+    networks: list[str] | None,
+    budget_day: int | None,
+    budget_month: int | None,
+    budget_total: int | None,
+    concurrency: int | None,
+    rate: int | None,
+) -> dict[str, Any]:
+    """The limits that were named, as TokenLimits has them."""
+    values = {
+        "scopes": scopes and tuple(scopes),
+        "models": models and tuple(models),
+        "networks": networks and tuple(networks),
+        "budget_day": budget_day,
+        "budget_month": budget_month,
+        "budget_total": budget_total,
+        "concurrency_max": concurrency,
+        "rate_per_minute": rate,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _cells(row: TokenRow, account: str) -> tuple[object, ...]:
+    now_ms = time.time() * 1000
+    expired = row.expires_ms is not None and row.expires_ms <= now_ms
+    limits = [
+        f"{word}={','.join(value) if isinstance(value, list) else value}"
+        for word, field in _CLEARABLE.items()
+        if (value := getattr(row, field)) is not None
+    ]
+    return (
+        f"sk-{row.id}",
+        account,
+        row.name,
+        moment(row.created_ms),
+        moment(row.expires_ms) or "never",
+        "revoked" if row.revoked_ms is not None else "expired" if expired else "active",
+        row.kind,
+        row.scopes,
+        moment(row.last_used_ms),
+        " ".join(limits) or None,
+    )
