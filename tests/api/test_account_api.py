@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from danqing.service import webhooks
-from tests.api.test_admin import refused, token_of
+from tests.api.desk import refused, token_of
 from tests.conftest import LiveServer, start_server, stop_server
 
 SECRET = b"payments" * 4

@@ -272,16 +272,18 @@ def test_deleted_with_its_images(tmp_path: Path, database_url: str) -> None:
                 await failing
         assert (await books.accounts.create("a")).id != account.id
         assert [one.name for one in await books.accounts.all()] == ["a", "b"]
-        assert len([image for image in await images_of(books, other.id) if not image]) == 3
+        now_ms = books.clock.now_ms
+        assert set(await images_of(books, other.id)) == {2}
+        assert set(await images_of(books, account.id)) == {now_ms}
         assert await books.ledger.check() == []
         assert await books.trail.verify() == []
 
     with_books(tmp_path, deed, url=database_url)
 
 
-async def images_of(books: Books, account_id: str) -> list[int | None]:
-    """When each was deleted."""
-    text = f"SELECT deleted_ms FROM images WHERE account_id = '{account_id}'"
+async def images_of(books: Books, account_id: str) -> list[int]:
+    """When each one's life ends."""
+    text = f"SELECT expires_ms FROM images WHERE account_id = '{account_id}'"
     return await books.db.read(lambda conn: [row[0] for row in conn.exec_driver_sql(text)])
 
 

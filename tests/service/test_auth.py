@@ -570,6 +570,6 @@ def test_another_key_file_is_refused(tmp_path: Path, database_url: str) -> None:
 
     asyncio.run(open_with(tmp_path / "one.json"))
     asyncio.run(open_with(tmp_path / "one.json"))
-    with pytest.raises((KeyFileError, FileNotFoundError), match="put (it|that one) back"):
+    with pytest.raises((KeyFileError, FileNotFoundError), match=r"put (it|that one) back"):
         asyncio.run(open_with(tmp_path / "two.json"))
     assert not (tmp_path / "two.json").exists()

@@ -73,6 +73,5 @@ def _shown(request: Request, row: TaskRow, images: list[ImageRow]) -> dict[str, 
                 "seed": image.seed,
             }
             for image in images
-            if image.deleted_ms is None
         ],
     }

@@ -31,13 +31,13 @@ _DELETE_IMAGE = (
     .where(images.c.id == bindparam("image_id"), _LIVE_IMAGES)
     .values(deleted_ms=bindparam("now_ms"))
 )
-_DELETE_IMAGES_OF = (
+_EXPIRE_IMAGES_OF = (
     update(images)
     .where(images.c.account_id == bindparam("of_account"), _LIVE_IMAGES)
-    .values(deleted_ms=bindparam("now_ms"))
+    .values(expires_ms=bindparam("now_ms"))
     .returning(images.c.blob_key)
 )
-_KNOWN_BLOBS = select(images.c.blob_key).where(images.c.blob_key.in_(_IDS))
+_KNOWN_BLOBS = select(images.c.blob_key).where(images.c.blob_key.in_(_IDS), _LIVE_IMAGES)
 
 
 def insert_images(conn: Connection, rows: Sequence[ImageRow]) -> None:
@@ -68,12 +68,12 @@ def mark_images_deleted(conn: Connection, image_ids: Iterable[str], now_ms: int)
         conn.execute(_DELETE_IMAGE, rows)
 
 
-def delete_images_of(conn: Connection, account_id: str, now_ms: int) -> list[str]:
-    """Mark an account's images as deleted; the blobs they were in."""
+def expire_images_of(conn: Connection, account_id: str, now_ms: int) -> list[str]:
+    """End the life of an account's images; their blobs, which are still there."""
     values = {"of_account": account_id, "now_ms": now_ms}
-    return list(conn.execute(_DELETE_IMAGES_OF, values).scalars())
+    return list(conn.execute(_EXPIRE_IMAGES_OF, values).scalars())
 
 
 def known_blobs(conn: Connection, keys: Collection[str]) -> set[str]:
-    """Which of these blobs are an image's."""
+    """Which of these blobs are an image's that is still there."""
     return set(conn.execute(_KNOWN_BLOBS, {"ids": list(keys)}).scalars())

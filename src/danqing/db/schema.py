@@ -75,7 +75,7 @@ def upgrade(url: str) -> tuple[str | None, str]:
             _lock(connection)
             found = version(connection)
             if found is not None and found < HEAD:
-                _migrate(connection, found)
+                migrate(connection, found)
         prepare(engines.writer)
         return found, HEAD
 
@@ -92,7 +92,8 @@ def _opened(url: str) -> Generator[Engines]:
         engines.dispose()
 
 
-def _migrate(connection: Connection, found: str) -> None:
+def migrate(connection: Connection, found: str | None, target: str = HEAD) -> None:
+    """Run the steps from one version to another in the caller's transaction."""
     # Only here: nothing else needs alembic, and it takes a while to load.
     from alembic import command
     from alembic.config import Config
@@ -101,9 +102,9 @@ def _migrate(connection: Connection, found: str) -> None:
     migrations = str(Path(__file__).parent / "migrations").replace("%", "%%")
     config.set_main_option("script_location", migrations)
     config.attributes["connection"] = connection
-    if schema_version.name not in inspect(connection).get_table_names():
+    if found is not None and schema_version.name not in inspect(connection).get_table_names():
         command.stamp(config, found)
-    command.upgrade(config, HEAD)
+    command.upgrade(config, target)
 
 
 def _lock(connection: Connection) -> None:

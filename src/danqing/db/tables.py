@@ -142,6 +142,7 @@ transfers = Table(
 )
 
 _OPEN = text("state IN ('queued', 'running')")
+_THERE = text("deleted_ms IS NULL")
 _KEYED = text("client_key IS NOT NULL")
 
 tasks = Table(
@@ -206,10 +207,11 @@ images = Table(
     Column("label_visible", Boolean, nullable=False),
     Column("label_metadata", Boolean, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
-    Column("expires_ms", BigInteger, nullable=False, index=True),
+    Column("expires_ms", BigInteger, nullable=False),
     Column("deleted_ms", BigInteger),
     UniqueConstraint("task_id", "idx"),
     Index("images_account", "account_id", "id"),
+    Index("images_expiring", "expires_ms", sqlite_where=_THERE, postgresql_where=_THERE),
 )
 
 redeem_codes = Table(

@@ -266,7 +266,7 @@ class Accounts:
                 is_admin=False,
                 **values,
             )
-            blob_keys = image_queries.delete_images_of(conn, account_id, now_ms)
+            blob_keys = image_queries.expire_images_of(conn, account_id, now_ms)
             detail = {
                 "name": account.name,
                 "balance": account.balance,

@@ -50,7 +50,7 @@ class Gallery:
         if not self._signer.verify(image_id, ext, expires, signature, now=time.time()):
             raise gone
         row = await self._ledger.image(image_id)
-        if row is None or row.deleted_ms is not None or row.format != ext:
+        if row is None or row.format != ext or not _is_there(row):
             raise gone
         return StoredFile(
             blob_key=row.blob_key,
@@ -69,7 +69,7 @@ class Gallery:
         return await self._blobs.get(file.blob_key, range=(start, end))
 
     async def delete_blobs(self, blob_keys: Iterable[str]) -> None:
-        """Delete what images were in that are marked as deleted already; what cannot be is logged."""
+        """Delete now what images past their time were in, which housekeeping would do; what cannot be is logged."""
         for blob_key in blob_keys:
             try:
                 await self._blobs.delete(blob_key)
@@ -77,11 +77,11 @@ class Gallery:
                 log.error("blob_left_behind", key=blob_key, code=error.code)
 
     async def task(self, task_id: str, account_id: str) -> tuple[TaskRow, list[ImageRow]]:
-        """A task's row and its images' rows. Raises NotFound, also for somebody else's task."""
+        """A task's row, and those of its images that are still there. Raises NotFound, also for somebody else's task."""
         row = await self._ledger.task(task_id)
         if row is None or row.account_id != account_id:
             raise NotFound("No such task.", "task_id")
-        return row, await self._ledger.images(task_id)
+        return row, [image for image in await self._ledger.images(row.id) if _is_there(image)]
 
     async def outcome(self, row: TaskRow, base_url: str) -> Outcome:
         """The answer of a task that has ended, as it was, with fresh links.
@@ -97,7 +97,7 @@ class Gallery:
         result = StoredResult.of_json(row.result)
         images: dict[int, DeliveredImage | DanqingError] = dict(result.failed)
         for image in await self._ledger.images(row.id):
-            if image.deleted_ms is None:
+            if _is_there(image):
                 images[image.idx] = await self._present(image, request.delivery, base_url)
         if not any(isinstance(image, DeliveredImage) for image in images.values()):
             raise NotFound("The images of this task are no longer kept.")
@@ -129,3 +129,7 @@ class Gallery:
             url=None if inline else self.link(image, base_url),
             b64=base64.b64encode(data).decode("ascii") if inline else None,
         )
+
+
+def _is_there(image: ImageRow) -> bool:
+    return image.deleted_ms is None and image.expires_ms > time.time() * 1000

@@ -161,14 +161,14 @@ class Recovery:
             rows = await self._db.read(
                 lambda conn, now_ms=now_ms: image_queries.expired_images(conn, now_ms, _BATCH)
             )
-            # The row first: a link to a blob that is gone is worse than a blob without a link.
+            # The blobs first: should we die between, the rows are found again.
+            await self._delete([row.blob_key for row in rows], "past its time")
             ids = [row.id for row in rows]
             await self._db.write(
                 lambda conn, ids=ids, now_ms=now_ms: image_queries.mark_images_deleted(
                     conn, ids, now_ms
                 )
             )
-            await self._delete([row.blob_key for row in rows], "past its time")
             count += len(rows)
             if len(rows) < _BATCH:
                 return count

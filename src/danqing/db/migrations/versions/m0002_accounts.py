@@ -56,6 +56,8 @@ _TABLES = (
     "CREATE INDEX tasks_open_token ON tasks (token_id) WHERE state IN ('queued', 'running')",
     "CREATE UNIQUE INDEX tasks_client_key ON tasks (client_key) WHERE client_key IS NOT NULL",
     "CREATE INDEX images_account ON images (account_id, id)",
+    "DROP INDEX ix_images_expires_ms",
+    "CREATE INDEX images_expiring ON images (expires_ms) WHERE deleted_ms IS NULL",
     """CREATE TABLE waivers (
         id VARCHAR(36) NOT NULL PRIMARY KEY,
         account_id VARCHAR(36) NOT NULL REFERENCES accounts (id),
