@@ -30,8 +30,39 @@ class Clock:
         return self.now_ms
 
 
+class Deeds:
+    """What tests do all the time with a `ledger`."""
+
+    ledger: Ledger
+
+    async def hold(
+        self, account_id: str, characters: int, lease_s: float = 30, token_id: str | None = None
+    ) -> str:
+        """Open a task and return its id."""
+        task = new_task(account_id, token_id)
+        await self.ledger.open_task(task, uuid7(), characters, lease_s)
+        return task.id
+
+    async def settle(self, task_id: str, epoch: int, **how: Any) -> None:
+        """`Ledger.settle`, of whichever account the task is."""
+        task = await self.ledger.task(task_id)
+        account_id = task.account_id if task else "nobody"
+        await self.ledger.settle(task_id, epoch, account_id=account_id, **how)
+
+    async def expire_overdue(self) -> list[str]:
+        """What a sweep does of tasks that nothing was stored of."""
+        expired = []
+        while overdue := await self.ledger.overdue():
+            for row in overdue:
+                claimed = await self.ledger.claim(row, 30)
+                assert claimed is not None
+                await self.ledger.expire(claimed)
+                expired.append(row.id)
+        return expired
+
+
 @dataclass(frozen=True)
-class PlainBooks:
+class PlainBooks(Deeds):
     db: Database
     url: str
     clock: Clock
@@ -52,29 +83,6 @@ class PlainBooks:
         row = TokenRow(token_id, account_id, 1, None, self.clock.now_ms, **limits)
         await self.db.write(lambda conn: queries.insert_token(conn, row))
         return token_id
-
-    async def hold(self, account_id: str, characters: int, lease_s: float = 30) -> str:
-        """Open a task and return its id."""
-        task = new_task(account_id)
-        await self.ledger.open_task(task, uuid7(), characters, lease_s)
-        return task.id
-
-    async def settle(self, task_id: str, epoch: int, **how: Any) -> None:
-        """`Ledger.settle`, of whichever account the task is."""
-        task = await self.ledger.task(task_id)
-        account_id = task.account_id if task else "nobody"
-        await self.ledger.settle(task_id, epoch, account_id=account_id, **how)
-
-    async def expire_overdue(self) -> list[str]:
-        """What a sweep does of tasks that nothing was stored of."""
-        expired = []
-        while overdue := await self.ledger.overdue():
-            for row in overdue:
-                claimed = await self.ledger.claim(row, 30)
-                assert claimed is not None
-                await self.ledger.expire(claimed)
-                expired.append(row.id)
-        return expired
 
 
 @asynccontextmanager

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.ledger.books import Books, new_image, open_books, with_books
+from tests.ledger.books import Books, open_books, with_books
+from tests.ledger.plain import new_image
 from typer.testing import CliRunner, Result
 
 from danqing.db.rows import CHARACTERS_MAX

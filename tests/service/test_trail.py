@@ -118,7 +118,7 @@ def test_a_deed_that_fails_leaves_no_row(tmp_path: Path, database_url: str) -> N
     async def deed(books: Books) -> None:
         await books.accounts.create("a", 10)
         results = await asyncio.gather(
-            books.accounts.adjust("a", -11, "too much", by="t"),
+            books.accounts.adjust("a", -16, "too much", by="t"),
             books.accounts.grant("a", 5, "gift", by="t"),
             return_exceptions=True,
         )
