@@ -51,6 +51,7 @@ def test_what_was_committed_survives_a_kill(postgres: PostgresServer, postgres_u
     assert notes(postgres_url) == ["kept"]
 
 
+@pytest.mark.slow
 def test_many_kills(postgres: PostgresServer, postgres_url: str) -> None:
     for turn in range(10):
         write(postgres_url, str(turn))
