@@ -1,9 +1,9 @@
 """The crash loop: a server under load is killed again and again, and the books must balance to the character.
 
-    python -m bench.crash [--crashes 200] [--database sqlite|postgresql] [--seed 1] [--write]
+    python -m bench.crash [--crashes 200] [--database sqlite|postgresql] [--servers 2] [--seed 1] [--write]
 
-Clients draw all the time, most of them with an Idempotency-Key, and try again until they have an
-answer. The server kills itself at a named point of the pipeline (tests/crash_server.py), or is
+Clients draw all the time at servers that share their data, most of them with an Idempotency-Key, and
+try again, at whichever server, until they have an answer. A server kills itself at a named point of the pipeline (tests/crash_server.py), or is
 killed at a random moment; then it is started again on the same data. PostgreSQL is killed now and
 then too. In the end the load stops, the leases run out, and what must hold is checked.
 """
@@ -37,6 +37,7 @@ from danqing.catalog import load as load_catalog
 from danqing.db import book_queries, image_queries
 from danqing.domain.card import Price
 from danqing.observability.metrics import Metrics
+from danqing.service.recovery import DRAWS_MAX
 from danqing.storage.blobs import Blobs
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +48,7 @@ START_S_MAX = 60.0
 ANSWER_S_MAX = 120.0
 CHARACTERS = 10**12
 
+DRAW_RETRIES = ("unavailable", "rate_limit_exceeded")
 BODIES = (
     ("/v1/chat/completions", {"model": "draw"}),  # never refunds
     ("/v1/images/generations", {"model": "dall-e-3", "n": 2, "size": "256x256"}),
@@ -63,6 +65,7 @@ class Tally:
     """What the clients saw. `answers` maps a key to the tasks that answered it."""
 
     answers: dict[str, set[str]] = field(default_factory=dict)
+    accepted: set[str] = field(default_factory=set)
     unanswered: list[str] = field(default_factory=list)
     tries: Counter[str] = field(default_factory=Counter)
     crashes: Counter[str] = field(default_factory=Counter)
@@ -72,12 +75,11 @@ class Tally:
 class CrashLoop:
     """One run. `environment` goes to each server; `folder` holds the data."""
 
-    def __init__(self, folder: Path, database_url: str | None, seed: int) -> None:
+    def __init__(self, folder: Path, database_url: str | None, servers: int, seed: int) -> None:
         self.folder = folder
         self.random = random.Random(seed)
         self.tally = Tally()
-        self.port = _free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.ports = [_free_port() for _ in range(servers)]
         self.environment = {
             key: value for key, value in os.environ.items() if not key.startswith("DANQING_")
         } | {
@@ -89,45 +91,54 @@ class CrashLoop:
         if database_url is not None:
             self.environment["DANQING_DATABASE_URL"] = database_url
         self.database_url = database_url
-        self.process: subprocess.Popen[bytes] | None = None
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
         self.token = ""
         self.stopping = asyncio.Event()
 
     # The server
 
-    async def start(self, **trap: str) -> None:
-        command = [sys.executable, "-m", "tests.crash_server", "serve", "--port", str(self.port)]
-        self.process = subprocess.Popen(
-            [*command, "--data-dir", str(self.folder)],
-            cwd=ROOT,
-            env=self.environment | trap,
-            stdout=subprocess.DEVNULL,
-            stderr=(self.folder.parent / "server.log").open("ab"),
-        )
+    async def start(self, port: int, **trap: str) -> subprocess.Popen[bytes]:
+        """Start a server and wait until it is ready, or has died of its trap."""
+        command = [sys.executable, "-m", "tests.crash_server", "serve", "--port", str(port)]
+        with (self.folder.parent / "server.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*command, "--data-dir", str(self.folder)],
+                cwd=ROOT,
+                env=self.environment | trap,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
+        self.processes[port] = process
         give_up_s = time.monotonic() + START_S_MAX
-        async with httpx2.AsyncClient(base_url=self.url, timeout=5) as client:
-            while time.monotonic() < give_up_s:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=5) as client:
+            while process.poll() is None:
                 with contextlib.suppress(httpx2.HTTPError):
                     if (await client.get("/readyz")).status_code == 200:
                         break
-                if self.process.poll() is not None:
-                    return  # the trap went off before anybody asked
+                if time.monotonic() > give_up_s:
+                    raise RuntimeError("the server did not become ready")
                 await asyncio.sleep(0.05)
-            else:
-                raise RuntimeError("the server did not become ready")
         if not self.token:
             self.token = (self.folder / "first-token").read_text().strip()
+        return process
+
+    async def stop(self, port: int) -> None:
+        process = self.processes.pop(port, None)
+        if process is not None and process.poll() is None:
+            process.kill()
+            while process.poll() is None:
+                await asyncio.sleep(0.02)
 
     async def crash(self, postgres: PostgresServer | None) -> None:
-        """Start the server with a trap, or kill it (or its database) at a random moment."""
+        """Start one of the servers anew with a trap, or kill it (or the database) at a random moment."""
         kinds = [*POINTS, "random"] + (["database"] if postgres is not None else [])
         kind = self.random.choice(kinds)
+        port = self.random.choice(self.ports)
         trap = {}
         if kind in POINTS:
             trap = {"CRASH_AT": kind, "CRASH_NTH": str(self.random.randint(1, 20))}
-        await self.start(**trap)
-        process = self.process
-        assert process is not None
+        await self.stop(port)
+        process = await self.start(port, **trap)
         until_s = time.monotonic() + (10 if trap else self.random.uniform(0.2, 2.0))
         while process.poll() is None and time.monotonic() < until_s:
             await asyncio.sleep(0.02)
@@ -136,11 +147,12 @@ class CrashLoop:
             await asyncio.sleep(self.random.uniform(0, 0.5))
             postgres.start()
             await asyncio.sleep(self.random.uniform(0, 1.0))
-        if process.poll() is None:
-            process.kill()
-            kind = kind if kind == "database" else "random"
-        process.wait()
+        elif process.poll() is None:
+            kind = "random"
+        await self.stop(port)
         self.tally.crashes[kind] += 1
+        if len(self.ports) > 1:  # comes back plain; one alone comes back with its next trap
+            await self.start(port)
 
     # The load
 
@@ -148,7 +160,7 @@ class CrashLoop:
         """Draws until the load stops; a request with a key is tried until it is answered."""
         rng = random.Random(self.random.random())
         headers = {"authorization": f"Bearer {self.token}"}
-        async with httpx2.AsyncClient(base_url=self.url, timeout=30, headers=headers) as http:
+        async with httpx2.AsyncClient(timeout=30, headers=headers) as http:
             while not self.stopping.is_set():
                 key = f"key-{uuid.uuid4()}" if rng.random() < 0.8 else None
                 path, body = rng.choice(BODIES)
@@ -176,43 +188,51 @@ class CrashLoop:
     async def _once(self, http, path, body, headers) -> str | None:
         """The task that answered with an image, or None."""
         try:
-            reply = await http.post(path, json=body, headers=headers)
+            url = f"http://127.0.0.1:{self.random.choice(self.ports)}{path}"
+            reply = await http.post(url, json=body, headers=headers)
         except httpx2.HTTPError as error:
             self.tally.tries[type(error).__name__] += 1
             return None
         self.tally.tries[str(reply.status_code)] += 1
-        if reply.status_code == 200 and "data" in reply.json() and reply.json()["data"]:
-            return reply.headers["x-danqing-task"]
-        # 503 is the database's; anything else says that we did not see it coming.
-        if reply.status_code not in (200, 202, 429, 503):
-            self.tally.wrong.append(f"{reply.status_code}: {reply.text[:200]}")
+        content = reply.json()
+        match reply.status_code:
+            case 200 if content.get("data"):
+                return reply.headers["x-danqing-task"]
+            case 202:
+                self.tally.accepted.add(content["id"])
+            case 429 | 503:
+                pass
+            case 200 if content["error"]["code"] in DRAW_RETRIES:
+                pass  # the draw API says it all with 200
+            case _:  # anything else says that we did not see it coming
+                self.tally.wrong.append(f"{reply.status_code}: {reply.text[:200]}")
         return None
 
     # The run
 
     async def run(self, crashes: int, postgres: PostgresServer | None) -> list[str]:
         """Crash so often under load, come to rest, and say what is broken."""
-        await self.start()
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
+        for port in self.ports:
+            await self.start(port)
         clients = [asyncio.create_task(self.client()) for _ in range(CLIENTS)]
         for done in range(crashes):
             await self.crash(postgres)
             print(f"\r{done + 1}/{crashes} crashes", end="", file=sys.stderr, flush=True)
         print(file=sys.stderr)
-        await self.start()
+        for port in self.ports:
+            if port not in self.processes:
+                await self.start(port)
         self.stopping.set()
         await asyncio.gather(*clients)
-        await asyncio.sleep(3 * LEASE_S)
-        assert self.process is not None
-        self.process.terminate()
-        self.process.wait(60)
+        await asyncio.sleep(6 * LEASE_S)  # a lease, as long a silence, and a sweep; twice
+        for process in self.processes.values():
+            process.terminate()
+            process.wait(60)
         configured = settings.load(
             data_dir=self.folder, database_url=self.database_url, task_lease_s=LEASE_S
         )
         async with open_books(configured) as books:
-            return self._answers() + await _broken(books, configured)
+            return self._answers() + await _broken(books, configured, self.tally.accepted)
 
     def _answers(self) -> list[str]:
         several = [
@@ -227,7 +247,7 @@ class CrashLoop:
         )
 
 
-async def _broken(books: Books, configured: settings.Settings) -> list[str]:
+async def _broken(books: Books, configured: settings.Settings, accepted: set[str]) -> list[str]:
     """Everything of the books and the blob store that must not be so."""
     faults = await books.ledger.check()
     if (held := await books.ledger.open_holds()).count:
@@ -242,6 +262,9 @@ async def _broken(books: Books, configured: settings.Settings) -> list[str]:
             lambda conn, row=row: image_queries.images_of_task(conn, row.id)
         )
         known |= {image.blob_key for image in images}
+        accepted.discard(row.id)
+        if row.background and row.state != "succeeded" and row.draws < DRAWS_MAX:
+            faults.append(f"background task {row.id} is {row.state} after {row.draws} drawings")
         if row.charged:
             charged[row.request["task"]["prompt"]] += 1
             expected = Price.charge(row.request["held"], len(images), row.request["task"]["n"])
@@ -252,6 +275,7 @@ async def _broken(books: Books, configured: settings.Settings) -> list[str]:
             if hashlib.sha256(data).hexdigest() != image.sha256:
                 faults.append(f"image {image.id} is not what was stored")
     faults += [f"{prompt} was charged {n} times" for prompt, n in charged.items() if n > 1]
+    faults += [f"accepted task {task_id} is nowhere" for task_id in accepted]
     stored = {key for folder in await blobs.folders() for key in await blobs.list(folder)}
     return faults + [f"blob {key} is nobody's" for key in stored - known]
 
@@ -267,7 +291,7 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run(crashes: int, database: str, seed: int) -> tuple[list[str], Tally]:
+def run(crashes: int, database: str, servers: int, seed: int) -> tuple[list[str], Tally]:
     """One crash loop in a temporary folder: what is broken in the end, and what was seen."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         postgres, url = None, None
@@ -277,7 +301,7 @@ def run(crashes: int, database: str, seed: int) -> tuple[list[str], Tally]:
                 raise SystemExit("PostgreSQL is not installed")
             postgres = stack.enter_context(PostgresServer(binaries))
             url = postgres.create_database()
-        loop = CrashLoop(Path(folder) / "data", url, seed)
+        loop = CrashLoop(Path(folder) / "data", url, servers, seed)
         return asyncio.run(loop.run(crashes, postgres)), loop.tally
 
 
@@ -285,13 +309,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--crashes", type=int, default=200)
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--servers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     started_s = time.time()
-    faults, tally = run(options.crashes, options.database, options.seed)
+    faults, tally = run(options.crashes, options.database, options.servers, options.seed)
     facts = {
         "database": options.database,
+        "servers": options.servers,
         "crashes": dict(sorted(tally.crashes.items())),
         "keys": len(tally.answers),
         "requests": dict(sorted(tally.tries.items())),
@@ -305,7 +331,7 @@ def main() -> None:
 
 
 def _write(options: argparse.Namespace, facts: dict) -> None:
-    command = f"python -m bench.crash --crashes {options.crashes} --database {options.database}"
+    command = f"python -m bench.crash --crashes {options.crashes} --database {options.database} --servers {options.servers}"
     lines = [
         f"`{command} --seed {options.seed} --write`, {time.strftime('%Y-%m-%d')}, "
         f"{len(os.sched_getaffinity(0))} cores",

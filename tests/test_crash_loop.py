@@ -19,7 +19,7 @@ CRASHES = int(os.environ.get("CRASHES", "20"))
 def test_crash_loop(database: str) -> None:
     if database == "postgresql" and find_binaries() is None:
         missing("PostgreSQL", "postgresql")
-    faults, tally = crash.run(CRASHES, database, seed=CRASHES)
+    faults, tally = crash.run(CRASHES, database, servers=2, seed=CRASHES)
     assert faults == []
     assert sum(tally.crashes.values()) == CRASHES
     assert len(tally.answers) > CRASHES  # there was load

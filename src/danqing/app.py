@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -46,6 +46,8 @@ from danqing.storage.blobs import Blobs
 
 log = get_logger(__name__)
 
+STOP_S = 10.0
+"""How long a stopping server waits for what its housekeeping is just doing."""
 HOUSEKEEPING_S = 3600.0
 """How often images past their time, and blobs that are no image's, are deleted."""
 
@@ -142,19 +144,22 @@ async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books]
             hosts=settings.webhook_allow_hosts,
         )
         recovery = service.recovery
+        sending = asyncio.create_task(sender.run())
+        stopping = asyncio.Event()
         loops = [
-            asyncio.create_task(sender.run()),
-            _every(settings.task_lease_s / 3, lambda: _sweep(recovery, books, metrics)),
-            _every(HOUSEKEEPING_S, recovery.delete_expired),
-            _every(HOUSEKEEPING_S, recovery.delete_orphans),
+            _every(settings.task_lease_s / 3, lambda: _sweep(recovery, books, metrics), stopping),
+            _every(HOUSEKEEPING_S, recovery.delete_expired, stopping),
+            _every(HOUSEKEEPING_S, recovery.delete_orphans, stopping),
         ]
         try:
             yield build(_context(settings, models, metrics, books, service, client)), books
         finally:
-            await service.pipeline.drain()
-            for loop in loops:
+            stopping.set()  # first: what is taken over now would only be given back
+            _, late = await asyncio.wait(loops, timeout=STOP_S)
+            for loop in (*late, sending):
                 loop.cancel()
-            await asyncio.gather(*loops, return_exceptions=True)
+            await asyncio.gather(*late, sending, return_exceptions=True)
+            await service.pipeline.drain()
             await sender.aclose()
 
 
@@ -247,16 +252,19 @@ def _context(
     )
 
 
-def _every(seconds: float, deed: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
+def _every(
+    seconds: float, deed: Callable[[], Awaitable[object]], stopping: asyncio.Event
+) -> asyncio.Task[None]:
     """Do something again and again; when it fails it is logged, and the next one still comes."""
 
     async def loop() -> None:
-        while True:
+        while not stopping.is_set():
             try:
                 await deed()
             except Exception:
                 log.exception("housekeeping_failed")
-            await asyncio.sleep(seconds)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), seconds)
 
     return asyncio.create_task(loop())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from sqlalchemy.exc import IntegrityError
 
@@ -14,11 +15,17 @@ from danqing.domain.errors import (
     QuotaExceeded,
     TokenBudgetExceeded,
 )
-from danqing.service.booking import KEY_LIFE_MS, WINDOWS, KeyInUse, window
-from danqing.service.ledger import LEASE_AHEAD_S_MAX, StaleTask, TransferConflict
+from danqing.service.ledger import KeyInUse, StaleTask, TransferConflict
 
 NOBODY = "nobody"
 """The id of no account and no token."""
+KEY_LIFE_MS = 24 * 3_600_000
+LEASE_AHEAD_MS_MAX = 3_600_000
+WINDOWS = {"day": "%Y-%m-%d", "month": "%Y-%m", "total": "total"}
+
+
+def window(name: str, at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime(WINDOWS[name])
 
 
 @dataclass
@@ -168,7 +175,7 @@ class Model:
             del self.keys[held.task.client_key or ""]
 
     def overdue(self) -> list[Held]:
-        far_ms = self.now_ms + LEASE_AHEAD_S_MAX * 1000
+        far_ms = self.now_ms + LEASE_AHEAD_MS_MAX
         return [
             held
             for held in self.tasks.values()

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from sqlalchemy import text
 
+from danqing.db import checks
 from danqing.domain.errors import Unavailable
 from danqing.domain.ids import uuid7
 from danqing.service.ledger import StaleTask
@@ -249,5 +250,23 @@ def test_the_writer_finds_by_index_whatever_the_statistics_say(postgres_url: str
             await books.db.write(scalar("SELECT pg_stat_force_next_flush()"))
             await asyncio.sleep(0.1)
             assert await books.db.read(read) == before
+
+    asyncio.run(main())
+
+
+def test_a_long_book_has_the_time_it_needs(postgres_url: str) -> None:
+    """Reading all of it takes minutes; what serves a request must not."""
+
+    async def main() -> None:
+        async with open_plain(postgres_url) as books:
+            timeout = scalar("SHOW statement_timeout")
+
+            def check(conn) -> str:
+                assert checks.faults(conn) == []
+                return timeout(conn)
+
+            assert await books.db.read(check) == "0"
+            assert await books.db.read(timeout) == "1min"
+            assert await books.db.write(timeout) == "1min"
 
     asyncio.run(main())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from danqing.domain.errors import (
 from danqing.domain.ports import DrawOrder
 from danqing.domain.task import Drawn, Event, Failed, Started, Stepped
 from danqing.service import settling
+from danqing.service.calls import ClientKey
 from danqing.service.delivery import Deliverer
 
 
@@ -136,26 +139,77 @@ def test_hang_up(tmp_path: Path, model: str, steps: int, left: int) -> None:
 
 
 def test_hang_up_at_any_moment_leaves_the_books_clean(tmp_path: Path) -> None:
-    """Cancelled after each number of turns of the event loop, from before the hold to after the post."""
+    """Cancelled after a random while, from before the hold to after the post, by client or server."""
+
+    async def script(order: DrawOrder) -> AsyncGenerator[Event, None]:
+        for index in range(order.task.n):
+            await asyncio.sleep(0.003)
+            yield Stepped(index, 4, 8)
+            await asyncio.sleep(0.003)
+            yield image(order, index)
 
     async def check() -> None:
-        async with house(tmp_path) as h:
-            delivered = 0
-            for turns in [*range(40), *range(40, 400, 12)]:
-                work = asyncio.create_task(h.draw(hung_up=(left := asyncio.Event())))
-                for _ in range(turns):
-                    await asyncio.sleep(0)
-                left.set()
+        rng = random.Random(4)
+        ends: Counter[str] = Counter()
+        async with house(tmp_path, script) as h:
+            await h.ledger.grant(h.principal.account_id, 10_000_000, "test")
+            settle, settled = h.ledger.settle, Counter()
+
+            async def counted(task_id: str, *args, **how) -> None:
+                settled[task_id] += 1
+                await settle(task_id, *args, **how)
+
+            h.ledger.settle = counted
+            for number in range(150):
+                key = ClientKey(f"{number:064d}", "f" * 64) if number % 3 == 0 else None
+                work = asyncio.create_task(h.draw(n=2, key=key, hung_up=(left := asyncio.Event())))
+                await asyncio.sleep(rng.random() * 0.05)
+                if number % 3 != 1:
+                    left.set()
                 work.cancel()
-                (outcome,) = await asyncio.gather(work, return_exceptions=True)
-                await h.pipeline.drain()
-                await h.balance()
-                await h.ledger.grant(h.principal.account_id, 5_000, "test")
-                rows = await h.ledger.statement(h.principal.account_id)
-                tasks = [await h.ledger.task(row.task_id) for row in rows if row.kind == "hold"]
-                delivered = sum(task.state == "succeeded" for task in tasks)
-                assert len(h.blobs()) == delivered, (turns, outcome)
-            assert delivered < 70
+                await asyncio.gather(work, return_exceptions=True)
+            while h.pipeline._running:
+                await asyncio.sleep(0.01)
+            await h.balance()
+            assert set(settled.values()) == {1}
+            kept = 0
+            for row in await h.ledger.statement(h.principal.account_id):
+                if row.kind == "hold":
+                    task = await h.ledger.task(row.task_id)
+                    images = await h.ledger.images(task.id)
+                    ends[task.state] += 1
+                    kept += len(images)
+                    assert (task.state == "succeeded") == (len(images) == 2)
+            assert min(ends[state] for state in ("succeeded", "failed", "cancelled")) > 0, ends
+            assert len(h.blobs()) == kept
+
+    run(check())
+
+
+def test_who_leaves_when_all_is_drawn_gets_what_is_charged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        gone, stored = asyncio.Event(), asyncio.Event()
+        store = Deliverer.store
+
+        async def slowly(self: Deliverer, drawn: Drawn, **options):
+            result = await store(self, drawn, **options)
+            stored.set()
+            await asyncio.sleep(0.1)
+            return result
+
+        monkeypatch.setattr(Deliverer, "store", slowly)
+        async with house(tmp_path) as h:
+            work = asyncio.create_task(h.draw(hung_up=gone))
+            await stored.wait()
+            gone.set()
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+            row = await h.ledger.task(h.provider.orders[0].task_id)
+            assert (row.state, row.charged) == ("succeeded", 5_000)
+            assert len(h.blobs()) == 1
+            assert await h.balance() == 95_000
 
     run(check())
 
@@ -354,5 +408,74 @@ def test_an_end_whose_answer_got_lost_is_written_once(tmp_path: Path) -> None:
             assert (await h.draw()).charged == 5_000
             assert await h.balance() == 95_000
             assert len(h.blobs()) == 1
+
+    run(check())
+
+
+def test_a_failure_that_the_database_does_not_take_costs_nothing_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "_FIRST_WAIT_S", 0.001)
+
+    async def script(order: DrawOrder) -> AsyncGenerator[Event, None]:
+        yield image(order, 0)
+        await asyncio.sleep(0.1)
+        raise EngineFailed("lost")
+
+    async def check() -> None:
+        async with house(tmp_path, script, task_lease_s=0.2) as h:
+            settle = h.ledger.settle
+
+            async def broken(*args, **options) -> None:
+                raise Unavailable("locked")
+
+            h.ledger.settle = broken
+            with pytest.raises(Unavailable):
+                await h.draw(n=2)
+            assert h.blobs() == []
+            h.ledger.settle = settle
+            await h.sweep_until_quiet()
+            assert await h.balance() == 100_000
+
+    run(check())
+
+
+def test_a_hold_whose_answer_got_lost_is_written_once(tmp_path: Path) -> None:
+    async def check() -> None:
+        for key in (None, ClientKey("k" * 64, "f" * 64)):
+            async with house(tmp_path / str(key is None)) as h:
+                open_task, lost = h.ledger.open_task, [Unavailable("the connection broke")]
+
+                async def unheard(*args, open_task=open_task, lost=lost, **options):
+                    row = await open_task(*args, **options)
+                    if lost:
+                        raise lost.pop()
+                    return row
+
+                h.ledger.open_task = unheard
+                assert (await h.draw(key=key)).replayed is False
+                assert await h.balance() == 95_000
+
+    run(check())
+
+
+def test_a_slow_disk_does_not_lose_the_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Deliverer.store
+
+    async def slowly(self: Deliverer, drawn: Drawn, **options):
+        await asyncio.sleep(0.6)
+        return await store(self, drawn, **options)
+
+    monkeypatch.setattr(Deliverer, "store", slowly)
+
+    async def check() -> None:
+        async with house(tmp_path, task_lease_s=0.3) as h:
+            work = asyncio.create_task(h.draw())
+            while not work.done():
+                assert await h.ledger.overdue() == []
+                await asyncio.sleep(0.02)
+            assert (await work).charged == 5_000
 
     run(check())

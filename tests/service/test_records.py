@@ -46,7 +46,7 @@ def test_a_request_comes_back(request: StoredRequest) -> None:
 
 
 def test_a_request_of_version_0_1_0_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"0\.1\.0"):
+    with pytest.raises(ValueError, match="another version"):
         StoredRequest.of_json({"prompt": "a cat", "n": 1})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import AsyncGenerator
@@ -10,7 +11,8 @@ from pathlib import Path
 
 from tests.service.house import House, house, image, run
 
-from danqing.domain.errors import DanqingError
+from danqing.domain.errors import Busy, DanqingError, Unavailable
+from danqing.domain.ids import uuid7
 from danqing.domain.ports import DrawOrder
 from danqing.domain.task import Event, Stepped
 from danqing.service.calls import ClientKey
@@ -151,13 +153,20 @@ def test_a_task_whose_owner_lives_is_left_alone(tmp_path: Path) -> None:
 
     async def check() -> None:
         async with house(tmp_path, dying(0), task_lease_s=LEASE_S) as h:
+            renew = h.ledger.renew
+
+            async def slowly(*args) -> bool:
+                await asyncio.sleep(LEASE_S / 6)
+                return await renew(*args)
+
+            h.ledger.renew = slowly
             work = asyncio.create_task(h.draw())
             while not h.provider.orders:
                 await asyncio.sleep(0.01)
             async with house_beside(tmp_path) as other:
                 clock_ms = other.ledger._clock_ms
                 other.ledger._clock_ms = lambda: clock_ms() + 20_000
-                for _ in range(12):
+                for _ in range(25):
                     done = await other.recovery.sweep()
                     assert (done.posted, done.requeued, done.expired) == ([], [], [])
                     await asyncio.sleep(0.05)
@@ -188,6 +197,167 @@ def test_blobs_that_are_no_image_are_deleted_in_time(tmp_path: Path) -> None:
             assert await h.recovery.delete_orphans(older_than_s=0) == 1
             assert sorted(h.blobs()) == sorted([one, two])
             assert outcome.charged == 10_000
+
+    run(check())
+
+
+def test_a_recoverer_that_stalls_takes_nothing_from_who_was_faster(tmp_path: Path) -> None:
+    async def check() -> None:
+        task_id = await dead_draw(tmp_path, 1, n=2, key=KEY)
+        async with (
+            house(tmp_path, task_lease_s=LEASE_S) as slow,
+            house(tmp_path, task_lease_s=LEASE_S, account="beside") as fast,
+        ):
+            found, claimed, go_on = slow.recovery._deliverer.found, asyncio.Event(), asyncio.Event()
+
+            async def stalled(*args, **how):
+                claimed.set()
+                await go_on.wait()
+                return await found(*args, **how)
+
+            slow.recovery._deliverer.found = stalled
+
+            async def sweep_slowly() -> None:
+                while not claimed.is_set():
+                    await slow.recovery.sweep()
+                    await asyncio.sleep(0.05)
+
+            sweeping = asyncio.create_task(sweep_slowly())
+            await claimed.wait()
+            await fast.sweep_until_quiet()
+            blobs = fast.blobs()
+            assert len(blobs) == 2
+            go_on.set()
+            await sweeping
+            await asyncio.sleep(0.2)
+            assert fast.blobs() == blobs
+            assert len(await fast.ledger.images(task_id)) == 2
+            assert slow.provider.orders == []
+
+    run(check())
+
+
+def test_a_full_queue_does_not_lose_a_background_task(tmp_path: Path) -> None:
+    refusals = [Busy(1), Busy(1), Busy(1)]
+
+    async def script(order: DrawOrder) -> AsyncGenerator[Event, None]:
+        if refusals:
+            raise refusals.pop()
+        yield image(order, 0)
+
+    async def check() -> None:
+        async with house(tmp_path, script, task_lease_s=LEASE_S) as h:
+            accepted = await h.draw(background=True)
+            await h.sweep_until_quiet()
+            row = await h.ledger.task(accepted.task_id)
+            assert (row.state, row.draws, row.charged) == ("succeeded", 1, 5_000)
+            assert len(h.provider.orders) == 4
+
+    run(check())
+
+
+def test_stopping_a_server_does_not_count_as_a_drawing(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with house(tmp_path, dying(0), task_lease_s=LEASE_S) as h:
+            accepted = await h.draw(background=True)
+            while not h.provider.orders:
+                await asyncio.sleep(0.01)
+        for _ in range(3):
+            async with house(tmp_path, dying(0), task_lease_s=LEASE_S) as h:
+                while not h.provider.orders:
+                    await h.recovery.sweep()
+                    await asyncio.sleep(0.02)
+        async with house(tmp_path, task_lease_s=LEASE_S) as h:
+            await h.sweep_until_quiet()
+            assert (await h.ledger.task(accepted.task_id)).state == "succeeded"
+            assert await h.balance() == 95_000
+
+    run(check())
+
+
+def test_a_hiccup_of_the_database_does_not_end_a_task(tmp_path: Path) -> None:
+    async def check() -> None:
+        task_id = await dead_draw(tmp_path, 0, background=True)
+        async with house(tmp_path, task_lease_s=LEASE_S) as h:
+            draw_again, failures = h.ledger.draw_again, [Unavailable("locked")]
+
+            async def flaky(row):
+                if failures:
+                    raise failures.pop()
+                return await draw_again(row)
+
+            h.ledger.draw_again = flaky
+            await h.sweep_until_quiet()
+            assert failures == []
+            assert (await h.ledger.task(task_id)).state == "succeeded"
+
+    run(check())
+
+
+def test_a_task_nobody_understands_is_given_back_and_holds_up_no_other(tmp_path: Path) -> None:
+    async def check() -> None:
+        first = await dead_draw(tmp_path, 0, background=True)
+        second = await dead_draw(tmp_path, 1)
+        async with house(tmp_path, task_lease_s=LEASE_S) as h:
+            kept = json.dumps({"task": {"colour": "red"}, "seeds": []})
+            await h.ledger._db.write(
+                lambda conn: conn.exec_driver_sql(
+                    f"UPDATE tasks SET request = '{kept}' WHERE id = '{first}'"
+                )
+            )
+            await h.sweep_until_quiet()
+            assert (await h.ledger.task(first)).state == "failed"
+            assert (await h.ledger.task(second)).state == "succeeded"
+
+    run(check())
+
+
+def test_a_dead_servers_task_can_be_cancelled(tmp_path: Path) -> None:
+    async def check() -> None:
+        task_id = await dead_draw(tmp_path, 0, background=True)
+        async with house(tmp_path, task_lease_s=LEASE_S) as h:
+            await h.pipeline.cancel(task_id)
+            await h.sweep_until_quiet()
+            row = await h.ledger.task(task_id)
+            assert (row.state, row.charged, row.error["code"]) == ("cancelled", 0, "cancelled")
+            assert h.provider.orders == []
+
+    run(check())
+
+
+def test_a_blob_of_no_task_is_not_ours_to_delete(tmp_path: Path) -> None:
+    """The database was restored from yesterday, say."""
+
+    async def check() -> None:
+        async with house(tmp_path) as h:
+            await h.draw()
+            (blob,) = h.blobs()
+            stranger = blob.parent.with_name(uuid7()) / "0-0123456789a.png"
+            stranger.parent.mkdir()
+            stranger.write_bytes(b"x")
+            assert await h.recovery.delete_orphans(older_than_s=0) == 0
+            assert stranger.exists()
+
+    run(check())
+
+
+def test_an_image_that_cannot_be_deleted_is_tried_again(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with house(tmp_path) as h:
+            await h.draw(n=2)
+            h.recovery._clock_ms = lambda: (time.time_ns() // 1_000_000) + 31 * 86_400_000
+            discard, failures = h.recovery._deliverer.discard, [Unavailable("forbidden")]
+
+            async def flaky(key: str) -> None:
+                if failures:
+                    raise failures.pop()
+                await discard(key)
+
+            h.recovery._deliverer.discard = flaky
+            assert await h.recovery.delete_expired() == 1
+            assert len(h.blobs()) == 1
+            assert await h.recovery.delete_expired() == 1
+            assert h.blobs() == []
 
     run(check())
 

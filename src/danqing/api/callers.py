@@ -10,6 +10,7 @@ from danqing.api.context import context_of
 from danqing.api.requests import client_address
 from danqing.domain.errors import InvalidField
 from danqing.service.auth import Principal, require_scope
+from danqing.service.trail import by_account
 
 
 async def admin(request: Request) -> Principal:
@@ -41,4 +42,4 @@ Holder = Annotated[Principal, Depends(holder)]
 
 def actor(principal: Principal) -> str:
     """Who did it, as the audit trail writes it."""
-    return f"account:{principal.account_name}"
+    return by_account(principal.account_id, principal.account_name)

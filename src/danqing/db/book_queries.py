@@ -27,17 +27,17 @@ from sqlalchemy.dialects.sqlite import insert as upsert_sqlite
 
 from danqing.db.rows import (
     OPEN_STATES,
-    EndState,
-    Json,
     OpenState,
     TaskRow,
     TransferRow,
 )
 from danqing.db.statements import (
     every,
+    given,
     insert_rows,
     one,
     padded,
+    update_rows,
     values_of,
 )
 from danqing.db.tables import accounts, tasks, token_spending, tokens, transfers
@@ -76,6 +76,12 @@ _MOVE = (
         accounts.c.balance + bindparam("delta") >= 0,
     )
     .values(balance=accounts.c.balance + bindparam("delta"))
+)
+_GIVEN_DELTA = given(accounts.c.id, "delta", BigInteger())
+_MOVE_ALL = (
+    update(accounts)
+    .where(accounts.c.id.in_(_IDS), accounts.c.balance + _GIVEN_DELTA >= 0)
+    .values(balance=accounts.c.balance + _GIVEN_DELTA)
 )
 _LOW_BALANCE_TOLD = (
     update(accounts)
@@ -134,12 +140,12 @@ def limits(conn: Connection, token_ids: Collection[str]) -> dict[str, Limits]:
 
 def move_balances(conn: Connection, deltas: Mapping[str, int]) -> bool:
     """Add to each account's balance; False where one would be negative or does not exist."""
-    moves = [
-        {"account_id": account_id, "delta": delta}
+    moves = {
+        account_id: {"account_id": account_id, "delta": delta}
         for account_id, delta in sorted(deltas.items())
         if delta
-    ]
-    return not moves or conn.execute(_MOVE, moves).rowcount == len(moves)
+    }
+    return update_rows(conn, _MOVE, _MOVE_ALL, moves) == len(moves)
 
 
 def set_low_balance_told(conn: Connection, account_id: str, told: bool) -> None:
@@ -315,28 +321,8 @@ _CLAIM = (
     .values(epoch=tasks.c.epoch + 1, lease_until_ms=bindparam("until_ms"))
     .returning(*tasks.c)
 )
+_GIVE_BACK = _AT_EPOCH.values(draws=tasks.c.draws - 1, state="queued", lease_until_ms=0)
 _DRAW_AGAIN = _AT_EPOCH.values(draws=tasks.c.draws + 1, state="queued")
-_ENDING = (
-    select(
-        tasks.c.id,
-        tasks.c.account_id,
-        tasks.c.token_id,
-        tasks.c.epoch,
-        tasks.c.state,
-        tasks.c.background,
-        tasks.c.hold_id,
-        tasks.c.created_ms,
-        func.coalesce(transfers.c.amount, 0).label("held"),
-    )
-    .select_from(tasks.outerjoin(transfers, transfers.c.id == tasks.c.hold_id))
-    .where(tasks.c.id.in_(_IDS))
-    .order_by(tasks.c.id)
-    .with_for_update(of=tasks)
-)
-_END = _AT_EPOCH.values(
-    {name: bindparam(f"new_{name}") for name in ("state", "result", "error", "charged")}
-    | {"finished_ms": bindparam("now_ms")}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,34 +331,6 @@ class OpenHolds:
 
     count: int
     characters: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """A task that is about to end, and the hold it leaves to resolve."""
-
-    id: str
-    account_id: str
-    token_id: str | None
-    epoch: int
-    state: str
-    background: bool
-    hold_id: str | None
-    created_ms: int
-    held: int
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """How a task ends."""
-
-    task_id: str
-    epoch: int
-    state: EndState
-    result: Json | None
-    error: Json | None
-    charged: int
-    now_ms: int
 
 
 def insert_tasks(conn: Connection, rows: Sequence[TaskRow]) -> None:
@@ -449,32 +407,14 @@ def claim_task(
     )
 
 
+def give_back_task(conn: Connection, task_id: str, epoch: int) -> bool:
+    """End the lease of an open task at this epoch, its drawing uncounted; False if it is not so."""
+    return conn.execute(_GIVE_BACK, {"task_id": task_id, "at_epoch": epoch}).rowcount == 1
+
+
 def draw_again(conn: Connection, task_id: str, epoch: int) -> bool:
     """Count one more drawing of an open task at this epoch; False if it is not so."""
     return conn.execute(_DRAW_AGAIN, {"task_id": task_id, "at_epoch": epoch}).rowcount == 1
-
-
-def endings(conn: Connection, task_ids: Collection[str]) -> dict[str, Ending]:
-    return {row.id: row for row in every(conn, Ending, _ENDING, ids=padded(task_ids))}
-
-
-def end_tasks(conn: Connection, ends: Sequence[End]) -> bool:
-    """End open tasks, each at its epoch; False where one is not open or at another epoch."""
-    if not ends:
-        return True
-    rows = [
-        {
-            "task_id": end.task_id,
-            "at_epoch": end.epoch,
-            "new_state": end.state,
-            "new_result": end.result,
-            "new_error": end.error,
-            "new_charged": end.charged,
-            "now_ms": end.now_ms,
-        }
-        for end in ends
-    ]
-    return conn.execute(_END, rows).rowcount == len(rows)
 
 
 def overdue_tasks(conn: Connection, now_ms: int, far_ms: int, rows_max: int) -> list[TaskRow]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, text
 
+from danqing.db.engines import patient
+
 # What a transfer does to the balance. A resolve first returns what was held.
 _BALANCES = """
 SELECT * FROM (
@@ -71,6 +73,7 @@ _INVARIANTS = (
 
 def faults(conn: Connection) -> list[str]:
     """One line per broken invariant (see docs of the ledger); empty when the books balance."""
+    patient(conn)
     return [
         line.format(**row)
         for statement, line in _INVARIANTS

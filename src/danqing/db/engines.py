@@ -64,6 +64,12 @@ class Engines:
         self.writer.dispose()
 
 
+def patient(connection: Connection) -> None:
+    """Let this transaction's statements take the time that a long book needs."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+
+
 def _postgres(where: URL, *, read: bool) -> Engine:
     # Any driver the URL names is read as "PostgreSQL": ours is psycopg.
     return create_engine(

@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
-from danqing.db.engines import Engines
+from danqing.db.engines import Engines, patient
 from danqing.db.tables import metadata, schema_version
 from danqing.domain.errors import ServerFault, Unavailable
 
@@ -72,6 +72,7 @@ def upgrade(url: str) -> tuple[str | None, str]:
     """
     with _opened(url) as engines:
         with engines.writer.begin() as connection:
+            patient(connection)
             _lock(connection)
             found = version(connection)
             if found is not None and found < HEAD:

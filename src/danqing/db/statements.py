@@ -11,11 +11,14 @@ from typing import Any, TypeVar
 
 from sqlalchemy import (
     JSON,
+    Column,
+    ColumnElement,
     Connection,
     Executable,
     Insert,
     Table,
     Text,
+    Update,
     bindparam,
     cast,
     column,
@@ -23,6 +26,8 @@ from sqlalchemy import (
     insert,
     select,
 )
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import TypeEngine
 
 R = TypeVar("R")
 Row = Mapping[str, Any]
@@ -94,13 +99,33 @@ def _insert_given(table: Table, names: tuple[str, ...]) -> Insert:
     return insert(table).from_select(names, select(*values), include_defaults=False)
 
 
+def given(key: Column[str], name: str, kind: TypeEngine[Any]) -> ColumnElement[Any]:
+    """On PostgreSQL, a value of the row that `update_rows` has for this key."""
+    row = bindparam("given", type_=JSONB).op("->", return_type=JSONB())(key)
+    return cast(row.op("->>", return_type=Text())(name), kind)
+
+
+def update_rows(conn: Connection, each: Update, all_given: Update, rows: Mapping[str, Row]) -> int:
+    """Update rows by their keys; how many there were.
+
+    By a statement for each row with its values bound; on PostgreSQL by one for all, where `ids` are
+    the keys. To join the rows with a table instead would leave it to the planner whether it reads
+    the whole of the table.
+    """
+    if not rows:
+        return 0
+    if conn.dialect.name == "postgresql":
+        values = {"ids": padded(rows), "given": {key: _plain(row) for key, row in rows.items()}}
+        return conn.execute(all_given, values).rowcount
+    return conn.execute(each, list(rows.values())).rowcount
+
+
 def _document(rows: Sequence[Row]) -> str:
-    return json.dumps(
-        [
-            {
-                name: json.dumps(value) if isinstance(value, Mapping | list) else value
-                for name, value in row.items()
-            }
-            for row in rows
-        ]
-    )
+    return json.dumps([_plain(row) for row in rows])
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    return {
+        name: json.dumps(value) if isinstance(value, Mapping | list) else value
+        for name, value in row.items()
+    }

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from danqing.db import book_queries, image_queries, log_queries
-from danqing.db.book_queries import End, Ending, Limits, Payer
+from danqing.db import book_queries, ending_queries, image_queries, log_queries
+from danqing.db.book_queries import Limits, Payer
+from danqing.db.ending_queries import End, Ending
 from danqing.db.rows import EndState, ImageRow, Json, OutboxRow, ResolveKind, TaskRow, TransferRow
 from danqing.db.session import Connection, Failed
 from danqing.domain.errors import (
@@ -166,6 +167,9 @@ def open_tasks(conn: Connection, openings: Sequence[Opening]) -> list[TaskRow | 
     for item in openings:
         row = item.row
         other = None if row.client_key is None else in_use.get(row.client_key)
+        if other is not None and other.id == row.id:
+            outcomes.append(other)  # a retry
+            continue
         try:
             if other is not None and other.created_ms + KEY_LIFE_MS > row.created_ms:
                 raise KeyInUse(other)
@@ -228,7 +232,7 @@ def settle_tasks(conn: Connection, ends: Sequence[Settlement]) -> list[Failed | 
 
     Outcomes: None; or StaleTask (nothing is changed), TransferConflict (the post is above the hold).
     """
-    endings = book_queries.endings(conn, [end.task_id for end in ends])
+    endings = ending_queries.endings(conn, [end.task_id for end in ends])
     outcomes: list[Failed | None] = []
     done: dict[str, tuple[Settlement, Ending]] = {}
     for end in ends:
@@ -290,7 +294,7 @@ def _write_ends(conn: Connection, done: Sequence[tuple[Settlement, Ending]]) -> 
         )
         for end, _ in done
     ]
-    if not book_queries.end_tasks(conn, ended):
+    if not ending_queries.end_tasks(conn, ended):
         raise LedgerError("A task changed while it was locked.")
     back: Counter[str] = Counter()
     unspent: Counter[tuple[str, str]] = Counter()

@@ -105,6 +105,11 @@ class Work:
     def started(self) -> bool:
         return bool(self.steps_done or self.images)
 
+    @property
+    def is_complete(self) -> bool:
+        """Every image came out and is stored."""
+        return len(self.stored) == self.order.task.n
+
     def stop(self, by: Stop) -> None:
         """End the drawing early; the first reason counts. What is being settled goes on."""
         if self.stopped is None:

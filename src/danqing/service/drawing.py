@@ -48,18 +48,18 @@ class Artist:
         """
         self._extend(work)
         storing: list[asyncio.Task[None]] = []
-        following = asyncio.create_task(self._follow(work, storing))
+        drawing = asyncio.create_task(self._draw_and_store(work, storing))
         renewing = asyncio.create_task(self._renew(work))
         try:
-            await asyncio.wait({following, renewing}, return_when=asyncio.FIRST_COMPLETED)
-            if not following.done():
+            await asyncio.wait({drawing, renewing}, return_when=asyncio.FIRST_COMPLETED)
+            if not drawing.done():
                 renewing.result()
-            await following
+            await drawing
         finally:
-            following.cancel()
+            drawing.cancel()
             renewing.cancel()
             try:
-                await _outlast(following, renewing)
+                await _outlast(drawing, renewing)
             finally:
                 # Not cancelled, whatever happened: a blob being written must be known, to be discarded.
                 await _outlast(*storing)
@@ -74,6 +74,11 @@ class Artist:
             work.safety += self._moderator.require({"assistant": (extended,)})
         work.revised = extended
         work.order = replace(work.order, prompt=extended)
+
+    async def _draw_and_store(self, work: Work, storing: list[asyncio.Task[None]]) -> None:
+        await self._follow(work, storing)
+        if storing:  # the lease is renewed meanwhile: a slow disk must not lose the task
+            await asyncio.wait(storing)
 
     async def _follow(self, work: Work, storing: list[asyncio.Task[None]]) -> None:
         """Take the events; images are finished and stored beside the next ones' steps."""

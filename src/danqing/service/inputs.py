@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from danqing.db import queries
@@ -15,6 +16,7 @@ DELETED = "deleted-"
 """What the names of deleted accounts begin with, and no other's."""
 TIME_MS_MAX = 253_402_300_799_999
 """The end of the year 9999."""
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def folded(name: str) -> str:
@@ -79,8 +81,9 @@ def find_named(conn: Connection, name: str) -> AccountRow | None:
 
 
 def named(conn: Connection, name: str) -> AccountRow:
-    """The account of this name. Raises NotFound."""
-    account = find_named(conn, name)
+    """The account of this id, else of this name (which may look like an id). Raises NotFound."""
+    account = queries.account_by_id(conn, name) if _ID.fullmatch(name) else None
+    account = account or find_named(conn, name)
     if account is None:
         shown = name[:NAME_CHARS_MAX] if name.isprintable() else "?"
         raise NotFound(f"There is no account named '{shown}'.", "account")

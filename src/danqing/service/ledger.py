@@ -198,6 +198,11 @@ class Ledger:
             raise StaleTask(task.id)
         return replace(task, draws=task.draws + 1, state="queued")
 
+    async def give_back(self, task_id: str, epoch: int) -> None:
+        """Let go of an open task so that any server may take it at once; this drawing did not count. Raises StaleTask."""
+        if not await self._db.write(lambda conn: book_queries.give_back_task(conn, task_id, epoch)):
+            raise StaleTask(task_id)
+
     async def task_of_key(self, client_key: str) -> TaskRow | None:
         """The task a client's key was first used for, for 24 h."""
         rows = await self._db.read(

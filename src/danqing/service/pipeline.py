@@ -15,6 +15,7 @@ from danqing.catalog import Catalog
 from danqing.db.rows import PERMILLE, NewTask, TaskRow
 from danqing.domain.card import Card, multiplied
 from danqing.domain.errors import (
+    Busy,
     Cancelled,
     ContentRefused,
     DanqingError,
@@ -22,14 +23,13 @@ from danqing.domain.errors import (
     EngineFailed,
     IdempotencyConflict,
     ModelNotAllowed,
-    ModelNotFound,
     ServerFault,
     Unavailable,
     WaiverRequired,
 )
 from danqing.domain.ids import uuid7
 from danqing.domain.ports import DrawOrder
-from danqing.domain.task import SEED_MAX, SafetyLevel
+from danqing.domain.task import SEED_MAX, ImageResult, SafetyLevel
 from danqing.observability.logging import get_logger
 from danqing.service.auth import Principal
 from danqing.service.blocks import Blocks
@@ -51,6 +51,8 @@ LARGE_CHARS = 20_000
 """A history above this is moderated off the event loop."""
 LABEL_SWITCH = {"zhipu": "watermark_enabled"}
 """The field that switches the AI label, by dialect, for the error that names it."""
+OPEN_TRIES = 2
+OPEN_WAIT_S = 0.2
 POLL_S = (0.05, 1.0)
 """How often a waiting duplicate looks whether the first has ended: at first, and in the end."""
 
@@ -118,11 +120,17 @@ class Pipeline:
         else:
             await self._ledger.ask_cancel(task_id)
 
+    def can_resume(self, row: TaskRow, stored: StoredRequest) -> bool:
+        """Whether the catalog still has what a task wants."""
+        try:
+            card = self._drawable(self._catalog.find(row.model, row.dialect))
+        except DanqingError:
+            return False
+        return stored.task.quality in card.qualities
+
     async def resume(self, row: TaskRow, stored: StoredRequest) -> None:
-        """Draw a claimed task again, under the hold it has. Raises ModelNotFound, Unavailable, StaleTask."""
-        card = self._drawable(self._catalog.find(row.model, row.dialect))
-        if stored.task.quality not in card.qualities:
-            raise ModelNotFound(row.model)
+        """Draw a claimed task again, under the hold it has. Raises ModelNotFound (see can_resume), StaleTask."""
+        card = self._catalog.find(row.model, row.dialect)
         call = Call(
             dialect=row.dialect,
             principal=Principal(
@@ -291,9 +299,18 @@ class Pipeline:
             fingerprint=None if key is None else key.fingerprint,
             background=call.background,
         )
-        await self._ledger.open_task(
-            row, hold_id=uuid7(), characters=work.held, lease_s=self._settings.task_lease_s
-        )
+        hold_id = uuid7()
+        for left in reversed(range(OPEN_TRIES)):
+            try:
+                await self._ledger.open_task(
+                    row, hold_id, characters=work.held, lease_s=self._settings.task_lease_s
+                )
+                break
+            except Unavailable:
+                # It may be written all the same: the same ids again answer what is there.
+                if not left:
+                    raise
+                await asyncio.sleep(OPEN_WAIT_S)
         log.info("task_opened", task=work.task_id, model=row.model, held=work.held, n=call.task.n)
 
     async def _logged(self, work: Work) -> None:
@@ -304,52 +321,64 @@ class Pipeline:
             log.info("background_task_ended", task=work.task_id, code=error.code)
 
     async def _drawn(self, work: Work) -> Outcome:
-        """Draw and settle. Not to be cancelled: `Work.stop` ends it early."""
+        """Draw, then settle once. Not to be cancelled: `Work.stop` ends the drawing early."""
         drawing = asyncio.create_task(self._artist.draw(work))
         work.interrupt = drawing.cancel
         if work.stopped is not None or self._stopping:
             work.stop(work.stopped or "server")
         try:
-            await asyncio.wait({drawing}, timeout=self._settings.request_timeout_s)
-            if not drawing.done():
-                drawing.cancel()
-                await asyncio.wait({drawing})
-                raise EngineFailed("The drawing took too long.")
-            if drawing.cancelled():
-                return await self._stopped(work)
-            drawing.result()
-            result = result_of(work)
-        except StaleTask:
-            await self._settler.lost(work)
-            raise Unavailable("The task was taken over by another server.") from None
-        except DanqingError as error:
-            if work.stopped is not None:
-                return await self._stopped(work)
-            await self._settler.failed(work, error)
-            raise
-        except Exception as error:
-            log.exception("task_crashed", task=work.task_id)
-            await self._settler.failed(work, fault := ServerFault())
-            raise fault from error
-        else:
-            return await self._settler.delivered(work, result)
+            error = await self._end_of(drawing, work)
+            return await self._settled(work, error)
         finally:
             self._works.pop(work.task_id, None)
 
-    async def _stopped(self, work: Work) -> Outcome:
-        """The drawing was cancelled: settle by who did it, and raise so."""
+    async def _end_of(self, drawing: asyncio.Task[None], work: Work) -> DanqingError | None:
+        """Wait for the drawing; what went wrong with it as a whole, other than being stopped."""
+        await asyncio.wait({drawing}, timeout=self._settings.request_timeout_s)
+        if not drawing.done():
+            drawing.cancel()
+            await asyncio.wait({drawing})
+            return EngineFailed("The drawing took too long.")
+        if drawing.cancelled():
+            return None
+        match drawing.exception():
+            case None:
+                return None
+            case DanqingError() as error:
+                return error
+            case crash:
+                log.error("task_crashed", task=work.task_id, exc_info=crash)
+                return ServerFault()
+
+    async def _settled(self, work: Work, error: DanqingError | None) -> Outcome:
+        if isinstance(error, StaleTask):
+            await self._settler.lost(work)
+            raise Unavailable("The task was taken over by another server.")
+        result = error or result_of(work)
+        if work.is_complete and isinstance(result, ImageResult):
+            return await self._settler.delivered(work, result)  # whoever stopped it came too late
         if work.stopped == "client":
             await self._settler.cancelled(work)
             raise Cancelled
-        stopped = Unavailable("The server is stopping. Please retry later.")
-        if not work.call.background:
-            await self._settler.failed(work, stopped)
-        # A background task keeps its hold: its lease ends soon, and whoever runs then takes it over.
-        raise stopped
+        if work.stopped == "server":
+            result = Unavailable("The server is stopping. Please retry later.")
+        if work.call.background and isinstance(result, Busy | Unavailable):
+            # It was accepted: it waits, under its hold, until a server has room for it.
+            await self._ledger.give_back(work.task_id, work.epoch)
+            raise result
+        if isinstance(result, DanqingError):
+            await self._settler.failed(work, result)
+            raise result
+        return await self._settler.delivered(work, result)
 
     def _keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task that is never cancelled and that `drain` waits for."""
         task = asyncio.create_task(work)
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._forget)
         return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # a client that has left asks nobody for it: that is no news for the log

@@ -53,9 +53,14 @@ class StoredRequest:
 
     @classmethod
     def of_json(cls, kept: Json) -> StoredRequest:
-        """Raises ValueError for a row of version 0.1.0, which kept less."""
-        if "seeds" not in kept:
-            raise ValueError("this request was kept by version 0.1.0")
+        """Raises ValueError for a row that another version wrote, with other fields."""
+        try:
+            return cls._of_json(kept)
+        except (KeyError, TypeError) as error:
+            raise ValueError("this request was kept by another version") from error
+
+    @classmethod
+    def _of_json(cls, kept: Json) -> StoredRequest:
         task: dict[str, Any] = dict(kept["task"])
         size = Size.parse(task.pop("size"))
         assert size is not None

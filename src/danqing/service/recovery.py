@@ -13,13 +13,13 @@ from danqing.db import image_queries
 from danqing.db.rows import TaskRow
 from danqing.db.session import Database
 from danqing.domain.card import Price
-from danqing.domain.errors import DanqingError
+from danqing.domain.errors import Cancelled, DanqingError
 from danqing.observability.logging import get_logger
 from danqing.service.calls import image_row
 from danqing.service.delivery import Deliverer, StoredImage, day_folder
 from danqing.service.ledger import Ledger, StaleTask, wall_clock_ms
 from danqing.service.pipeline import Pipeline
-from danqing.service.records import StoredRequest, StoredResult
+from danqing.service.records import StoredRequest, StoredResult, error_json
 from danqing.storage.blobs import Blobs
 
 log = get_logger(__name__)
@@ -70,26 +70,25 @@ class Recovery:
         """Take over each task whose owner is gone: post what it had stored, draw again, or give back.
 
         An owner that lives renews its lease every third of it. So a task is taken over only when
-        its lease is over by the clock *and* has not moved for that long: a clock that jumps ahead
-        takes no task from anybody.
+        its lease is over by the clock *and* has not moved for a whole one: a clock that jumps ahead
+        takes no task from anybody. What an owner gave back (lease 0) is taken at once.
         """
         done = Recovered([], [], [])
         overdue = await self._ledger.overdue()
         self._silent = {row.id: self._silence(row) for row in overdue}
         for row in overdue:
             silent_s = time.monotonic() - self._silent[row.id][2]
-            if silent_s < self._lease_s / 3 or self._pipeline.is_drawing(row.id):
-                continue
-            claimed = await self._ledger.claim(row, self._lease_s)
-            if claimed is None:
+            is_silent = row.lease_until_ms == 0 or silent_s >= self._lease_s
+            if not is_silent or self._pipeline.is_drawing(row.id):
                 continue
             try:
-                await self._recover(claimed, done)
+                claimed = await self._ledger.claim(row, self._lease_s)
+                if claimed is not None:
+                    await self._recover(claimed, done)
             except StaleTask:
                 log.warning("task_lost", task=row.id)
-            except DanqingError as error:
-                # Its lease ends again, and the next sweep tries again.
-                log.error("task_not_recovered", task=row.id, code=error.code)
+            except Exception:  # its lease ends again, and the next sweep tries again
+                log.exception("task_not_recovered", task=row.id)
         return done
 
     def _silence(self, row: TaskRow) -> tuple[int, int, float]:
@@ -99,26 +98,44 @@ class Recovery:
         return row.epoch, row.lease_until_ms, time.monotonic()
 
     async def _recover(self, row: TaskRow, done: Recovered) -> None:
-        try:
-            stored = StoredRequest.of_json(row.request)
-        except ValueError:
-            stored = None
+        stored = _request(row)
         if stored is not None and row.cancel_ms is None:
             found = await self._deliverer.found(
                 row.id, seeds=stored.seeds, link_ttl_s=stored.link_ttl_s, plan=stored.plan
             )
-            again = (row.background or row.client_key is not None) and row.draws < DRAWS_MAX
+            again = (
+                (row.background or row.client_key is not None)
+                and row.draws < DRAWS_MAX
+                and self._pipeline.can_resume(row, stored)
+            )
             if found and (len(found) == stored.task.n or not again):
                 await self._post(row, stored, found)
                 done.posted.append(row.id)
                 return
-            if again and await self._drawn_again(row, stored):
+            if again:
+                # What there is stays: another server may be faster, and what it posts is not ours.
+                await self._pipeline.resume(row, stored)
+                log.warning("task_requeued", task=row.id)
                 done.requeued.append(row.id)
                 return
-        await self._ledger.expire(row)
+        await self._end(row)
         done.expired.append(row.id)
-        log.warning("hold_expired", task=row.id)
-        await self._delete(await self._deliverer.keys(row.id), "expired")
+        await self._delete(await self._deliverer.keys(row.id), "its task was given back")
+
+    async def _end(self, row: TaskRow) -> None:
+        """Give the hold back."""
+        if row.cancel_ms is None:
+            await self._ledger.expire(row)
+            log.warning("hold_expired", task=row.id)
+            return
+        await self._ledger.settle(
+            row.id,
+            row.epoch,
+            account_id=row.account_id,
+            post=0,
+            state="cancelled",
+            error=error_json(Cancelled()),
+        )
 
     async def _post(
         self, row: TaskRow, stored: StoredRequest, found: dict[int, StoredImage]
@@ -140,19 +157,6 @@ class Recovery:
         extra = [key for key in await self._deliverer.keys(row.id) if key not in kept]
         await self._delete(extra, "extra")
 
-    async def _drawn_again(self, row: TaskRow, stored: StoredRequest) -> bool:
-        """Draw from the start. False where that cannot be done (its model is gone)."""
-        await self._delete(await self._deliverer.keys(row.id), "requeued")
-        try:
-            await self._pipeline.resume(row, stored)
-        except StaleTask:
-            raise
-        except DanqingError as error:
-            log.warning("task_not_requeued", task=row.id, code=error.code)
-            return False
-        log.warning("task_requeued", task=row.id)
-        return True
-
     async def delete_expired(self) -> int:
         """Delete images whose links have ended; how many."""
         count = 0
@@ -161,16 +165,16 @@ class Recovery:
             rows = await self._db.read(
                 lambda conn, now_ms=now_ms: image_queries.expired_images(conn, now_ms, _BATCH)
             )
-            # The blobs first: should we die between, the rows are found again.
-            await self._delete([row.blob_key for row in rows], "past its time")
-            ids = [row.id for row in rows]
+            # The blobs first: whatever happens between, the rows are found again.
+            gone = await self._delete([row.blob_key for row in rows], "past its time")
+            ids = [row.id for row in rows if row.blob_key in gone]
             await self._db.write(
                 lambda conn, ids=ids, now_ms=now_ms: image_queries.mark_images_deleted(
                     conn, ids, now_ms
                 )
             )
-            count += len(rows)
-            if len(rows) < _BATCH:
+            count += len(ids)
+            if len(rows) < _BATCH or not ids:
                 return count
 
     async def delete_orphans(self, older_than_s: float = ORPHAN_AGE_S) -> int:
@@ -196,15 +200,29 @@ class Recovery:
             if key in known:
                 continue
             row = await self._ledger.task(key.split("/")[1])
-            ended_ms = 0 if row is None else row.finished_ms
-            if ended_ms is not None and ended_ms < now_ms - older_than_s * 1000:
+            if row is None:
+                # A task is written before its blobs: these are another installation's, or of a
+                # time that the database has lost. Not ours to delete.
+                log.error("blob_without_task", key=key)
+            elif row.finished_ms is not None and row.finished_ms < now_ms - older_than_s * 1000:
                 orphans.append(key)
         return orphans
 
-    async def _delete(self, keys: list[str], why: str) -> None:
+    async def _delete(self, keys: list[str], why: str) -> set[str]:
+        """Delete blobs; those that are gone."""
+        gone: set[str] = set()
         for key in keys:
             try:
                 await self._deliverer.discard(key)
+                gone.add(key)
                 log.info("blob_deleted", key=key, why=why)
             except DanqingError as error:
                 log.error("blob_left_behind", key=key, code=error.code)
+        return gone
+
+
+def _request(row: TaskRow) -> StoredRequest | None:
+    try:
+        return StoredRequest.of_json(row.request)
+    except ValueError:
+        return None

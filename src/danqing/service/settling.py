@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from danqing.db.rows import EndState
-from danqing.domain.errors import Busy, Cancelled, DanqingError, ServerFault, Unavailable
+from danqing.domain.errors import Busy, Cancelled, DanqingError, EngineFailed, Unavailable
 from danqing.domain.task import DeliveredImage, ImageResult
 from danqing.observability.logging import get_logger
 from danqing.observability.metrics import Metrics
@@ -29,7 +29,7 @@ class Settler:
         self._metrics = metrics
 
     async def delivered(self, work: Work, result: ImageResult) -> Outcome:
-        """POST for the images delivered; the rest of the hold returns. Raises what `failed` is told of."""
+        """POST for the images delivered; the rest of the hold returns."""
         count = len(result.delivered)
         charge = work.order.card.price.charge(work.held, count, work.order.task.n)
         await self._settle(work, charge, "succeeded")
@@ -39,8 +39,8 @@ class Settler:
 
     async def failed(self, work: Work, error: DanqingError) -> None:
         """An end without images: void, or the whole price where the card never refunds."""
-        ours = isinstance(error, Busy | ServerFault)
-        charge = work.held if work.order.card.refund == "never" and not ours else 0
+        # What trying again may cure is charged to nobody: its key is free again, too.
+        charge = work.held if work.order.card.refund == "never" and is_kept(error) else 0
         log.warning("task_failed", task=work.task_id, code=error.code, charged=charge)
         await self._settle(work, charge, "failed", error)
 
@@ -79,8 +79,23 @@ class Settler:
 
         Blobs are deleted only when it is known that nobody pays for them. A database that does not
         answer may have done it all the same: then the lease ends by itself, and who takes the task
-        over finds the blobs.
+        over finds the blobs of a success, and none of anything else.
         """
+        try:
+            await self._write(work, charge, state, error)
+        except (Unavailable, Busy):
+            if state != "succeeded":
+                await self._discard(work)  # nobody pays for these, whatever was written
+            raise
+        if state != "succeeded":
+            await self._discard(work)
+        elif work.epoch > 1:
+            await self._clear(work)
+        self._metrics.characters_posted.inc(charge)
+
+    async def _write(
+        self, work: Work, charge: int, state: EndState, error: DanqingError | None
+    ) -> None:
         wait_s = _FIRST_WAIT_S
         for left in reversed(range(_TRIES)):
             try:
@@ -96,7 +111,7 @@ class Settler:
                     transfer_id=work.settle_id,
                     release_key=error is not None and not is_kept(error),
                 )
-                break
+                return
             except StaleTask:
                 await self.lost(work)
                 raise Unavailable("The task was taken over by another server.") from None
@@ -106,26 +121,32 @@ class Settler:
                     raise
                 await asyncio.sleep(wait_s)
                 wait_s *= 3
-        if state != "succeeded":
-            await self._discard(work)
-        self._metrics.characters_posted.inc(charge)
+
+    async def _clear(self, work: Work) -> None:
+        """Delete what earlier owners of a task had stored, now that it is decided what counts."""
+        kept = {image.blob_key for image in work.stored.values()}
+        for key in await self._deliverer.keys(work.task_id):
+            if key not in kept:
+                await self._delete(key)
 
     async def _discard(self, work: Work, kept: frozenset[str] | set[str] = frozenset()) -> None:
         for image in work.stored.values():
-            if image.blob_key in kept:
-                continue
-            try:
-                await self._deliverer.discard(image.blob_key)
-            except DanqingError as error:
-                log.error("blob_left_behind", key=image.blob_key, code=error.code)
+            if image.blob_key not in kept:
+                await self._delete(image.blob_key)
+
+    async def _delete(self, key: str) -> None:
+        try:
+            await self._deliverer.discard(key)
+        except DanqingError as error:
+            log.error("blob_left_behind", key=key, code=error.code)
 
 
-def result_of(work: Work) -> ImageResult:
-    """What was delivered. Raises the first image's error where nothing was."""
-    missing = ServerFault()
+def result_of(work: Work) -> ImageResult | DanqingError:
+    """What was delivered; the first image's error where nothing was."""
+    missing = EngineFailed()
     images = tuple(work.images.get(index, missing) for index in range(work.order.task.n))
     if not any(isinstance(image, DeliveredImage) for image in images):
-        raise next(image for image in images if isinstance(image, DanqingError))
+        return next(image for image in images if isinstance(image, DanqingError))
     return ImageResult(
         created=int(work.call.received_s),
         model=work.order.card.name,

@@ -28,7 +28,7 @@ from danqing.service.ledger import Ledger, wall_clock_ms
 from danqing.service.passwords import Passwords
 from danqing.service.ratelimit import RateLimiter
 from danqing.service.tokens import Tokens
-from danqing.service.trail import Trail, of_account
+from danqing.service.trail import Trail, by_account, of_account
 from danqing.settings import Settings
 
 DAY_MS = 86_400_000
@@ -105,7 +105,7 @@ class SignUp:
             if characters:
                 self._ledger.grant_within(conn, account.id, characters, reason)
             detail = {"name": name, "characters": characters, "invited": digest is not None}
-            by = f"account:{name}"
+            by = by_account(account.id, name)
             self._trail.within(conn, by, "account.sign_up", of_account(account.id), detail)
             return live(conn, account.id)
 
@@ -117,10 +117,11 @@ class SignUp:
         An unknown name takes as long and fails as a wrong password does. Raises InvalidToken,
         AccountSuspended (only to who has the password), RateLimited, Busy.
         """
+        address_mac = self._address_mac(address)
+        # First: an address that may try no more must not use up what others may.
+        await self._limiter.take(f"sign-in-from:{address_mac}", TRIES_PER_ADDRESS)
         named_so = hashlib.sha256(folded(name[:200]).encode(errors="replace")).hexdigest()
         await self._limiter.take(f"sign-in-to:{named_so}", TRIES_PER_NAME)
-        address_mac = self._address_mac(address)
-        await self._limiter.take(f"sign-in-from:{address_mac}", TRIES_PER_ADDRESS)
         account = await self._db.read(lambda conn: find_named(conn, name))
         kept = None if account is None else account.password_hash
         if not await self._passwords.matches(kept, password) or account is None:
@@ -166,11 +167,11 @@ class SignUp:
         account = await self._accounts.by_id(account_id)
         if not await self._passwords.matches(account.password_hash, old):
             raise InvalidField("The old password is wrong.", "old")
-        by = f"account:{account.name}"
+        by = by_account(account_id, account.name)
         await self._set(account_id, account.password_hash, new, by, keep)
 
     async def set_password(self, name: str, new: str, *, by: str) -> None:
-        """Set an account's password and end its sessions. Raises InvalidField, NotFound, Busy."""
+        """Set the password of the account of this name or id and end its sessions. Raises InvalidField, NotFound, Busy."""
         self._passwords.check(new, "password")
         account = await self._db.read(lambda conn: named(conn, name))
         await self._set(account.id, None, new, by, None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -17,12 +18,15 @@ from typing import TypeVar
 from danqing.db import log_queries
 from danqing.db.rows import AuditRow, Json
 from danqing.db.session import Connection, Database
+from danqing.domain.errors import AccountSuspended
+from danqing.service.inputs import live
 from danqing.service.ledger import wall_clock_ms
 
 T = TypeVar("T")
 
 FAULTS_MAX = 100
 _PAGE = 1000
+_ACCOUNT = re.compile(r"account:([0-9a-f-]{36}) ")
 
 
 class Trail:
@@ -47,7 +51,14 @@ class Trail:
         return await self._db.write(locked, accounts)
 
     def within(self, conn: Connection, by: str, deed: str, subject: str, detail: Json) -> None:
-        """Add a row to a transaction that `write` began. `detail` is plain JSON without secrets."""
+        """Add a row to a transaction that `write` began. `detail` is plain JSON without secrets.
+
+        Where an account acts it must be there still: whoever authenticated it may have asked some
+        seconds ago. Raises NotFound, AccountSuspended.
+        """
+        acting = _ACCOUNT.match(by)
+        if acting is not None and live(conn, acting[1]).suspended:
+            raise AccountSuspended("The account is suspended.")
         last = log_queries.last_audit(conn)
         row = AuditRow(
             seq=1 if last is None else last.seq + 1,
@@ -96,6 +107,11 @@ class Trail:
         }
         text = before + json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hmac.digest(self._key, text.encode(), "sha256").hex()
+
+
+def by_account(account_id: str, name: str) -> str:
+    """Who did it, where that is an account. Names may be another's later, and ids tell people nothing."""
+    return f"account:{account_id} {name}"
 
 
 def of_account(account_id: str) -> str:
