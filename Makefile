@@ -44,7 +44,7 @@ format: install-test
 	$(BIN)/ruff check --fix .
 
 bench: install-test
-	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in bench/[a-z]*.py; do echo "== $$file"; $(BIN)/python -m bench.$$(basename $$file .py) || exit 1; done
 
 docs: install-test
 	$(BIN)/python tools/make_docs.py

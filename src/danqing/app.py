@@ -52,6 +52,25 @@ HOUSEKEEPING_S = 3600.0
 """How often images past their time, and blobs that are no image's, are deleted."""
 
 
+def _refuse_a_part(settings: Settings) -> None:
+    """Raise FileNotFoundError where the database is there and its keys are not, or the other way round.
+
+    New keys would void every token and link, a new database every account, without a word.
+    """
+    if settings.database_url is not None:
+        return  # Books.match_keys asks the database itself
+    database, keys = settings.data_dir / "danqing.db", settings.key_file
+    if database.exists() and not keys.exists():
+        lost, kept = keys, "database"
+    elif keys.exists() and not database.exists() and (settings.data_dir / "images").exists():
+        lost, kept = database, "keys and images"
+    else:
+        return
+    raise FileNotFoundError(
+        f"{lost.absolute()} is missing beside its {kept}: put it back (or move the {kept} away, to start anew)"
+    )
+
+
 @asynccontextmanager
 async def open_books(settings: Settings, *, create: bool = True) -> AsyncIterator[Books]:
     """Open the data directory's database and key file. Raises DanqingError, OSError, SettingsError.
@@ -61,16 +80,10 @@ async def open_books(settings: Settings, *, create: bool = True) -> AsyncIterato
     if not create and not settings.key_file.exists():
         raise FileNotFoundError(f"there is no Danqing data in {settings.data_dir.absolute()}")
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    database = settings.data_dir / "danqing.db"
-    if database.exists() and not settings.key_file.exists():
-        # A new key would void every token and link without a word.
-        raise FileNotFoundError(
-            f"{settings.key_file.absolute()} is missing beside its database: put it back "
-            "(or move the database away, to start anew)"
-        )
+    _refuse_a_part(settings)
     is_new = not settings.key_file.exists()
     keys = KeyFile.load_or_create(settings.key_file)  # first: it is what says that there are books
-    db = Database.open(settings.database_url_effective)
+    db = Database.open(settings.database_url_effective, create=create)
     try:
         books = Books.on(db, keys, settings)
         try:
@@ -150,6 +163,7 @@ async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books]
             _every(settings.task_lease_s / 3, lambda: _sweep(recovery, books, metrics), stopping),
             _every(HOUSEKEEPING_S, recovery.delete_expired, stopping),
             _every(HOUSEKEEPING_S, recovery.delete_orphans, stopping),
+            _every(HOUSEKEEPING_S, recovery.prune, stopping),
         ]
         try:
             yield build(_context(settings, models, metrics, books, service, client)), books
@@ -258,13 +272,16 @@ def _every(
     """Do something again and again; when it fails it is logged, and the next one still comes."""
 
     async def loop() -> None:
-        while not stopping.is_set():
+        while True:
+            # Waiting comes first: a clock that is wrong when a machine starts is soon put right,
+            # and what is deleted by it is gone.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), seconds)
+                return
             try:
                 await deed()
             except Exception:
                 log.exception("housekeeping_failed")
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), seconds)
 
     return asyncio.create_task(loop())
 

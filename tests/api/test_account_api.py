@@ -291,7 +291,16 @@ def test_webhook(live: LiveServer) -> None:
     for bad in ("http://127.0.0.1:1/x", "ftp://example.com", "nonsense", ""):
         refused(judy.client.patch("/webhook", json={"webhook_url": bad}), 400, "webhook_url")
     refused(judy.client.patch("/webhook", json={"low_balance": -5}), 400, "low_balance")
+    both = {"webhook_url": "http://127.0.0.1:1/x", "low_balance": 7}
+    refused(judy.client.patch("/webhook", json=both), 400, "webhook_url")
+    now = judy.client.get("/webhook").json()
+    assert (now["webhook_url"], now["low_balance"]) == (url, None)  # all of it or nothing
+    secret = "https://hooks.example.com/a-secret?token=b-secret"
+    assert judy.client.patch("/webhook", json={"webhook_url": secret}).status_code == 200
     assert judy.client.patch("/webhook", json={"webhook_url": None}).json()["webhook_url"] is None
+    trail = live.client.get("/admin/v1/audit", params={"account": judy.id, "limit": 1000}).json()
+    found = [row["detail"]["url"] for row in trail["data"] if row["deed"] == "account.webhook"]
+    assert found == ["https://hooks.example.com", "https://hooks.example.com", None]
 
 
 def test_blocks_of_ones_own(live: LiveServer) -> None:
@@ -312,7 +321,7 @@ def test_deeds_name_their_doer(live: LiveServer) -> None:
     rows = live.client.get("/admin/v1/audit", params={"account": mia.id, "limit": 1000}).json()[
         "data"
     ]
-    assert {row["actor"] for row in rows} >= {"account:mia"}
+    assert {row["actor"] for row in rows} == {f"account:{mia.id} mia"}
 
 
 def test_deleting_oneself(live: LiveServer) -> None:

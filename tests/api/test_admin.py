@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from danqing.domain.card import PERMILLE_MAX
 from tests.api.desk import made, refused, token_of
 from tests.conftest import LiveServer
 
@@ -87,6 +88,14 @@ def test_an_account_from_birth_to_death(live: LiveServer) -> None:
     assert (changed["price_permille"], changed["low_balance"]) == (500, 2000)
     assert live.client.patch(path, json={"low_balance": None}).json()["low_balance"] is None
     refused(live.client.patch(path, json={"suspended": True}), 400, "reason")
+    for bad, param in (
+        ({"price_permille": 7, "is_admin": True, "low_balance": -1}, "low_balance"),
+        ({"price_permille": 7, "low_balance": 5, "suspended": True}, "reason"),
+        ({"low_balance": 5, "price_permille": PERMILLE_MAX + 1}, "price_permille"),
+    ):
+        before = live.client.get(path).json()
+        refused(live.client.patch(path, json=bad), 400, param)
+        assert live.client.get(path).json() == before  # all of it or nothing
     token = token_of(live, account["id"])["token"]
     gone = live.client.patch(path, json={"suspended": True, "reason": "unpaid"}).json()
     assert (gone["suspended"], gone["suspended_reason"]) == (True, "unpaid")

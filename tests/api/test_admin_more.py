@@ -95,6 +95,44 @@ def test_a_long_statement_comes_whole(live: LiveServer) -> None:
 # Tokens, codes, waivers, end users
 
 
+@pytest.mark.parametrize("limits", [{"expires": 4_000_000_000}, {"networks": ["127.0.0.1"]}])
+def test_a_token_with_limits_makes_none_without(
+    live: LiveServer, limits: dict[str, object]
+) -> None:
+    name = f"boxed-{next(iter(limits))}"
+    made(live, name, is_admin=True)
+    plain = token_of(live, name)
+    boxed = token_of(live, name, scopes=["admin"], **limits)["token"]
+    headers = {"authorization": f"Bearer {boxed}"}
+    for method, path, body in (
+        ("POST", "tokens", {"account": name}),
+        ("PATCH", f"tokens/{plain['id']}", {"scopes": ["admin"]}),
+        ("PUT", f"accounts/{name}/password", {"password": "a long password indeed"}),
+    ):
+        answer = live.client.request(method, f"/admin/v1/{path}", json=body, headers=headers)
+        assert "limits" in refused(answer, 403)["message"]
+    again = live.client.get(f"/admin/v1/tokens/{plain['id']}", headers=headers)
+    assert again.json()["scopes"] == ["draw"]
+
+
+def test_an_admin_may_end_its_own_rights(live: LiveServer) -> None:
+    for name, method, body, status in (
+        ("quits", "PATCH", {"suspended": True, "reason": "done", "is_admin": False}, 200),
+        ("leaves", "DELETE", None, 204),
+    ):
+        made(live, name, is_admin=True)
+        token = token_of(live, name, scopes=["admin"])["token"]
+        headers = {"authorization": f"Bearer {token}"}
+        path = f"/admin/v1/accounts/{name}"
+        assert live.client.request(method, path, json=body, headers=headers).status_code == status
+        # The server has the token in mind still.
+        refused(live.client.post(f"{path}/grants", json={}, headers=headers), 400)
+        grant = {"characters": 5, "reason": "one more"}
+        operator = "/admin/v1/accounts/operator/grants"
+        answer = live.client.post(operator, json=grant, headers=headers)
+        refused(answer, 403 if name == "quits" else 404)
+
+
 def test_tokens(live: LiveServer) -> None:
     made(live, "tokens")
     expires = int(time.time()) + 3600
@@ -209,7 +247,8 @@ def test_every_deed_is_on_the_trail(live: LiveServer) -> None:
     assert live.client.delete(path).status_code == 204
     rows = live.client.get(f"/admin/v1/audit?after={start}&limit=1000").json()["data"]
     assert len(rows) >= 18, [row["deed"] for row in rows]
-    assert {row["actor"] for row in rows} == {"account:operator"}
+    operator = live.client.get("/admin/v1/accounts/operator").json()["id"]
+    assert {row["actor"] for row in rows} == {f"account:{operator} operator"}
     assert [row["id"] for row in rows] == list(range(start + 1, start + 1 + len(rows)))
     text = json.dumps(rows)
     assert "why not" in text

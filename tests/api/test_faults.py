@@ -50,6 +50,11 @@ def test_postgresql_gone_and_back(null_server, postgres: PostgresServer, postgre
         assert is_unavailable(answer) == (name != "draw"), answer.text
     assert server.metric("danqing_engine_steps_total") == steps
     assert server.client.get("/healthz").status_code == 200
+    assert server.client.get("/readyz").json() == {
+        "ready": False,
+        "engine": True,
+        "database": False,
+    }
     postgres.start()
     until_well(server)
     assert server.balance("operator") == 1_000_000 - 10_000

@@ -106,7 +106,7 @@ def test_what_is_no_key(live: LiveServer, key: str | bytes) -> None:
 def test_zhipus_request_id(live: LiveServer) -> None:
     body = {"prompt": "a cat", "model": "cogview-4", "request_id": "order-1"}
     assert live.client.post("/paas/v4/images/generations", json=body).status_code == 200
-    again = live.client.post("/paas/v4/images/generations", json=body)
+    again = live.client.post("/api/paas/v4/images/generations", json=body)
     assert (again.status_code, again.json()["error"]["code"]) == (400, "1231")
 
 

@@ -13,7 +13,9 @@ from tests.ledger.books import Books, open_books, with_books
 from tests.ledger.plain import new_image
 from typer.testing import CliRunner, Result
 
+from danqing.db import log_queries
 from danqing.db.rows import CHARACTERS_MAX
+from danqing.domain.card import PERMILLE_MAX
 from danqing.domain.errors import (
     AccountSuspended,
     ExpiredToken,
@@ -22,6 +24,7 @@ from danqing.domain.errors import (
     PermissionDenied,
     QuotaExceeded,
 )
+from danqing.service import changes
 from danqing.service.ledger import TransferConflict
 from danqing.service.webhooks import parse_secret
 
@@ -149,13 +152,13 @@ def test_suspended_and_restored(tmp_path: Path, database_url: str) -> None:
     async def deed(books: Books) -> None:
         account = await books.accounts.create("a")
         token = await books.tokens.create("a", by="t")
-        await books.accounts.suspend("a", "spam", by="t")
+        await books.accounts.change("a", changes.suspended("spam"), by="t")
         assert (await books.accounts.get("a")).suspended_reason == "spam"
         with pytest.raises(AccountSuspended):
             await books.authenticator().authenticate(f"Bearer {token}")
         with pytest.raises(AccountSuspended):  # also for who was let in just before
             await books.hold(account.id, 5)
-        await books.accounts.restore("a", by="t")
+        await books.accounts.change("a", changes.restored(), by="t")
         assert (await books.accounts.get("a")).suspended_reason is None
         await books.authenticator().authenticate(f"Bearer {token}")
         await books.hold(account.id, 5)
@@ -166,18 +169,18 @@ def test_suspended_and_restored(tmp_path: Path, database_url: str) -> None:
 def test_price_and_rights(tmp_path: Path, database_url: str) -> None:
     async def deed(books: Books) -> None:
         await books.accounts.create("a")
-        await books.accounts.set_price("a", 1500, by="t")
-        await books.accounts.set_admin("a", True, by="t")
+        await books.accounts.change("a", changes.price(1500), by="t")
+        await books.accounts.change("a", changes.admin(True), by="t")
         row = await books.accounts.get("a")
         assert (row.price_permille, row.is_admin) == (1500, True)
-        for permille in (-1, 1.5, True, 10**7):
+        for permille in (-1, 1.5, True, PERMILLE_MAX + 1):
             with pytest.raises(InvalidField, match="price_permille"):
-                await books.accounts.set_price("a", permille, by="t")
+                await books.accounts.change("a", changes.price(permille), by="t")
         for failing in (
-            books.accounts.set_price("nobody", 5, by="t"),
-            books.accounts.set_admin("nobody", True, by="t"),
-            books.accounts.suspend("nobody", "x", by="t"),
-            books.accounts.set_webhook("nobody", None, by="t"),
+            books.accounts.change("nobody", changes.price(5), by="t"),
+            books.accounts.change("nobody", changes.admin(True), by="t"),
+            books.accounts.change("nobody", changes.suspended("x"), by="t"),
+            books.accounts.change("nobody", changes.webhook(None), by="t"),
             books.accounts.by_id("nobody"),
         ):
             with pytest.raises(NotFound):
@@ -218,18 +221,18 @@ def test_webhook_and_low_balance(tmp_path: Path, database_url: str) -> None:
         account = await books.accounts.create("a", 100)
         for url in ("http://127.0.0.1/x", "ftp://example.com/", "http://" + "a" * 3000 + ".com/"):
             with pytest.raises(InvalidField) as caught:
-                await books.accounts.set_webhook(account.id, url, by="t")
+                await books.accounts.change(account.id, changes.webhook(url), by="t")
             assert caught.value.param == "webhook_url"
-        await books.accounts.set_webhook(account.id, "https://example.com/hook", by="t")
+        await books.accounts.change(account.id, changes.webhook("https://example.com/hook"), by="t")
         for characters in (0, -5, 1.5, CHARACTERS_MAX + 1):
             with pytest.raises(InvalidField, match="low_balance"):
-                await books.accounts.set_low_balance(account.id, characters, by="t")
-        await books.accounts.set_low_balance(account.id, 50, by="t")
+                await books.accounts.change(account.id, changes.low_balance(characters), by="t")
+        await books.accounts.change(account.id, changes.low_balance(50), by="t")
         await books.hold(account.id, 60)
         row = await books.accounts.get("a")
         assert (row.webhook_url, row.low_balance) == ("https://example.com/hook", 50)
         assert row.low_balance_told is True
-        await books.accounts.set_low_balance(account.id, 30, by="t")
+        await books.accounts.change(account.id, changes.low_balance(30), by="t")
         assert (await books.accounts.get("a")).low_balance_told is False
         secret = books.accounts.webhook_secret(account.id)
         assert len(parse_secret(secret)) == 32
@@ -251,8 +254,15 @@ def test_deleted_with_its_images(tmp_path: Path, database_url: str) -> None:
         with pytest.raises(PermissionDenied, match="open tasks"):
             await books.accounts.delete(account.id, by="t")
         await books.settle(busy, 1, post=0, state="failed")
+        line = (changes.webhook("https://example.com/"), changes.low_balance(90))
+        for owner in (account, other):
+            await books.accounts.change(owner.id, *line, by="t")  # which is low, and told so
         blobs = await books.accounts.delete(account.id, by="t")
         assert len(blobs) == 3
+        waiting = await books.db.write(
+            lambda conn: log_queries.claim_outbox(conn, books.clock.now_ms, 10**15, 9, [])
+        )
+        assert [one.account_id for one in waiting] == [other.id]
         row = await books.accounts.by_id(account.id)
         assert (row.name, row.balance) == (f"deleted-{account.id}", 0)
         assert row.deleted_ms == books.clock.now_ms
@@ -264,7 +274,7 @@ def test_deleted_with_its_images(tmp_path: Path, database_url: str) -> None:
         for failing in (
             books.accounts.delete(account.id, by="t"),
             books.accounts.grant(row.name, 5, "gift", by="t"),
-            books.accounts.restore(row.name, by="t"),
+            books.accounts.change(row.name, changes.restored(), by="t"),
             books.accounts.waive(row.name),
             books.tokens.create(row.name, by="t"),
             books.accounts.get("a"),

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from tests.ledger.books import Books, with_books
 
-from danqing.domain.errors import EndUserBlocked, InvalidField, NotFound
+from danqing.domain.errors import EndUserBlocked, InvalidField, NotFound, PermissionDenied
+from danqing.service import blocks
 
 
 def test_of_one_account_and_everywhere(tmp_path: Path, database_url: str) -> None:
@@ -51,6 +52,30 @@ def test_blocking_again_replaces_the_reason(tmp_path: Path) -> None:
         for reason in ("first", "second"):
             await books.blocks.block("u", account_id=None, reason=reason, by="t")
         assert [row.reason for row in await books.blocks.list(None)] == ["second"]
+
+    with_books(tmp_path, deed)
+
+
+def test_so_many_of_one_account_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCKS_MAX", 2)
+
+    async def deed(books: Books) -> None:
+        a, b = [(await books.accounts.create(name)).id for name in ("a", "b")]
+
+        async def block(end_user: str, account_id: str | None) -> None:
+            await books.blocks.block(end_user, account_id=account_id, reason="r", by="t")
+
+        for end_user in ("u1", "u2", "u1"):  # again is no other
+            await block(end_user, a)
+        with pytest.raises(PermissionDenied, match="2 blocked"):
+            await block("u3", a)
+        await books.blocks.require_free(a, "u3")
+        for account_id in (b, None):
+            await block("u3", account_id)
+        await books.blocks.unblock("u2", account_id=a, by="t")
+        await block("u4", a)
 
     with_books(tmp_path, deed)
 

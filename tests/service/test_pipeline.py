@@ -366,11 +366,13 @@ def test_one_image_that_cannot_be_stored_costs_only_itself(
     run(check())
 
 
-def test_an_end_that_the_database_does_not_take_keeps_the_images_for_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("keyed", [True, False])
+def test_an_end_that_the_database_does_not_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keyed: bool
 ) -> None:
-    """It may have taken it and not said so: who takes the task over finds the image and posts it."""
+    """With a key its client comes back for the images; without one it pays for nothing it did not get."""
     monkeypatch.setattr(settling, "_FIRST_WAIT_S", 0.001)
+    key = ClientKey("k" * 64, "f" * 64) if keyed else None
 
     async def check() -> None:
         async with house(tmp_path, task_lease_s=0.2) as h:
@@ -382,12 +384,39 @@ def test_an_end_that_the_database_does_not_take_keeps_the_images_for_later(
 
             h.ledger.settle = broken
             with pytest.raises(Unavailable):
-                await h.draw()
+                await h.draw(key=key)
             assert len(tries) == settling._TRIES
             assert len(set(tries)) == 1
-            assert len(h.blobs()) == 1
+            await asyncio.sleep(0.2)
+            assert len(h.blobs()) == 1  # whatever was written, nothing is thrown away yet
             h.ledger.settle = settle
             await h.sweep_until_quiet()
+            await asyncio.sleep(0.1)
+            assert await h.balance() == (95_000 if keyed else 100_000)
+            assert len(h.blobs()) == (1 if keyed else 0)
+            if keyed:
+                assert (await h.draw(key=key)).replayed is True
+
+    run(check())
+
+
+def test_a_charge_that_was_written_after_all_is_not_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "_FIRST_WAIT_S", 0.001)
+
+    async def check() -> None:
+        async with house(tmp_path, task_lease_s=0.2) as h:
+            settle = h.ledger.settle
+
+            async def unheard(*args, **options) -> None:
+                await settle(*args, **options)
+                raise Unavailable("the connection broke")
+
+            h.ledger.settle = unheard
+            with pytest.raises(Unavailable):
+                await h.draw()
+            await asyncio.sleep(0.3)
             assert await h.balance() == 95_000
             assert len(h.blobs()) == 1
 

@@ -25,7 +25,7 @@ from danqing.domain.errors import (
     PermissionDenied,
     RateLimited,
 )
-from danqing.service import passwords
+from danqing.service import changes, passwords
 from danqing.service.passwords import Passwords
 from danqing.service.redeem import new_code
 from danqing.service.signup import TRIES_PER_ADDRESS, TRIES_PER_NAME
@@ -60,7 +60,7 @@ def test_open_to_anybody(tmp_path: Path, database_url: str) -> None:
         assert account == await books.accounts.get("míng")
         assert account.balance == 123
         (row,) = await books.trail.rows()
-        assert (row.deed, row.actor) == ("account.sign_up", "account:míng")
+        assert (row.deed, row.actor) == ("account.sign_up", f"account:{account.id} míng")
         assert row.subject == f"account:{account.id}"
         with pytest.raises(InvalidField, match="exists already"):
             await join(books, "MÍNG")
@@ -228,7 +228,7 @@ def test_a_session(tmp_path: Path, database_url: str) -> None:
         with pytest.raises(ExpiredToken, match="expired"):
             await books.authenticator().authenticate(f"Bearer {other}")
         assert await books.tokens.list("ming") == []
-        await books.accounts.set_admin("ming", True, by="t")
+        await books.accounts.change("ming", changes.admin(True), by="t")
         _, token = await enter(books)
         principal = await books.authenticator().authenticate(f"Bearer {token}")
         assert principal.scopes == {"draw", "account", "admin"}
@@ -251,7 +251,7 @@ def test_a_stranger_learns_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         gone = await join(books, "gone")
         await books.accounts.delete(gone.id, by="t")
         await join(books, "bad")
-        await books.accounts.suspend("bad", "spam", by="t")
+        await books.accounts.change("bad", changes.suspended("spam"), by="t")
         messages = set()
         names = ["ming", "without", "nobody", "gone", f"deleted-{gone.id}", "bad", "x" * 5000, "a\0", "\ud800"]  # fmt: skip
         for name in names:
@@ -284,6 +284,20 @@ def test_passwords_cannot_be_tried_fast(tmp_path: Path) -> None:
             return_exceptions=True,
         )
         assert sum(isinstance(result, RateLimited) for result in results) == 22 - TRIES_PER_ADDRESS
+
+    with_books(tmp_path, deed, sign_up="open")
+
+
+def test_an_address_that_may_try_no_more_locks_nobody_out(tmp_path: Path) -> None:
+    async def deed(books: Books) -> None:
+        await join(books)
+        for n in range(TRIES_PER_ADDRESS):
+            with pytest.raises(AuthError):
+                await enter(books, f"n{n}", "wrong password", "198.51.100.1")
+        for _ in range(2 * TRIES_PER_NAME):
+            with pytest.raises(RateLimited):
+                await enter(books, "ming", "wrong password", "198.51.100.1")
+        await enter(books, "ming", address="192.0.2.7")
 
     with_books(tmp_path, deed, sign_up="open")
 
@@ -331,7 +345,7 @@ def test_changing_the_password(tmp_path: Path, database_url: str) -> None:
             await books.authenticator().authenticate(f"Bearer {mine}")
         await enter(books, password="set by the boss")
         rows = [row.actor for row in await books.trail.rows() if row.deed == "account.password"]
-        assert rows == ["account:ming", "account:boss"]
+        assert rows == [f"account:{account.id} ming", "account:boss"]
         assert "password" not in str([row.detail for row in await books.trail.rows()])
 
     with_books(tmp_path, deed, url=database_url, sign_up="open")

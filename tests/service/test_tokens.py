@@ -6,8 +6,10 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 from tests.ledger.books import Books, open_books, with_books
 
+from danqing.db import log_queries
 from danqing.db.rows import CHARACTERS_MAX
 from danqing.domain.errors import (
     AuthError,
@@ -18,6 +20,7 @@ from danqing.domain.errors import (
     PermissionDenied,
     TokenBudgetExceeded,
 )
+from danqing.service import changes, tokens
 from danqing.service.tokens import TokenLimits
 
 DAY_MS = 86_400_000
@@ -185,7 +188,7 @@ def test_only_admins_have_admin_tokens(tmp_path: Path) -> None:
         token = await books.tokens.create("boss", limits=limits, by="t")
         principal = await books.authenticator().authenticate(f"Bearer {token}")
         assert principal.scopes == {"draw", "admin"}
-        await books.accounts.set_admin("boss", False, by="t")
+        await books.accounts.change("boss", changes.admin(False), by="t")
         principal = await books.authenticator().authenticate(f"Bearer {token}")
         assert principal.scopes == {"draw"}
 
@@ -255,6 +258,46 @@ def test_a_revoked_token_holds_nothing(tmp_path: Path, database_url: str) -> Non
                 await books.hold(account.id, 1, token_id=token_id)
 
     asyncio.run(main())
+
+
+def test_the_keys_are_rotated_once_though_the_transaction_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def deed(books: Books) -> None:
+        tries: list[bool] = []
+
+        def stumble(_: object) -> None:
+            tries.append(True)
+            if len(tries) == 1:
+                raise OperationalError("LOCK", None, Exception("deadlock"))
+
+        monkeypatch.setattr(log_queries, "lock_audit", stumble)
+        assert await books.tokens.rotate_keys(by="cli") == 2
+        assert len(tries) > 1
+        assert books.keys.token("0" * 32)[1] == 2
+        assert [row.detail["version"] for row in await books.trail.rows(subject="keys")] == [2]
+
+    with_books(tmp_path, deed)
+
+
+def test_so_many_tokens_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "KEYS_MAX", 3)
+
+    async def deed(books: Books) -> None:
+        await books.accounts.create("a")
+        await books.accounts.create("b")
+        first, *_ = [await books.tokens.create("a", by="t") for _ in range(3)]
+        with pytest.raises(PermissionDenied, match="3 tokens"):
+            await books.tokens.create("a", by="t")
+        await books.tokens.create("b", by="t")
+        account = await books.accounts.get("a")
+        await books.db.write(
+            lambda conn: books.tokens.open_session(conn, account, books.clock.now_ms + 9)
+        )
+        await books.tokens.revoke(first, by="t")
+        await books.tokens.create("a", by="t")
+
+    with_books(tmp_path, deed)
 
 
 def test_rotation_is_in_the_trail(tmp_path: Path) -> None:

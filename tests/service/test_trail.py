@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from tests.ledger.books import Books, open_books, with_books
 
 from danqing.domain.errors import QuotaExceeded
+from danqing.service import changes
 from danqing.service.trail import Trail
 
 
@@ -149,7 +150,7 @@ def test_two_gateways_write_one_chain(tmp_path: Path, database_url: str) -> None
                     await asyncio.gather(
                         each.accounts.grant(name, 1, "gift", by="t"),
                         authenticator.authenticate(f"Bearer {secrets[n % 4]}"),
-                        each.accounts.set_price(name, 1000 + n, by="t"),
+                        each.accounts.change(name, changes.price(1000 + n), by="t"),
                         each.hold(account_id, 2, token_id=tokens[n % 4]),
                         each.accounts.create(f"new-{start}-{n}", 5),
                         each.blocks.block(f"user-{n % 3}", account_id=None, reason="x", by="t"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -13,12 +12,13 @@ from danqing.api import bodies, shapes, statements
 from danqing.api.bodies import read, takes
 from danqing.api.callers import Holder, actor
 from danqing.api.context import context_of
-from danqing.api.desk import bare, full, limits_of, signed
+from danqing.api.desk import bare, full, require_unlimited, signed
 from danqing.api.requests import client_address
 from danqing.api.shapes import After, Limit
 from danqing.api.statements import Form
 from danqing.db.rows import TokenRow
 from danqing.domain.errors import InvalidField, MissingField, NotFound, PermissionDenied
+from danqing.service import changes
 from danqing.service.accounts import WAIVER_TEXT, WAIVER_VERSION
 from danqing.service.auth import Principal
 from danqing.service.tokens import TokenLimits
@@ -54,7 +54,7 @@ async def redeem(request: Request, caller: Holder) -> dict[str, Any]:
     """Use a redeem code up."""
     body = await read(request, bodies.RedeemBody)
     codes = context_of(request).books.codes
-    balance = await codes.redeem(body.code, caller.account_name, by=actor(caller))
+    balance = await codes.redeem(body.code, caller.account_id, by=actor(caller))
     return {"object": "balance", "account_id": caller.account_id, "balance": balance}
 
 
@@ -66,7 +66,7 @@ async def list_tokens(
     request: Request, caller: Holder, after: After = "", limit: Limit = 100
 ) -> dict[str, Any]:
     """The account's tokens and sessions, oldest first; the secrets are kept nowhere."""
-    rows = await context_of(request).books.tokens.list(caller.account_name)
+    rows = await context_of(request).books.tokens.list(caller.account_id)
     return shapes.page_of_all(rows, after, limit, shapes.token_id, shapes.token)
 
 
@@ -76,10 +76,10 @@ async def create_token(request: Request, caller: Holder) -> dict[str, Any]:
     body = await read(request, bodies.TokenBody)
     limits = body.applied_to(TokenLimits())
     tokens = context_of(request).books.tokens
-    require_unlimited(await tokens.get(caller.token_id))
+    await require_unlimited(request, caller)
     require_held(caller, limits.scopes)
     token = await tokens.create(
-        caller.account_name,
+        caller.account_id,
         name=body.name,
         expires_ms=body.expires_ms,
         limits=limits,
@@ -99,9 +99,9 @@ async def change_token(request: Request, caller: Holder, token: str) -> dict[str
     """Change what a token may do, to no more than the caller's may."""
     tokens = context_of(request).books.tokens
     body = await read(request, bodies.LimitsBody, nulls=True)
-    require_unlimited(await tokens.get(caller.token_id))
+    await require_unlimited(request, caller)
     row = await _own(request, caller, token)
-    limits = body.applied_to(limits_of(row))
+    limits = body.applied_to(TokenLimits.of(row))
     # What it may do already counts too: who may not make such a token may not loosen one.
     require_held(caller, (*row.scopes.split(), *limits.scopes))
     await tokens.update(row.id, limits, by=actor(caller), account_id=caller.account_id)
@@ -123,19 +123,6 @@ async def _own(request: Request, caller: Principal, token: str) -> TokenRow:
     return row
 
 
-def require_unlimited(row: TokenRow) -> None:
-    """Raises PermissionDenied for a key with limits of its own: it could make itself one without.
-
-    A session's expiry is none: it stands for the password.
-    """
-    limits = limits_of(row)
-    ends = row.expires_ms is not None and row.kind == "key"
-    if ends or replace(limits, scopes=()) != TokenLimits(scopes=()):
-        raise PermissionDenied(
-            "A token that expires or has limits may not make or change tokens: sign in for that."
-        )
-
-
 def require_held(caller: Principal, scopes: Iterable[str]) -> None:
     """Raises PermissionDenied for a scope that the caller's token has not got."""
     for scope in scopes:
@@ -149,7 +136,7 @@ def require_held(caller: Principal, scopes: Iterable[str]) -> None:
 @router.get("/waiver")
 async def get_waivers(request: Request, caller: Holder) -> dict[str, Any]:
     """The label waiver's text as it is to be signed, and every one the account ever signed."""
-    rows = await context_of(request).books.accounts.waivers(caller.account_name)
+    rows = await context_of(request).books.accounts.waivers(caller.account_id)
     return {
         "object": "waiver.text",
         "version": WAIVER_VERSION,
@@ -162,14 +149,14 @@ async def get_waivers(request: Request, caller: Holder) -> dict[str, Any]:
 async def sign_waiver(request: Request, caller: Holder) -> dict[str, Any]:
     """Sign the label waiver: name the version that was read and who signs."""
     body = await read(request, bodies.WaiverBody)
-    return await signed(request, caller.account_name, body, actor(caller))
+    return await signed(request, caller.account_id, body, actor(caller))
 
 
 @router.delete("/waiver", status_code=204)
 async def revoke_waiver(request: Request, caller: Holder) -> Response:
     """Revoke the waiver in force; its record stays."""
     accounts = context_of(request).books.accounts
-    await accounts.revoke_waiver(caller.account_name, by=actor(caller))
+    await accounts.revoke_waiver(caller.account_id, by=actor(caller))
     return Response(status_code=204)
 
 
@@ -189,12 +176,15 @@ async def get_webhook(request: Request, caller: Holder) -> dict[str, Any]:
 @router.patch("/webhook", openapi_extra=takes(bodies.WebhookPatch))
 async def change_webhook(request: Request, caller: Holder) -> dict[str, Any]:
     """Set or take away the webhook's address and the balance below which it is called."""
-    accounts = context_of(request).books.accounts
+    context = context_of(request)
     body = await read(request, bodies.WebhookPatch, nulls=True)
+    asked: list[changes.Change] = []
     if "low_balance" in body.model_fields_set:
-        await accounts.set_low_balance(caller.account_id, body.low_balance, by=actor(caller))
+        asked.append(changes.low_balance(body.low_balance))
     if "webhook_url" in body.model_fields_set:
-        await accounts.set_webhook(caller.account_id, body.webhook_url, by=actor(caller))
+        hosts = context.settings.webhook_allow_hosts
+        asked.append(changes.webhook(body.webhook_url, hosts))
+    await context.books.accounts.change(caller.account_id, *asked, by=actor(caller))
     return await get_webhook(request, caller)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
@@ -13,16 +12,16 @@ from danqing.api import bodies, shapes, statements
 from danqing.api.bodies import read, takes
 from danqing.api.callers import Admin, actor
 from danqing.api.context import context_of
-from danqing.api.desk import full, named, signed
+from danqing.api.desk import full, named, require_unlimited, signed
+from danqing.api.requests import idempotency_key
 from danqing.api.shapes import After, Limit
 from danqing.api.statements import Form
-from danqing.domain.errors import IdempotencyConflict, InvalidField, MissingField
+from danqing.domain.errors import IdempotencyConflict, MissingField
+from danqing.service import changes
 from danqing.service.auth import Principal
 from danqing.service.ledger import TransferConflict
 
 router = APIRouter(tags=["admin: accounts"])
-
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 @router.get("/accounts")
@@ -60,20 +59,21 @@ async def change_account(request: Request, caller: Admin, account: str) -> dict[
     """Suspend or restore, set the price multiplier, admin rights, the low-balance mark."""
     accounts = context_of(request).books.accounts
     body = await read(request, bodies.AccountPatch, nulls=True)
-    by, given = actor(caller), body.model_fields_set
-    if body.suspended and body.reason is None:
-        raise MissingField("reason")
     row = await named(request, account)
+    asked: list[changes.Change] = []
     if body.price_permille is not None:
-        await accounts.set_price(row.name, body.price_permille, by=by)
-    if "low_balance" in given:
-        await accounts.set_low_balance(row.id, body.low_balance, by=by)
+        asked.append(changes.price(body.price_permille))
+    if "low_balance" in body.model_fields_set:
+        asked.append(changes.low_balance(body.low_balance))
     if body.is_admin is not None:
-        await accounts.set_admin(row.name, body.is_admin, by=by)
-    if body.suspended and body.reason is not None:
-        await accounts.suspend(row.name, body.reason, by=by)
+        asked.append(changes.admin(body.is_admin))
+    if body.suspended:
+        if body.reason is None:
+            raise MissingField("reason")
+        asked.append(changes.suspended(body.reason))
     elif body.suspended is False:
-        await accounts.restore(row.name, by=by)
+        asked.append(changes.restored())
+    await accounts.change(row.id, *asked, by=actor(caller))
     return await full(request, await accounts.by_id(row.id))
 
 
@@ -94,8 +94,9 @@ async def delete_account(request: Request, caller: Admin, account: str) -> Respo
 async def set_password(request: Request, caller: Admin, account: str) -> Response:
     """Set the password an account signs in with; its sessions end."""
     body = await read(request, bodies.PasswordBody)
+    await require_unlimited(request, caller)  # who signs in has a token without limits
     row = await named(request, account)
-    await context_of(request).books.signup.set_password(row.name, body.password, by=actor(caller))
+    await context_of(request).books.signup.set_password(row.id, body.password, by=actor(caller))
     return Response(status_code=204)
 
 
@@ -119,7 +120,7 @@ async def _transfer(request: Request, caller: Principal, account: str, kind: str
     deed = accounts.grant if kind == "grant" else accounts.adjust
     try:
         balance = await deed(
-            row.name, body.characters, body.reason, by=actor(caller), transfer_id=transfer_id
+            row.id, body.characters, body.reason, by=actor(caller), transfer_id=transfer_id
         )
     except TransferConflict:
         raise IdempotencyConflict from None
@@ -128,13 +129,9 @@ async def _transfer(request: Request, caller: Principal, account: str, kind: str
 
 def _transfer_id(request: Request, caller: Principal) -> str | None:
     """The transfer that a caller's Idempotency-Key stands for, whatever the account. Raises InvalidField."""
-    key = request.headers.get("idempotency-key")
+    key = idempotency_key(request)
     if key is None:
         return None
-    if _KEY.fullmatch(key) is None:
-        raise InvalidField(
-            "'Idempotency-Key' must be 1 to 255 printable ASCII characters.", "Idempotency-Key"
-        )
     return str(uuid5(NAMESPACE_URL, f"danqing:transfer:{caller.account_id}:{key}"))
 
 
@@ -161,7 +158,7 @@ async def list_waivers(
 ) -> dict[str, Any]:
     """The label waivers an account ever signed, oldest first."""
     row = await named(request, account)
-    rows = await context_of(request).books.accounts.waivers(row.name)
+    rows = await context_of(request).books.accounts.waivers(row.id)
     return shapes.page_of_all(rows, after, limit, lambda row: row.id, shapes.waiver)
 
 
@@ -170,12 +167,12 @@ async def sign_waiver(request: Request, caller: Admin, account: str) -> dict[str
     """Put on record that somebody signed the label waiver for an account."""
     body = await read(request, bodies.WaiverBody)
     row = await named(request, account)
-    return await signed(request, row.name, body, actor(caller))
+    return await signed(request, row.id, body, actor(caller))
 
 
 @router.delete("/accounts/{account}/waivers", status_code=204)
 async def revoke_waivers(request: Request, caller: Admin, account: str) -> Response:
     """Revoke the waiver in force; its record stays."""
     row = await named(request, account)
-    await context_of(request).books.accounts.revoke_waiver(row.name, by=actor(caller))
+    await context_of(request).books.accounts.revoke_waiver(row.id, by=actor(caller))
     return Response(status_code=204)

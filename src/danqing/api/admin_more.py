@@ -15,7 +15,7 @@ from danqing.api import bodies, shapes
 from danqing.api.bodies import read, takes
 from danqing.api.callers import Admin, actor
 from danqing.api.context import context_of
-from danqing.api.desk import bare, limits_of, named
+from danqing.api.desk import bare, named, require_unlimited
 from danqing.api.shapes import After, Limit
 from danqing.service.tokens import TokenLimits
 from danqing.service.trail import of_account
@@ -36,8 +36,8 @@ async def list_tokens(
     limit: Limit = 100,
 ) -> dict[str, Any]:
     """Tokens and sessions, oldest first; the secrets are kept nowhere."""
-    name = None if account is None else (await named(request, account)).name
-    rows = await context_of(request).books.tokens.list(name)
+    account_id = None if account is None else (await named(request, account)).id
+    rows = await context_of(request).books.tokens.list(account_id)
     return shapes.page_of_all(rows, after, limit, shapes.token_id, shapes.token)
 
 
@@ -45,10 +45,10 @@ async def list_tokens(
 async def create_token(request: Request, caller: Admin) -> dict[str, Any]:
     """Make a token for an account. The answer's `token` is shown this once."""
     body = await read(request, bodies.AccountTokenBody)
-    row = await named(request, body.account)
+    await require_unlimited(request, caller)
     tokens = context_of(request).books.tokens
     token = await tokens.create(
-        row.name,
+        body.account,
         name=body.name,
         expires_ms=body.expires_ms,
         limits=body.applied_to(TokenLimits()),
@@ -68,8 +68,9 @@ async def change_token(request: Request, caller: Admin, token: str) -> dict[str,
     """Change what a token may do."""
     tokens = context_of(request).books.tokens
     body = await read(request, bodies.LimitsBody, nulls=True)
+    await require_unlimited(request, caller)
     row = await tokens.get(bare(token))
-    await tokens.update(row.id, body.applied_to(limits_of(row)), by=actor(caller))
+    await tokens.update(row.id, body.applied_to(TokenLimits.of(row)), by=actor(caller))
     return shapes.token(await tokens.get(row.id))
 
 

@@ -1,8 +1,8 @@
-"""What the admin and account APIs have in common: finding an account, showing it, signing its waiver. Knows no route."""
+"""What the admin and account APIs have in common: finding an account, showing it, signing its waiver, who makes tokens. Knows no route."""
 
 from __future__ import annotations
 
-import re
+from dataclasses import replace
 from typing import Any
 
 from fastapi import Request
@@ -10,56 +10,48 @@ from fastapi import Request
 from danqing.api import shapes
 from danqing.api.bodies import WaiverBody
 from danqing.api.context import context_of
-from danqing.db.rows import AccountRow, TokenRow
-from danqing.domain.errors import InvalidField, NotFound
+from danqing.db.rows import AccountRow
+from danqing.domain.errors import InvalidField, PermissionDenied
 from danqing.service.accounts import WAIVER_VERSION
+from danqing.service.auth import Principal
 from danqing.service.tokens import TokenLimits
-
-_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 async def named(request: Request, account: str) -> AccountRow:
-    """The account of this id, else of this name (which may hold what no path can). Raises NotFound."""
-    accounts = context_of(request).books.accounts
-    if _ID.fullmatch(account):
-        try:
-            return await accounts.by_id(account)
-        except NotFound:
-            pass
-    return await accounts.get(account)
+    """The account of this id or name (which may hold what no path can). Raises NotFound."""
+    return await context_of(request).books.accounts.get(account)
 
 
 async def full(request: Request, row: AccountRow) -> dict[str, Any]:
     """An account with what is held of it and the waiver in force."""
     books = context_of(request).books
     holds = await books.ledger.open_holds(row.id)
-    waivers = [waiver for waiver in await books.accounts.waivers(row.name) if not waiver.revoked_ms]
+    waivers = [waiver for waiver in await books.accounts.waivers(row.id) if not waiver.revoked_ms]
     return shapes.account(row) | {
         "held": holds.characters,
         "waiver": shapes.waiver(waivers[-1]) if waivers else None,
     }
 
 
-async def signed(request: Request, name: str, body: WaiverBody, by: str) -> dict[str, Any]:
+async def signed(request: Request, account_id: str, body: WaiverBody, by: str) -> dict[str, Any]:
     """Sign the waiver that was read. Raises InvalidField where that is not today's version."""
     if body.version != WAIVER_VERSION:
         raise InvalidField(f"'version' must be '{WAIVER_VERSION}', today's.", "version")
-    row = await context_of(request).books.accounts.waive(name, signer=body.signer, by=by)
+    row = await context_of(request).books.accounts.waive(account_id, signer=body.signer, by=by)
     return shapes.waiver(row)
 
 
-def limits_of(row: TokenRow) -> TokenLimits:
-    """A token's limits as they are."""
-    return TokenLimits(
-        scopes=tuple(row.scopes.split()),
-        models=None if row.models is None else tuple(row.models),
-        networks=None if row.networks is None else tuple(row.networks),
-        budget_day=row.budget_day,
-        budget_month=row.budget_month,
-        budget_total=row.budget_total,
-        concurrency_max=row.concurrency_max,
-        rate_per_minute=row.rate_per_minute,
-    )
+async def require_unlimited(request: Request, caller: Principal) -> None:
+    """Raises PermissionDenied for a key with limits of its own: it could make itself one without.
+
+    A session's expiry is none: it stands for the password.
+    """
+    row = await context_of(request).books.tokens.get(caller.token_id)
+    ends = row.expires_ms is not None and row.kind == "key"
+    if ends or replace(TokenLimits.of(row), scopes=()) != TokenLimits(scopes=()):
+        raise PermissionDenied(
+            "A token that expires or has limits may not make or change tokens: sign in for that."
+        )
 
 
 def bare(token: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import re
 import time
 from asyncio import to_thread
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,9 +17,15 @@ from starlette.responses import Response
 
 from danqing.api.answers import accepted, facts, refuse, respond
 from danqing.api.context import Context, context_of
-from danqing.api.requests import client_address, link_base, read_body, until_hang_up
+from danqing.api.requests import (
+    client_address,
+    idempotency_key,
+    link_base,
+    read_body,
+    until_hang_up,
+)
 from danqing.dialects.base import Dialect, parse_json
-from danqing.domain.errors import DanqingError, InvalidField, ServerFault, Unavailable
+from danqing.domain.errors import DanqingError, ServerFault, Unavailable
 from danqing.observability.logging import get_logger
 from danqing.service.auth import Principal, require_scope
 from danqing.service.calls import Accepted, Call, ClientKey
@@ -31,8 +36,6 @@ PEEK_BYTES_MAX = 64_000
 """How much of an unauthenticated body is read, only to answer in the right dialect."""
 
 LARGE_BYTES = 32_000
-
-_KEY = re.compile(r"[!-~]{1,255}")
 
 Pick = Callable[[Mapping[str, Any] | None], str]
 """Chooses a dialect by the body; None when it could not be read."""
@@ -124,15 +127,12 @@ def _client_key(
     request: Request, principal: Principal, body: dict[str, Any], request_id: str | None
 ) -> ClientKey | None:
     """The Idempotency-Key, else the body's own request id. Raises InvalidField for what is no key."""
-    key = request.headers.get("idempotency-key")
-    if key is not None and _KEY.fullmatch(key) is None:
-        raise InvalidField(
-            "'Idempotency-Key' must be 1 to 255 printable ASCII characters.", "Idempotency-Key"
-        )
+    key = idempotency_key(request)
     if key is None and request_id is None:
         return None
     kind, name = ("request_id", request_id) if key is None else ("key", key)
-    route = request.scope.get("root_path", "") + request.scope["path"]
+    # Zhipu's two prefixes are one route.
+    route = request.url.path.removeprefix("/api")
     text = "\0".join((principal.account_id, route, kind, str(name)))
     canonical = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return ClientKey(

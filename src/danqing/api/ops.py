@@ -13,6 +13,9 @@ from danqing.api.requests import is_loopback
 
 router = APIRouter(tags=["operations"])
 
+READY_S_MAX = 2.0
+"""A database that takes longer to say anything is not there."""
+
 
 _FORWARDED = (
     "forwarded",
@@ -38,9 +41,14 @@ async def healthz(request: Request) -> Response:
 
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
-    """200 once requests can be drawn."""
-    facts = await context_of(request).health()
-    return JSONResponse({"ready": facts["ok"]}, status_code=200 if facts["ok"] else 503)
+    """200 while requests can be drawn: the engine works, and the database answers."""
+    context = context_of(request)
+    facts = {
+        "engine": (await context.health())["ok"],
+        "database": await context.books.db.answers(READY_S_MAX),
+    }
+    ready = all(facts.values())
+    return JSONResponse({"ready": ready} | facts, status_code=200 if ready else 503)
 
 
 @router.get("/metrics")

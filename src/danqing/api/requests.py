@@ -1,4 +1,4 @@
-"""Reading requests: body caps, client address, link base, hang-up. Knows HTTP; nothing of any dialect."""
+"""Reading requests: body caps, Idempotency-Key, client address, link base, hang-up. Knows HTTP; nothing of any dialect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.types import Receive
 
-from danqing.domain.errors import BodyTooLarge, Cancelled
+from danqing.domain.errors import BodyTooLarge, Cancelled, InvalidField
 from danqing.settings import Settings
 
 T = TypeVar("T")
@@ -19,6 +19,7 @@ T = TypeVar("T")
 DRAIN_BYTES_MAX = 16_000_000
 """An over-long body is read and thrown away up to here, so that the client can read our answer."""
 DRAIN_S_MAX = 5.0
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _HOST = re.compile(r"([A-Za-z0-9.-]{1,100}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?")
 BODY_S_MAX = 30.0
 """A body must have come in whole after this long."""
@@ -68,6 +69,16 @@ async def _drain(receive: Receive, expected: int) -> None:
                     return
     except TimeoutError:
         return
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The Idempotency-Key header. Raises InvalidField for what is no key."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and _KEY.fullmatch(key) is None:
+        raise InvalidField(
+            "'Idempotency-Key' must be 1 to 255 printable ASCII characters.", "Idempotency-Key"
+        )
+    return key
 
 
 async def until_hang_up(

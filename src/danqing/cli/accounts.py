@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
     _add_showing(account)
     _add_making(account)
     _add_changing(account)
+    _add_rights(account)
     _add_money(app)
 
 
@@ -171,15 +172,29 @@ def _add_changing(account: typer.Typer) -> None:
         name: AccountName, reason: Reason, data_dir: DataDir = None, config: Config = None
     ) -> None:
         """Refuse everything an account asks for; servers obey within 5 seconds."""
-        run_on_books(data_dir, config, lambda books, _: books.accounts.suspend(name, reason, by=BY))
+        from danqing.service import changes
+
+        run_on_books(
+            data_dir,
+            config,
+            lambda books, _: books.accounts.change(name, changes.suspended(reason), by=BY),
+        )
         typer.echo(f"account {name} suspended")
 
     @account.command("restore")
     def restore(name: AccountName, data_dir: DataDir = None, config: Config = None) -> None:
         """Lift a suspension."""
-        run_on_books(data_dir, config, lambda books, _: books.accounts.restore(name, by=BY))
+        from danqing.service import changes
+
+        run_on_books(
+            data_dir,
+            config,
+            lambda books, _: books.accounts.change(name, changes.restored(), by=BY),
+        )
         typer.echo(f"account {name} restored")
 
+
+def _add_rights(account: typer.Typer) -> None:
     @account.command("price")
     def price(
         name: AccountName,
@@ -188,8 +203,12 @@ def _add_changing(account: typer.Typer) -> None:
         config: Config = None,
     ) -> None:
         """Set what an account pays of the catalog's prices, in thousandths."""
+        from danqing.service import changes
+
         run_on_books(
-            data_dir, config, lambda books, _: books.accounts.set_price(name, permille, by=BY)
+            data_dir,
+            config,
+            lambda books, _: books.accounts.change(name, changes.price(permille), by=BY),
         )
         typer.echo(f"account {name} pays {permille} thousandths")
 
@@ -201,8 +220,12 @@ def _add_changing(account: typer.Typer) -> None:
         config: Config = None,
     ) -> None:
         """Let an account have tokens of the scope admin."""
+        from danqing.service import changes
+
         run_on_books(
-            data_dir, config, lambda books, _: books.accounts.set_admin(name, not revoke, by=BY)
+            data_dir,
+            config,
+            lambda books, _: books.accounts.change(name, changes.admin(not revoke), by=BY),
         )
         typer.echo(f"account {name} is {'no ' if revoke else ''}admin")
 

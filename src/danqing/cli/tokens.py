@@ -109,7 +109,8 @@ def _add_changing(token: typer.Typer) -> None:
         config: Config = None,
     ) -> None:
         """Change what a token may do; what is not named stays."""
-        from danqing.api.desk import bare, limits_of
+        from danqing.api.desk import bare
+        from danqing.service.tokens import TokenLimits
 
         given = _given(
             scope, model, network, budget_day, budget_month, budget_total, concurrency, rate
@@ -121,7 +122,7 @@ def _add_changing(token: typer.Typer) -> None:
 
         async def deed(books: Books, _: Settings) -> None:
             row = await books.tokens.get(bare(token_id))
-            await books.tokens.update(row.id, replace(limits_of(row), **given), by=BY)
+            await books.tokens.update(row.id, replace(TokenLimits.of(row), **given), by=BY)
 
         run_on_books(data_dir, config, deed)
         typer.echo("changed")

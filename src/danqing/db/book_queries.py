@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Connection,
     String,
+    and_,
     bindparam,
     delete,
     func,
     literal_column,
     or_,
     select,
+    true,
     tuple_,
     update,
 )
@@ -69,24 +73,31 @@ _LIMITS = select(
     tokens.c.budget_total,
     tokens.c.concurrency_max,
 ).where(tokens.c.id.in_(_IDS))
+
+
+def _moved(delta: ColumnElement[int]) -> dict[str, ColumnElement[Any]]:
+    """The balance, and whether its holder was told that it is low: at the line or above, no more."""
+    left = accounts.c.balance + delta
+    still_low = left < func.coalesce(accounts.c.low_balance, 0)
+    return {"balance": left, "low_balance_told": and_(accounts.c.low_balance_told, still_low)}
+
+
 _MOVE = (
     update(accounts)
     .where(
         accounts.c.id == bindparam("account_id"),
         accounts.c.balance + bindparam("delta") >= 0,
     )
-    .values(balance=accounts.c.balance + bindparam("delta"))
+    .values(_moved(bindparam("delta", type_=BigInteger)))
 )
 _GIVEN_DELTA = given(accounts.c.id, "delta", BigInteger())
 _MOVE_ALL = (
     update(accounts)
     .where(accounts.c.id.in_(_IDS), accounts.c.balance + _GIVEN_DELTA >= 0)
-    .values(balance=accounts.c.balance + _GIVEN_DELTA)
+    .values(_moved(_GIVEN_DELTA))
 )
 _LOW_BALANCE_TOLD = (
-    update(accounts)
-    .where(accounts.c.id == bindparam("account_id"))
-    .values(low_balance_told=bindparam("told"))
+    update(accounts).where(accounts.c.id == bindparam("account_id")).values(low_balance_told=true())
 )
 
 
@@ -114,10 +125,6 @@ class Limits:
     budget_total: int | None
     concurrency_max: int | None
 
-    @property
-    def has_budget(self) -> bool:
-        return not self.budget_day is self.budget_month is self.budget_total is None
-
 
 def lock_accounts(conn: Connection, account_ids: Sequence[str]) -> None:
     """Keep other transactions from moving these balances until this one ends; ids in order.
@@ -139,7 +146,10 @@ def limits(conn: Connection, token_ids: Collection[str]) -> dict[str, Limits]:
 
 
 def move_balances(conn: Connection, deltas: Mapping[str, int]) -> bool:
-    """Add to each account's balance; False where one would be negative or does not exist."""
+    """Add to each account's balance, and forget that it was low where it is so no more.
+
+    False where one would be negative or does not exist.
+    """
     moves = {
         account_id: {"account_id": account_id, "delta": delta}
         for account_id, delta in sorted(deltas.items())
@@ -148,13 +158,16 @@ def move_balances(conn: Connection, deltas: Mapping[str, int]) -> bool:
     return update_rows(conn, _MOVE, _MOVE_ALL, moves) == len(moves)
 
 
-def set_low_balance_told(conn: Connection, account_id: str, told: bool) -> None:
-    conn.execute(_LOW_BALANCE_TOLD, {"account_id": account_id, "told": told})
+def set_low_balance_told(conn: Connection, account_id: str) -> None:
+    conn.execute(_LOW_BALANCE_TOLD, {"account_id": account_id})
 
 
 # What tokens with a budget have spent
 
-_SPENT = select(token_spending).where(token_spending.c.token_id.in_(_IDS))
+_SPENT = select(token_spending).where(
+    token_spending.c.token_id.in_(_IDS),
+    token_spending.c.window.in_(bindparam("windows", expanding=True)),
+)
 _SPENT_BY_TASKS = (
     select(tasks.c.created_ms, tasks.c.charged, transfers.c.amount, tasks.c.state)
     .join_from(tasks, transfers, transfers.c.id == tasks.c.hold_id)
@@ -163,11 +176,13 @@ _SPENT_BY_TASKS = (
 _FORGET_SPENDING = delete(token_spending).where(token_spending.c.token_id == bindparam("of_token"))
 
 
-def spending(conn: Connection, token_ids: Collection[str]) -> dict[tuple[str, str], int]:
-    """Characters by (token, window), of every window there is a row for."""
+def spending(
+    conn: Connection, token_ids: Collection[str], windows: Collection[str]
+) -> dict[tuple[str, str], int]:
+    """Characters by (token, window), of those windows that there is a row for."""
     if not token_ids:
         return {}
-    found = conn.execute(_SPENT, {"ids": padded(token_ids)})
+    found = conn.execute(_SPENT, {"ids": padded(token_ids), "windows": padded(windows)})
     return {(row.token_id, row.window): row.characters for row in found}
 
 

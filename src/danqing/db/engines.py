@@ -39,7 +39,9 @@ _BY_INDEX = " -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=o
 class Engines:
     """A writing and a reading engine on one database. `shown` names it without its password."""
 
-    def __init__(self, url: str, *, synchronous: Synchronous, busy_timeout_ms: int) -> None:
+    def __init__(
+        self, url: str, *, synchronous: Synchronous, busy_timeout_ms: int, create: bool = True
+    ) -> None:
         """Raises ValueError for another kind of URL, Unavailable when a file cannot be made."""
         try:
             where = make_url(url)
@@ -53,7 +55,10 @@ class Engines:
         elif kind == "sqlite" and where.database not in (None, "", ":memory:"):
             path = Path(str(where.database))
             self.shown = str(path)
-            _make_file(path)
+            if create:
+                _make_file(path)
+            elif not path.exists():
+                raise Unavailable(f"The database {path} is not there.")
             self.writer = _sqlite(path, "BEGIN IMMEDIATE", synchronous, busy_timeout_ms)
             self.reader = _sqlite(path, "BEGIN", synchronous, busy_timeout_ms)
         else:

@@ -14,12 +14,6 @@ _IDS = bindparam("ids", expanding=True)
 _IMAGE = select(images).where(images.c.id == bindparam("id"))
 _IMAGES_OF = select(images).where(images.c.task_id == bindparam("task_id")).order_by(images.c.idx)
 _LIVE_IMAGES = images.c.deleted_ms.is_(None)
-_IMAGES_OF_ACCOUNT = (
-    select(images)
-    .where(images.c.account_id == bindparam("account_id"), _LIVE_IMAGES)
-    .order_by(images.c.id)
-    .limit(bindparam("rows_max"))
-)
 _EXPIRED_IMAGES = (
     select(images)
     .where(images.c.expires_ms < bindparam("now_ms"), _LIVE_IMAGES)
@@ -37,7 +31,7 @@ _EXPIRE_IMAGES_OF = (
     .values(expires_ms=bindparam("now_ms"))
     .returning(images.c.blob_key)
 )
-_KNOWN_BLOBS = select(images.c.blob_key).where(images.c.blob_key.in_(_IDS), _LIVE_IMAGES)
+_BLOBS_OF = select(images.c.blob_key).where(images.c.id.in_(_IDS), _LIVE_IMAGES)
 
 
 def insert_images(conn: Connection, rows: Sequence[ImageRow]) -> None:
@@ -50,11 +44,6 @@ def image_by_id(conn: Connection, image_id: str) -> ImageRow | None:
 
 def images_of_task(conn: Connection, task_id: str) -> list[ImageRow]:
     return every(conn, ImageRow, _IMAGES_OF, task_id=task_id)
-
-
-def images_of_account(conn: Connection, account_id: str, rows_max: int) -> list[ImageRow]:
-    """Images that are still there."""
-    return every(conn, ImageRow, _IMAGES_OF_ACCOUNT, account_id=account_id, rows_max=rows_max)
 
 
 def expired_images(conn: Connection, now_ms: int, rows_max: int) -> list[ImageRow]:
@@ -75,5 +64,16 @@ def expire_images_of(conn: Connection, account_id: str, now_ms: int) -> list[str
 
 
 def known_blobs(conn: Connection, keys: Collection[str]) -> set[str]:
-    """Which of these blobs are an image's that is still there."""
-    return set(conn.execute(_KNOWN_BLOBS, {"ids": list(keys)}).scalars())
+    """Which of these blobs are an image's that is still there.
+
+    Keys end in the image's id and the format, "…/0-<id>.png" (in version 0.1.0 "…/<id>.png"): ids have
+    an index, keys have none.
+    """
+    ids = {_image_id(key) for key in keys}
+    return set(conn.execute(_BLOBS_OF, {"ids": list(ids)}).scalars()) & set(keys)
+
+
+def _image_id(key: str) -> str:
+    stem = key.rpartition("/")[2].partition(".")[0]
+    whole, _, behind_index = stem.partition("-")
+    return behind_index or whole

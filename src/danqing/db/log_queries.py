@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import Connection, String, bindparam, insert, or_, select, text, update
+from sqlalchemy import Connection, String, bindparam, delete, insert, or_, select, text, update
 
 from danqing.db.rows import AuditRow, OutboxRow
 from danqing.db.statements import every, values_of
@@ -90,6 +90,16 @@ _GIVEN_UP = (
 )
 
 
+_GIVE_UP_OF = (
+    update(outbox)
+    .where(outbox.c.account_id == bindparam("of_account"), *_WAITING)
+    .values(failed_ms=bindparam("now_ms"), note=bindparam("why"))
+)
+_PRUNE = delete(outbox).where(
+    or_(outbox.c.delivered_ms < bindparam("before_ms"), outbox.c.failed_ms < bindparam("before_ms"))
+)
+
+
 def insert_outbox(conn: Connection, rows: Sequence[OutboxRow]) -> None:
     if rows:
         conn.execute(_INSERT_OUTBOX, [values_of(row) | {"next_ms": row.created_ms} for row in rows])
@@ -120,3 +130,13 @@ def outbox_failed(
         conn.execute(_GIVEN_UP, {"row_id": row_id, "now_ms": now_ms, "why": note})
     else:
         conn.execute(_RETRY, {"row_id": row_id, "retry_ms": retry_ms, "why": note})
+
+
+def give_up_outbox_of(conn: Connection, account_id: str, now_ms: int, note: str) -> None:
+    """Never send what still waits for an account."""
+    conn.execute(_GIVE_UP_OF, {"of_account": account_id, "now_ms": now_ms, "why": note})
+
+
+def prune_outbox(conn: Connection, before_ms: int) -> int:
+    """Forget what was delivered or given up before then; how many there were."""
+    return conn.execute(_PRUNE, {"before_ms": before_ms}).rowcount

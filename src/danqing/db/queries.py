@@ -20,6 +20,8 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects.postgresql import insert as insert_postgresql
+from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
 from danqing.db.rows import (
     AccountRow,
@@ -35,6 +37,7 @@ from danqing.db.tables import (
     blocked_users,
     installation,
     redeem_codes,
+    tasks,
     tokens,
     waivers,
 )
@@ -121,6 +124,11 @@ def revoke_waivers(conn: Connection, account_id: str, now_ms: int) -> int:
 _INSERT_TOKEN = insert(tokens)
 _TOKEN = select(tokens).where(tokens.c.id == bindparam("id"))
 _TOKENS = select(tokens).order_by(tokens.c.created_ms, tokens.c.id)
+_KEYS_OF = select(func.count()).where(
+    tokens.c.account_id == bindparam("account_id"),
+    tokens.c.kind == "key",
+    tokens.c.revoked_ms.is_(None),
+)
 _TOKENS_OF = _TOKENS.where(tokens.c.account_id == bindparam("account_id"))
 _TOKEN_FACTS = (
     select(
@@ -168,6 +176,12 @@ _END_SESSIONS = (
     )
     .values(revoked_ms=bindparam("now_ms"))
 )
+# The books say which token drew what: one that did stays.
+_PRUNE_SESSIONS = delete(tokens).where(
+    tokens.c.kind == "session",
+    or_(tokens.c.expires_ms < bindparam("before_ms"), tokens.c.revoked_ms < bindparam("before_ms")),
+    ~exists().where(tasks.c.token_id == tokens.c.id),
+)
 # A row that another transaction has in hand is left: nothing of this is worth a wait.
 _USED = (
     update(tokens)
@@ -200,6 +214,11 @@ def tokens_of(conn: Connection, account_id: str | None) -> list[TokenRow]:
     return every(conn, TokenRow, _TOKENS_OF, account_id=account_id)
 
 
+def keys_of(conn: Connection, account_id: str) -> int:
+    """How many tokens of an account are not revoked, its sessions left out."""
+    return conn.execute(_KEYS_OF, {"account_id": account_id}).scalar_one()
+
+
 def token_facts(conn: Connection, token_id: str) -> TokenFacts | None:
     return one(conn, TokenFacts, _TOKEN_FACTS, id=token_id)
 
@@ -222,6 +241,11 @@ def end_sessions_of(conn: Connection, account_id: str, now_ms: int, kept_id: str
     """Revoke an account's sessions but one ("" keeps none); how many there were."""
     values = {"of_account": account_id, "now_ms": now_ms, "kept_id": kept_id}
     return conn.execute(_END_SESSIONS, values).rowcount
+
+
+def prune_sessions(conn: Connection, before_ms: int) -> int:
+    """Forget sessions that were over before then, but for those that drew; how many there were."""
+    return conn.execute(_PRUNE_SESSIONS, {"before_ms": before_ms}).rowcount
 
 
 def mark_token_used(conn: Connection, token_id: str, now_ms: int) -> None:
@@ -286,6 +310,8 @@ _UNBLOCK = delete(blocked_users).where(
     blocked_users.c.end_user == bindparam("end_user"), blocked_users.c.scope == bindparam("scope")
 )
 _BLOCKS = select(blocked_users).order_by(blocked_users.c.created_ms, blocked_users.c.end_user)
+_BLOCKS_FOR = _BLOCKS.where(blocked_users.c.scope.in_([bindparam("account_id"), EVERYWHERE]))
+_COUNT_BLOCKS = select(func.count()).where(blocked_users.c.scope == bindparam("account_id"))
 
 
 def is_blocked(conn: Connection, account_id: str, end_user: str) -> bool:
@@ -310,6 +336,8 @@ def unblock_user(conn: Connection, account_id: str | None, end_user: str) -> boo
 
 def blocked(conn: Connection, account_id: str | None) -> list[BlockedUserRow]:
     """Who is blocked for an account (also everywhere), or all records."""
+    statement = _BLOCKS if account_id is None else _BLOCKS_FOR
+    found = conn.execute(statement, {} if account_id is None else {"account_id": account_id})
     return [
         BlockedUserRow(
             account_id=None if row.scope == EVERYWHERE else row.scope,
@@ -318,20 +346,25 @@ def blocked(conn: Connection, account_id: str | None) -> list[BlockedUserRow]:
             created_by=row.created_by,
             created_ms=row.created_ms,
         )
-        for row in conn.execute(_BLOCKS)
-        if account_id is None or row.scope in (account_id, EVERYWHERE)
+        for row in found
     ]
+
+
+def blocks_of(conn: Connection, account_id: str) -> int:
+    """How many end users are blocked for an account alone."""
+    return conn.execute(_COUNT_BLOCKS, {"account_id": account_id}).scalar_one()
 
 
 # The installation
 
 _FACT = select(installation.c.value).where(installation.c.name == bindparam("name"))
+_CLAIM_FACT = {
+    "sqlite": insert_sqlite(installation).on_conflict_do_nothing(),
+    "postgresql": insert_postgresql(installation).on_conflict_do_nothing(),
+}
 
 
 def claim_fact(conn: Connection, name: str, value: str) -> str:
     """What is written under this name; `value` from now on where nothing was."""
-    found = conn.execute(_FACT, {"name": name}).scalar_one_or_none()
-    if found is None:
-        conn.execute(insert(installation), {"name": name, "value": value})
-        return value
-    return str(found)
+    conn.execute(_CLAIM_FACT[conn.dialect.name], {"name": name, "value": value})
+    return str(conn.execute(_FACT, {"name": name}).scalar_one())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 CHARACTERS_MAX = 10**15
 """The most characters one transfer moves and a grant may bring a balance to."""
@@ -83,6 +83,22 @@ class TokenRow:
     """Tasks open at once."""
     rate_per_minute: int | None = None
     last_used_ms: int | None = None
+
+
+class Budgets(Protocol):
+    """Whatever has a token's budgets."""
+
+    @property
+    def budget_day(self) -> int | None: ...
+    @property
+    def budget_month(self) -> int | None: ...
+    @property
+    def budget_total(self) -> int | None: ...
+
+
+def has_budget(limits: Budgets) -> bool:
+    """Whether anything it spends must be counted."""
+    return not limits.budget_day is limits.budget_month is limits.budget_total is None
 
 
 @dataclass(frozen=True, slots=True)

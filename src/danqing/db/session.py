@@ -16,13 +16,14 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 
 from danqing.db import schema
 from danqing.db.book_queries import lock_accounts
 from danqing.db.engines import Engines, Synchronous
-from danqing.domain.errors import Busy, Unavailable
+from danqing.db.tables import accounts
+from danqing.domain.errors import Busy, DanqingError, Unavailable
 
 __all__ = ["Connection", "Database", "Synchronous"]
 
@@ -76,14 +77,21 @@ class Database:
 
     @classmethod
     def open(
-        cls, url: str, *, synchronous: Synchronous = "FULL", busy_timeout_ms: int = 15_000
+        cls,
+        url: str,
+        *,
+        synchronous: Synchronous = "FULL",
+        busy_timeout_ms: int = 15_000,
+        create: bool = True,
     ) -> Database:
         """Open `sqlite:///PATH` (mode 0600) or `postgresql://…`, making the tables in an empty one.
 
         Raises ValueError for another kind of URL, Unavailable when it cannot be used, OldSchema
         when an older version made it.
         """
-        engines = Engines(url, synchronous=synchronous, busy_timeout_ms=busy_timeout_ms)
+        engines = Engines(
+            url, synchronous=synchronous, busy_timeout_ms=busy_timeout_ms, create=create
+        )
         try:
             schema.prepare(engines.writer)
         except DBAPIError as error:
@@ -122,6 +130,15 @@ class Database:
             self._refuse_if_closed()
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._readers, self._read, fn)
+
+    async def answers(self, seconds_max: float) -> bool:
+        """Whether the database answers a read in time."""
+        try:
+            async with asyncio.timeout(seconds_max):
+                await self.read(lambda conn: conn.execute(select(accounts.c.id).limit(1)).all())
+        except (DanqingError, TimeoutError):
+            return False
+        return True
 
     async def close(self) -> None:
         """Finish what is queued, then close. Closing twice does nothing."""

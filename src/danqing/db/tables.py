@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import (
     DDL,
     JSON,
@@ -27,8 +29,8 @@ from danqing.db.rows import CHARACTERS_MAX, PERMILLE
 metadata = MetaData()
 
 
-def immutable_ddl(table: str) -> list[tuple[str, str]]:
-    """Statements, each with its SQL dialect, that make a table's rows immutable."""
+def immutable_ddl(table: str, keys: Sequence[str]) -> list[tuple[str, str]]:
+    """Statements, each with its SQL dialect, that make a table's rows immutable. `keys` are its unique columns."""
     statements = [
         (
             f"CREATE TRIGGER {table}_no_{deed.lower()} BEFORE {deed} ON {table} "
@@ -37,6 +39,16 @@ def immutable_ddl(table: str) -> list[tuple[str, str]]:
         )
         for deed in ("UPDATE", "DELETE")
     ]
+    # INSERT OR REPLACE deletes without asking the trigger above.
+    same = " OR ".join(f"{key} = NEW.{key}" for key in keys)
+    statements.append(
+        (
+            f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} "  # noqa: S608 - our own names
+            f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {same}) "
+            f"BEGIN SELECT RAISE(ABORT, '{table} are immutable'); END",
+            "sqlite",
+        )
+    )
     function = (
         f"CREATE OR REPLACE FUNCTION {table}_immutable() RETURNS trigger LANGUAGE plpgsql "
         f"AS $$ BEGIN RAISE EXCEPTION '{table} are immutable'; END $$"
@@ -178,8 +190,11 @@ tasks = Table(
     ),
     CheckConstraint("charged >= 0", name="tasks_charged"),
     Index("tasks_account", "account_id", "id"),
+    # For what a token has spent, and for the foreign key when a session's row is deleted.
+    Index("tasks_token", "token_id"),
     # Partial, so that finding overdue and open tasks costs the same in a long book.
     Index("tasks_open", "lease_until_ms", sqlite_where=_OPEN, postgresql_where=_OPEN),
+    Index("tasks_open_account", "account_id", sqlite_where=_OPEN, postgresql_where=_OPEN),
     Index("tasks_open_token", "token_id", sqlite_where=_OPEN, postgresql_where=_OPEN),
     Index(
         "tasks_client_key",
@@ -287,9 +302,9 @@ schema_version = Table(
     "schema_version", metadata, Column("version_num", String(32), primary_key=True)
 )
 
-IMMUTABLE = ("transfers", "audit_log")
-"""Tables whose rows never change."""
+IMMUTABLE = {"transfers": ("id", "hold_id"), "audit_log": ("seq",)}
+"""Tables whose rows never change, and their unique columns."""
 
-for _name in IMMUTABLE:
-    for _sql, _dialect in immutable_ddl(_name):
+for _name, _keys in IMMUTABLE.items():
+    for _sql, _dialect in immutable_ddl(_name, _keys):
         event.listen(metadata.tables[_name], "after_create", DDL(_sql).execute_if(dialect=_dialect))

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal
 
-from danqing.db import book_queries, image_queries, queries
-from danqing.db.rows import CHARACTERS_MAX, AccountRow, Json, TransferRow, WaiverRow
+from danqing.db import book_queries, image_queries, log_queries, queries
+from danqing.db.rows import AccountRow, TransferRow, WaiverRow
 from danqing.db.session import Connection, Database
 from danqing.domain.errors import InvalidField, NotFound, PermissionDenied
 from danqing.domain.ids import uuid7
 from danqing.service import webhooks
-from danqing.service.inputs import (
-    DELETED,
-    check_name,
-    check_text,
-    check_whole,
-    live,
-    named,
-)
+from danqing.service.changes import Change
+from danqing.service.inputs import DELETED, check_name, check_text, live, named
 from danqing.service.keys import KeyFile
 from danqing.service.ledger import Ledger, wall_clock_ms
 from danqing.service.tokens import SCOPES, TokenLimits, Tokens
@@ -27,7 +21,6 @@ from danqing.service.trail import Trail, of_account
 OPERATOR = "operator"
 OPERATOR_CHARACTERS = 1_000_000
 FIRST_CHARACTERS = 15_000
-PERMILLE_MAX = 1_000_000
 _WAIVER_CHARS_MAX = 10_000
 _ACCOUNTS_MAX = 1_000_000
 
@@ -43,7 +36,9 @@ WAIVER_TEXT = (
 class Accounts:
     """Makes, shows and changes accounts. Whatever changes one is in the audit trail with it.
 
-    What changes an account raises NotFound once it was deleted; what only shows one does not.
+    `account` is an account's id, or its name. Names are for people: one that was deleted leaves its
+    name to the next. What changes an account raises NotFound once it was deleted; what only shows
+    one does not.
     """
 
     def __init__(
@@ -53,17 +48,13 @@ class Accounts:
         keys: KeyFile,
         tokens: Tokens,
         trail: Trail,
-        *,
-        webhook_hosts: Iterable[str] = (),
         clock_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
-        """`webhook_hosts` may be webhooks' though they are not public."""
         self._db = db
         self._ledger = ledger
         self._keys = keys
         self._tokens = tokens
         self._trail = trail
-        self._webhook_hosts = tuple(webhook_hosts)
         self._clock_ms = clock_ms
 
     async def create(
@@ -80,9 +71,9 @@ class Accounts:
             lambda conn: self._create(conn, name, characters, by, is_admin)
         )
 
-    async def get(self, name: str) -> AccountRow:
-        """The account of this name. Raises NotFound."""
-        return await self._db.read(lambda conn: named(conn, name))
+    async def get(self, account: str) -> AccountRow:
+        """Raises NotFound."""
+        return await self._db.read(lambda conn: named(conn, account))
 
     async def by_id(self, account_id: str) -> AccountRow:
         """Raises NotFound."""
@@ -101,19 +92,19 @@ class Accounts:
     # Money
 
     async def grant(
-        self, name: str, characters: int, reason: str, *, by: str, transfer_id: str | None = None
+        self, account: str, characters: int, reason: str, *, by: str, transfer_id: str | None = None
     ) -> int:
         """Add characters and return the new balance; the same `transfer_id` again adds nothing.
 
         Raises InvalidField, NotFound, TransferConflict.
         """
-        return await self._transfer("grant", name, characters, reason, by, transfer_id)
+        return await self._transfer("grant", account, characters, reason, by, transfer_id)
 
     async def adjust(
-        self, name: str, characters: int, reason: str, *, by: str, transfer_id: str | None = None
+        self, account: str, characters: int, reason: str, *, by: str, transfer_id: str | None = None
     ) -> int:
         """Correct by a positive or negative number; raises QuotaExceeded too, else as `grant`."""
-        return await self._transfer("adjust", name, characters, reason, by, transfer_id)
+        return await self._transfer("adjust", account, characters, reason, by, transfer_id)
 
     async def statement(
         self, account_id: str, after: str = "", rows_max: int = 100
@@ -121,48 +112,26 @@ class Accounts:
         """The account's transfers behind the one with the id `after`, oldest first."""
         return await self._ledger.statement(account_id, after, rows_max)
 
-    async def set_low_balance(self, account_id: str, characters: int | None, *, by: str) -> None:
-        """Below this balance its webhook is told; None = never. Raises InvalidField, NotFound."""
-        if characters is not None:
-            check_whole(characters, "low_balance", 1, CHARACTERS_MAX)
-        await self._change(
-            account_id,
-            by,
-            "account.low_balance",
-            {"low_balance": characters},
-            low_balance=characters,
-            low_balance_told=False,
-        )
-
     # Rights
 
-    async def suspend(self, name: str, reason: str, *, by: str) -> None:
-        """Refuse its tokens, within 5 seconds everywhere. Raises InvalidField, NotFound."""
-        check_text(reason, "reason")
-        account_id = (await self.get(name)).id
-        values = {"suspended": True, "suspended_reason": reason}
-        await self._change(account_id, by, "account.suspend", {"reason": reason}, **values)
+    async def change(self, account: str, *changes: Change, by: str) -> None:
+        """Change an account, all of it or nothing. Raises NotFound."""
+        account_id = (await self.get(account)).id
 
-    async def restore(self, name: str, *, by: str) -> None:
-        """End a suspension. Raises NotFound."""
-        account_id = (await self.get(name)).id
-        values = {"suspended": False, "suspended_reason": None}
-        await self._change(account_id, by, "account.restore", {}, **values)
+        def work(conn: Connection) -> None:
+            live(conn, account_id)
+            # First: it may be the account's own suspension.
+            for change in changes:
+                self._trail.within(conn, by, change.deed, of_account(account_id), change.detail)
+            for change in changes:
+                queries.update_account(conn, account_id, **change.values)
+            self._ledger.tell_low_balance_within(conn, account_id)
 
-    async def set_price(self, name: str, permille: int, *, by: str) -> None:
-        """Multiply the catalog's prices, in thousandths; 0 draws for nothing. Raises InvalidField, NotFound."""
-        check_whole(permille, "price_permille", 0, PERMILLE_MAX)
-        values = {"price_permille": permille}
-        await self._change((await self.get(name)).id, by, "account.price", values, **values)
-
-    async def set_admin(self, name: str, is_admin: bool, *, by: str) -> None:
-        """Let its tokens have the scope "admin", or no more. Raises NotFound."""
-        values = {"is_admin": is_admin}
-        await self._change((await self.get(name)).id, by, "account.admin", values, **values)
+        await self._trail.write(work, [account_id])
 
     async def waive(
         self,
-        name: str,
+        account: str,
         *,
         signer: str | None = None,
         version: str = WAIVER_VERSION,
@@ -177,23 +146,21 @@ class Accounts:
             check_text(signer, "signer", 200)
         check_text(version, "version", 50)
         check_text(text, "text", _WAIVER_CHARS_MAX)
-        account_id = (await self.get(name)).id
+        account_id = (await self.get(account)).id
 
         def work(conn: Connection) -> WaiverRow:
-            account = live(conn, account_id)
-            row = WaiverRow(
-                uuid7(), account.id, version, text, signer or account.name, self._clock_ms()
-            )
+            name = live(conn, account_id).name
+            row = WaiverRow(uuid7(), account_id, version, text, signer or name, self._clock_ms())
             queries.insert_waiver(conn, row)
             detail = {"waiver": row.id, "version": version, "signer": row.signer}
-            self._trail.within(conn, by, "waiver.sign", of_account(account.id), detail)
+            self._trail.within(conn, by, "waiver.sign", of_account(account_id), detail)
             return row
 
         return await self._trail.write(work, [account_id])
 
-    async def revoke_waiver(self, name: str, *, by: str) -> None:
+    async def revoke_waiver(self, account: str, *, by: str) -> None:
         """Revoke the waiver in force, which stays on record. Raises NotFound, also where there is none."""
-        account_id = (await self.get(name)).id
+        account_id = (await self.get(account)).id
 
         def work(conn: Connection) -> None:
             live(conn, account_id)
@@ -203,17 +170,11 @@ class Accounts:
 
         await self._trail.write(work, [account_id])
 
-    async def waivers(self, name: str) -> list[WaiverRow]:
+    async def waivers(self, account: str) -> list[WaiverRow]:
         """All waivers the account ever signed, oldest first. Raises NotFound."""
-        return await self._db.read(lambda conn: queries.waivers_of(conn, named(conn, name).id))
+        return await self._db.read(lambda conn: queries.waivers_of(conn, named(conn, account).id))
 
     # Webhooks
-
-    async def set_webhook(self, account_id: str, url: str | None, *, by: str) -> None:
-        """Where the account is told of what happens; None = nowhere. Raises InvalidField, NotFound."""
-        if url is not None:
-            webhooks.check_url(url, self._webhook_hosts)
-        await self._change(account_id, by, "account.webhook", {"url": url}, webhook_url=url)
 
     def webhook_secret(self, account_id: str) -> str:
         """What its webhooks are signed with, as receivers take it: "whsec_…"."""
@@ -242,9 +203,10 @@ class Accounts:
     async def delete(self, account_id: str, *, by: str) -> list[str]:
         """Delete an account and its images; returns the blobs that they were in, for the caller to delete.
 
-        Its tokens are revoked, its name is free, its balance is booked out. Its transfers, waivers,
-        tasks and trail stay, and its address' HMAC: who deletes accounts is not given new ones for
-        it. Raises NotFound; PermissionDenied for the operator's, and while it has open tasks.
+        Its tokens are revoked, its name is free, its balance is booked out, what its webhook was not
+        told yet is given up. Its transfers, waivers, tasks and trail stay, and its address' HMAC: who
+        deletes accounts is not given new ones for it. Raises NotFound; PermissionDenied for the
+        operator's, and while it has open tasks.
         """
 
         def work(conn: Connection) -> list[str]:
@@ -257,6 +219,15 @@ class Accounts:
             if account.balance:
                 self._ledger.adjust_within(conn, account_id, -account.balance, "account deleted")
             queries.revoke_tokens_of(conn, account_id, now_ms)
+            log_queries.give_up_outbox_of(conn, account_id, now_ms, "The account was deleted.")
+            blob_keys = image_queries.expire_images_of(conn, account_id, now_ms)
+            detail = {
+                "name": account.name,
+                "balance": account.balance,
+                "images": len(blob_keys),
+            }
+            # While it is there still: it may be who deletes it.
+            self._trail.within(conn, by, "account.delete", of_account(account_id), detail)
             values = {"password_hash": None, "webhook_url": None, "low_balance": None}
             queries.update_account(
                 conn,
@@ -266,13 +237,6 @@ class Accounts:
                 is_admin=False,
                 **values,
             )
-            blob_keys = image_queries.expire_images_of(conn, account_id, now_ms)
-            detail = {
-                "name": account.name,
-                "balance": account.balance,
-                "images": len(blob_keys),
-            }
-            self._trail.within(conn, by, "account.delete", of_account(account_id), detail)
             return blob_keys
 
         return await self._trail.write(work, [account_id])
@@ -301,14 +265,14 @@ class Accounts:
     async def _transfer(
         self,
         kind: Literal["grant", "adjust"],
-        name: str,
+        account: str,
         characters: int,
         reason: str,
         by: str,
         transfer_id: str | None,
     ) -> int:
         check_text(reason, "reason")
-        account_id = (await self.get(name)).id
+        account_id = (await self.get(account)).id
         move = self._ledger.grant_within if kind == "grant" else self._ledger.adjust_within
 
         def work(conn: Connection) -> int:
@@ -321,13 +285,3 @@ class Accounts:
             return balance
 
         return await self._trail.write(work, [account_id])
-
-    async def _change(
-        self, account_id: str, by: str, deed: str, detail: Json, **values: Any
-    ) -> None:
-        def work(conn: Connection) -> None:
-            live(conn, account_id)
-            queries.update_account(conn, account_id, **values)
-            self._trail.within(conn, by, deed, of_account(account_id), detail)
-
-        await self._trail.write(work, [account_id])

@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from danqing.db import queries
 from danqing.db.rows import BlockedUserRow
 from danqing.db.session import Connection, Database
-from danqing.domain.errors import EndUserBlocked, NotFound
+from danqing.domain.errors import EndUserBlocked, NotFound, PermissionDenied
 from danqing.service.inputs import check_text, live, storable
 from danqing.service.ledger import wall_clock_ms
 from danqing.service.trail import Trail, of_account
 
 END_USER_CHARS_MAX = 512
+BLOCKS_MAX = 10_000
+"""Of one account."""
 
 
 class Blocks:
@@ -28,7 +30,7 @@ class Blocks:
     async def block(self, end_user: str, *, account_id: str | None, reason: str, by: str) -> None:
         """Block for an account, or everywhere (None); again replaces the record of who did and why.
 
-        Raises InvalidField, NotFound (no such account).
+        Raises InvalidField, NotFound (no such account), PermissionDenied (it has BLOCKS_MAX).
         """
         check_text(end_user, "end_user", END_USER_CHARS_MAX)
         check_text(reason, "reason")
@@ -38,6 +40,10 @@ class Blocks:
                 live(conn, account_id)
             row = BlockedUserRow(account_id, end_user, reason, by, self._clock_ms())
             queries.block_user(conn, row)
+            if account_id is not None and queries.blocks_of(conn, account_id) > BLOCKS_MAX:
+                raise PermissionDenied(
+                    f"The account has {BLOCKS_MAX} blocked end users: lift some of them first."
+                )
             detail = {"end_user": end_user, "reason": reason}
             self._trail.within(conn, by, "user.block", _subject(account_id), detail)
 

@@ -15,7 +15,16 @@ from datetime import UTC, datetime
 from danqing.db import book_queries, ending_queries, image_queries, log_queries
 from danqing.db.book_queries import Limits, Payer
 from danqing.db.ending_queries import End, Ending
-from danqing.db.rows import EndState, ImageRow, Json, OutboxRow, ResolveKind, TaskRow, TransferRow
+from danqing.db.rows import (
+    EndState,
+    ImageRow,
+    Json,
+    OutboxRow,
+    ResolveKind,
+    TaskRow,
+    TransferRow,
+    has_budget,
+)
 from danqing.db.session import Connection, Failed
 from danqing.domain.errors import (
     AccountSuspended,
@@ -100,7 +109,11 @@ class _Desk:
         self.payers = book_queries.payers(conn, {item.row.account_id for item in openings})
         self.limits = book_queries.limits(conn, token_ids)
         self.spent = Counter(
-            book_queries.spending(conn, {row.id for row in self.limits.values() if row.has_budget})
+            book_queries.spending(
+                conn,
+                {row.id for row in self.limits.values() if has_budget(row)},
+                {window(name, item.row.created_ms) for item in openings for name in WINDOWS},
+            )
         )
         capped = {row.id for row in self.limits.values() if row.concurrency_max is not None}
         self.open = Counter(book_queries.open_tasks_by_token(conn, capped))
@@ -122,7 +135,7 @@ class _Desk:
         self.left[payer.id] -= characters
         if limits is not None:
             self.open[limits.id] += 1
-            if limits.has_budget:
+            if has_budget(limits):
                 for name in WINDOWS:
                     self.spending[limits.id, window(name, row.created_ms)] += characters
 
@@ -144,9 +157,7 @@ class _Desk:
             raise LedgerError("A balance moved while it was locked.")
         book_queries.add_spending(conn, self.spending)
         for payer in self.payers.values():
-            left = self.left[payer.id]
-            if payer.low_balance is not None and left < payer.low_balance <= payer.balance:
-                _tell_low_balance(conn, payer, left, now_ms)
+            tell_low_balance(conn, payer, self.left[payer.id], now_ms)
 
 
 def open_tasks(conn: Connection, openings: Sequence[Opening]) -> list[TaskRow | Failed]:
@@ -167,9 +178,6 @@ def open_tasks(conn: Connection, openings: Sequence[Opening]) -> list[TaskRow | 
     for item in openings:
         row = item.row
         other = None if row.client_key is None else in_use.get(row.client_key)
-        if other is not None and other.id == row.id:
-            outcomes.append(other)  # a retry
-            continue
         try:
             if other is not None and other.created_ms + KEY_LIFE_MS > row.created_ms:
                 raise KeyInUse(other)
@@ -310,7 +318,7 @@ def _write_ends(conn: Connection, done: Sequence[tuple[Settlement, Ending]]) -> 
     if unspent:
         budgeted = book_queries.limits(conn, {token_id for token_id, _ in unspent})
         book_queries.subtract_spending(
-            conn, {key: less for key, less in unspent.items() if budgeted[key[0]].has_budget}
+            conn, {key: less for key, less in unspent.items() if has_budget(budgeted[key[0]])}
         )
     image_queries.insert_images(conn, [image for end, _ in done for image in end.images])
     book_queries.release_client_keys(conn, [end.task_id for end, _ in done if end.release_key])
@@ -333,15 +341,17 @@ def _resolve(end: Settlement, ending: Ending) -> TransferRow:
 # Webhooks: written with what they tell of, so that neither is without the other
 
 
-def _tell_low_balance(conn: Connection, payer: Payer, left: int, now_ms: int) -> None:
-    """Once, until a grant brings the balance above the line again."""
+def tell_low_balance(conn: Connection, payer: Payer, left: int, now_ms: int) -> None:
+    """Once, until something brings the balance above the line again (see `move_balances`)."""
+    if payer.low_balance is None or left >= payer.low_balance:
+        return
     if payer.webhook_url is None or payer.low_balance_told:
         return
     payload = {"account": payer.id, "balance": left, "threshold": payer.low_balance}
     event = "account.balance_low"
     row = OutboxRow(uuid7(), payer.id, payer.webhook_url, event, payload, 0, now_ms)
     log_queries.insert_outbox(conn, [row])
-    book_queries.set_low_balance_told(conn, payer.id, True)
+    book_queries.set_low_balance_told(conn, payer.id)
 
 
 def _tell_ended(conn: Connection, done: Iterable[tuple[Settlement, Ending]]) -> None:

@@ -50,15 +50,7 @@ class Books:
         trail = Trail(db, keys.derive("audit"), clock_ms)
         tokens = Tokens(db, keys, trail, clock_ms)
         codes = Codes(db, ledger, trail, clock_ms)
-        accounts = Accounts(
-            db,
-            ledger,
-            keys,
-            tokens,
-            trail,
-            webhook_hosts=settings.webhook_allow_hosts,
-            clock_ms=clock_ms,
-        )
+        accounts = Accounts(db, ledger, keys, tokens, trail, clock_ms)
         limiter = RateLimiter(settings.rate_limit_url)
         signup = SignUp(
             db,

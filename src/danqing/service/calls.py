@@ -94,6 +94,8 @@ class Work:
     settle_id: str = field(default_factory=uuid7)
     """The id of the transfer that resolves the hold: the same in every try."""
     stopped: Stop | None = None
+    is_undone: bool = False
+    """Its charge could not be written and is being taken back."""
     interrupt: Callable[[], object] | None = None
     """Cancels the drawing, while there is one."""
 

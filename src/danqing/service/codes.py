@@ -81,7 +81,7 @@ class Codes:
         return codes
 
     async def redeem(self, code: str, account: str, *, by: str) -> int:
-        """Use a code up: grant its characters to the account of this name, return the new balance.
+        """Use a code up: grant its characters to the account of this id or name, return the new balance.
 
         One transaction: of several who use it at once, in any process, one succeeds. Raises
         NotFound, InvalidField (malformed, used already, expired, the balance would be too high).

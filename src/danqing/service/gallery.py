@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from danqing.storage.blobs import Blobs
 
 log = get_logger(__name__)
 
+_ID = re.compile(r"[0-9a-f-]{36}")
 MEDIA_TYPE = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 
@@ -78,7 +80,7 @@ class Gallery:
 
     async def task(self, task_id: str, account_id: str) -> tuple[TaskRow, list[ImageRow]]:
         """A task's row, and those of its images that are still there. Raises NotFound, also for somebody else's task."""
-        row = await self._ledger.task(task_id)
+        row = await self._ledger.task(task_id) if _ID.fullmatch(task_id) else None
         if row is None or row.account_id != account_id:
             raise NotFound("No such task.", "task_id")
         return row, [image for image in await self._ledger.images(row.id) if _is_there(image)]

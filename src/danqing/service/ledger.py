@@ -258,6 +258,11 @@ class Ledger:
         check_characters(abs(characters) if type(characters) is int else characters)
         return self._add(conn, "adjust", account_id, characters, reason, transfer_id)
 
+    def tell_low_balance_within(self, conn: Connection, account_id: str) -> None:
+        """Tell the account's webhook where its balance is below its line, if nobody did yet."""
+        payer = book_queries.payers(conn, [account_id])[account_id]
+        booking.tell_low_balance(conn, payer, payer.balance, self._clock_ms())
+
     async def balance(self, account_id: str) -> int:
         """Characters that may still be held. Raises NotFound."""
         account = await self._db.read(lambda conn: queries.account_by_id(conn, account_id))
@@ -323,10 +328,8 @@ class Ledger:
             created_ms=self._clock_ms(),
         )
         book_queries.insert_transfers(conn, [transfer])
-        balance = account.balance + characters
-        if account.low_balance_told and balance >= (account.low_balance or 0):
-            book_queries.set_low_balance_told(conn, account_id, False)
-        return balance
+        self.tell_low_balance_within(conn, account_id)
+        return account.balance + characters
 
 
 def check_characters(value: int) -> None:

@@ -41,7 +41,7 @@ from danqing.service.ledger import KeyInUse, Ledger, StaleTask
 from danqing.service.moderation import Role, TextModerator
 from danqing.service.ratelimit import RateLimiter, Taken
 from danqing.service.records import StoredRequest
-from danqing.service.settling import Settler, result_of
+from danqing.service.settling import Settler, TakenOver, result_of
 from danqing.settings import Settings
 
 log = get_logger(__name__)
@@ -188,7 +188,8 @@ class Pipeline:
     async def _admit(self, call: Call) -> tuple[SafetyLevel, ...]:
         """Everything that can be refused for nothing."""
         principal = call.principal
-        if principal.models is not None and call.card.name.lower() not in principal.models:
+        names = {name.lower() for name in (call.card.name, *call.card.aliases)}
+        if principal.models is not None and not names & principal.models:
             raise ModelNotAllowed(call.card.name)
         self._drawable(call.card)
         if not call.task.ai_label and not principal.waiver:
@@ -330,7 +331,8 @@ class Pipeline:
             error = await self._end_of(drawing, work)
             return await self._settled(work, error)
         finally:
-            self._works.pop(work.task_id, None)
+            if not work.is_undone:
+                self._works.pop(work.task_id, None)
 
     async def _end_of(self, drawing: asyncio.Task[None], work: Work) -> DanqingError | None:
         """Wait for the drawing; what went wrong with it as a whole, other than being stopped."""
@@ -353,10 +355,10 @@ class Pipeline:
     async def _settled(self, work: Work, error: DanqingError | None) -> Outcome:
         if isinstance(error, StaleTask):
             await self._settler.lost(work)
-            raise Unavailable("The task was taken over by another server.")
+            raise TakenOver
         result = error or result_of(work)
         if work.is_complete and isinstance(result, ImageResult):
-            return await self._settler.delivered(work, result)  # whoever stopped it came too late
+            return await self._posted(work, result)  # whoever stopped it came too late
         if work.stopped == "client":
             await self._settler.cancelled(work)
             raise Cancelled
@@ -369,7 +371,34 @@ class Pipeline:
         if isinstance(result, DanqingError):
             await self._settler.failed(work, result)
             raise result
-        return await self._settler.delivered(work, result)
+        return await self._posted(work, result)
+
+    async def _posted(self, work: Work, result: ImageResult) -> Outcome:
+        try:
+            return await self._settler.delivered(work, result)
+        except TakenOver:
+            raise
+        except (Unavailable, Busy):
+            if work.call.client_key is None and not work.call.background:
+                # The client hears 503 and has nothing to come back with: it must not pay for that.
+                work.is_undone = True
+                self._keep(self._undo(work))
+            raise
+
+    async def _undo(self, work: Work) -> None:
+        """Give the hold back as soon as the database answers, unless it had been charged after all."""
+        try:
+            while not self._stopping:
+                await asyncio.sleep(min(1.0, self._settings.task_lease_s / 3))
+                try:
+                    await self._settler.undo(work)
+                    return
+                except TakenOver:
+                    return
+                except (Unavailable, Busy):
+                    continue
+        finally:
+            self._works.pop(work.task_id, None)
 
     def _keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task that is never cancelled and that `drain` waits for."""

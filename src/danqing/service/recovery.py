@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from danqing.db import image_queries
+from danqing.db import image_queries, log_queries, queries
 from danqing.db.rows import TaskRow
 from danqing.db.session import Database
 from danqing.domain.card import Price
@@ -29,6 +29,7 @@ DRAWS_MAX = 2
 ORPHAN_AGE_S = 3600.0
 """A blob that is no image's is deleted after this long: younger ones may be on their way into the books."""
 ORPHAN_DAYS = 2
+PRUNE_DAYS = 30
 _DAY_MS = 86_400_000
 _BATCH = 200
 
@@ -192,6 +193,12 @@ class Recovery:
                 await self._delete(orphans, "orphan")
                 count += len(orphans)
         return count
+
+    async def prune(self) -> None:
+        """Forget webhooks that were delivered or given up, and sessions that were over, a month ago."""
+        before_ms = self._clock_ms() - PRUNE_DAYS * _DAY_MS
+        await self._db.write(lambda conn: log_queries.prune_outbox(conn, before_ms))
+        await self._db.write(lambda conn: queries.prune_sessions(conn, before_ms))
 
     async def _orphans(self, keys: list[str], now_ms: int, older_than_s: float) -> list[str]:
         known = await self._db.read(lambda conn: image_queries.known_blobs(conn, keys))

@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 
 from danqing.db.rows import EndState
-from danqing.domain.errors import Busy, Cancelled, DanqingError, EngineFailed, Unavailable
+from danqing.domain.errors import (
+    Busy,
+    Cancelled,
+    DanqingError,
+    EngineFailed,
+    ServerFault,
+    Unavailable,
+)
+from danqing.domain.ids import uuid7
 from danqing.domain.task import DeliveredImage, ImageResult
 from danqing.observability.logging import get_logger
 from danqing.observability.metrics import Metrics
@@ -18,6 +26,13 @@ log = get_logger(__name__)
 
 _TRIES = 5
 _FIRST_WAIT_S = 0.1
+
+
+class TakenOver(Unavailable):
+    """The task is another server's, or has ended otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__("The task was taken over by another server.")
 
 
 class Settler:
@@ -63,6 +78,13 @@ class Settler:
         log.info("task_cancelled", task=work.task_id, charged=charge)
         await self._settle(work, charge, "cancelled", Cancelled())
 
+    async def undo(self, work: Work) -> None:
+        """End as failed what could not be posted. Raises TakenOver where it was posted after all."""
+        work.settle_id = uuid7()
+        await self._write(work, 0, "failed", ServerFault())
+        log.warning("task_taken_back", task=work.task_id)
+        await self._discard(work)  # only now: until then they may have been paid for
+
     async def lost(self, work: Work) -> None:
         """Another server took the task over: it is theirs now; what they cannot know of is deleted."""
         log.warning("task_lost", task=work.task_id)
@@ -83,6 +105,8 @@ class Settler:
         """
         try:
             await self._write(work, charge, state, error)
+        except TakenOver:
+            raise
         except (Unavailable, Busy):
             if state != "succeeded":
                 await self._discard(work)  # nobody pays for these, whatever was written
@@ -114,7 +138,7 @@ class Settler:
                 return
             except StaleTask:
                 await self.lost(work)
-                raise Unavailable("The task was taken over by another server.") from None
+                raise TakenOver from None
             except (Unavailable, Busy) as fault:
                 log.warning("not_settled_yet", task=work.task_id, code=fault.code, tries_left=left)
                 if not left:

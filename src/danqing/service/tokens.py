@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from collections import Counter
@@ -11,7 +12,7 @@ from ipaddress import ip_network
 from typing import Any
 
 from danqing.db import book_queries, queries
-from danqing.db.rows import CHARACTERS_MAX, AccountRow, TokenKind, TokenRow
+from danqing.db.rows import CHARACTERS_MAX, AccountRow, TokenKind, TokenRow, has_budget
 from danqing.db.session import Connection, Database
 from danqing.domain.errors import InvalidField, NotFound, PermissionDenied
 from danqing.service.booking import WINDOWS, window
@@ -26,6 +27,8 @@ ENTRIES_MAX = 100
 """Of one token's models or networks."""
 CONCURRENCY_MAX = 100_000
 RATE_MAX = 1_000_000
+KEYS_MAX = 1000
+"""Tokens of one account that are not revoked; sessions do not count."""
 _TOKEN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -44,9 +47,19 @@ class TokenLimits:
     """Tasks open at once."""
     rate_per_minute: int | None = None
 
-    @property
-    def has_budget(self) -> bool:
-        return not self.budget_day is self.budget_month is self.budget_total is None
+    @classmethod
+    def of(cls, row: TokenRow) -> TokenLimits:
+        """A token's limits as they are."""
+        return cls(
+            scopes=tuple(row.scopes.split()),
+            models=None if row.models is None else tuple(row.models),
+            networks=None if row.networks is None else tuple(row.networks),
+            budget_day=row.budget_day,
+            budget_month=row.budget_month,
+            budget_total=row.budget_total,
+            concurrency_max=row.concurrency_max,
+            rate_per_minute=row.rate_per_minute,
+        )
 
     def checked(self) -> TokenLimits:
         """The same in the form that is kept. Raises InvalidField."""
@@ -101,10 +114,10 @@ class Tokens:
         limits: TokenLimits = TokenLimits(),
         by: str,
     ) -> str:
-        """Make a token for the account of this name; it can't be shown again.
+        """Make a token for the account of this id or name; it can't be shown again.
 
         `expires_ms` is in Unix milliseconds. Raises InvalidField, NotFound, PermissionDenied (the
-        scope "admin" for an account that is no admin).
+        scope "admin" for an account that is no admin; the account has KEYS_MAX tokens).
         """
         if name is not None:
             check_label(name)
@@ -132,6 +145,8 @@ class Tokens:
     ) -> str:
         """`create` as part of a larger transaction."""
         _require_allowed(account, limits)
+        if queries.keys_of(conn, account.id) >= KEYS_MAX:
+            raise PermissionDenied(f"The account has {KEYS_MAX} tokens: revoke some of them first.")
         token, row = self._new(account, "key", name, expires_ms, limits)
         queries.insert_token(conn, row)
         detail = {"token": row.id, "name": name, "expires_ms": expires_ms} | limits.columns()
@@ -146,7 +161,7 @@ class Tokens:
         return token
 
     async def list(self, account: str | None = None) -> Sequence[TokenRow]:
-        """The tokens of the account of this name, or of all, oldest first; no sessions that are over.
+        """The tokens of the account of this id or name, or of all, oldest first; no sessions that are over.
 
         Raises NotFound.
         """
@@ -179,8 +194,7 @@ class Tokens:
                 raise PermissionDenied("What a session may do cannot be changed.")
             _require_allowed(account, limits)
             queries.update_token(conn, token_id, **limits.columns())
-            had_budget = not before.budget_day is before.budget_month is before.budget_total is None
-            if limits.has_budget and not had_budget:
+            if has_budget(limits) and not has_budget(before):
                 _count_again(conn, token_id)
             detail = {"token": token_id} | limits.columns()
             self._trail.within(conn, by, "token.update", of_account(owner_id), detail)
@@ -207,17 +221,15 @@ class Tokens:
     async def rotate_keys(self, revoke_version: int | None = None, *, by: str) -> int:
         """`KeyFile.rotate`, and its row in the audit trail. Raises InvalidField.
 
-        The file changes just before the row is committed: where that fails, the keys were rotated
-        though the trail does not say so.
+        The file changes before the row is written: where that fails, the keys were rotated though
+        the trail does not say so.
         """
-
-        def work(conn: Connection) -> int:
-            version = self._keys.rotate(revoke_version)
-            detail = {"version": version, "revoked": revoke_version}
-            self._trail.within(conn, by, "keys.rotate", "keys", detail)
-            return version
-
-        return await self._trail.write(work)
+        version = await asyncio.to_thread(self._keys.rotate, revoke_version)
+        detail = {"version": version, "revoked": revoke_version}
+        await self._trail.write(
+            lambda conn: self._trail.within(conn, by, "keys.rotate", "keys", detail)
+        )
+        return version
 
     def _new(
         self,

@@ -83,11 +83,18 @@ class Trail:
     async def verify(self) -> list[str]:
         """One line for each row that is not as it was written, or missing, at most FAULTS_MAX.
 
-        Rows cut off at the end cannot be seen: what is left of a chain is a chain.
+        Rows cut off at the end, or all of them, cannot be seen: what is left of a chain is a chain.
         """
         faults: list[str] = []
         seq, mac = 0, ""
-        while len(faults) < FAULTS_MAX and (page := await self.rows(seq, _PAGE)):
+        while len(faults) < FAULTS_MAX:
+            try:
+                page = await self.rows(seq, _PAGE)
+            except ValueError:  # its detail is no JSON
+                faults.append(f"one of the audit rows {seq + 1} to {seq + _PAGE} cannot be read")
+                break
+            if not page:
+                break
             for row in page:
                 if row.seq != seq + 1:
                     faults.append(f"audit rows {seq + 1} to {row.seq - 1} are missing")

@@ -53,6 +53,8 @@ _TABLES = (
     "DROP INDEX transfers_account",
     "CREATE INDEX transfers_account ON transfers (account_id, created_ms, id)",
     "CREATE INDEX accounts_address ON accounts (address_mac, created_ms)",
+    "CREATE INDEX tasks_token ON tasks (token_id)",
+    "CREATE INDEX tasks_open_account ON tasks (account_id) WHERE state IN ('queued', 'running')",
     "CREATE INDEX tasks_open_token ON tasks (token_id) WHERE state IN ('queued', 'running')",
     "CREATE UNIQUE INDEX tasks_client_key ON tasks (client_key) WHERE client_key IS NOT NULL",
     "CREATE INDEX images_account ON images (account_id, id)",
@@ -78,8 +80,9 @@ _TABLES = (
     "ALTER TABLE accounts DROP COLUMN waiver_ms",
     # The first account of every installation is its administrator's.
     "UPDATE accounts SET is_admin = true WHERE name = 'operator'",
-    """UPDATE tokens SET scopes = 'draw account admin'
-       WHERE account_id IN (SELECT id FROM accounts WHERE name = 'operator')""",
+    # Only the token that the installation began with: others may be in anybody's hands.
+    """UPDATE tokens SET scopes = 'draw account admin' WHERE name = 'first'
+       AND account_id IN (SELECT id FROM accounts WHERE name = 'operator')""",
     """CREATE TABLE token_spending (
         token_id VARCHAR(32) NOT NULL REFERENCES tokens (id),
         "window" VARCHAR(10) NOT NULL,
@@ -129,18 +132,27 @@ def upgrade() -> None:
             op.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
     for statement in _TABLES:
         op.execute(statement)
-    _make_immutable("audit_log")
+    _make_immutable()
 
 
-def _make_immutable(table: str) -> None:
+def _make_immutable() -> None:
     if op.get_bind().dialect.name == "sqlite":
-        for deed in ("UPDATE", "DELETE"):
+        for deed in ("UPDATE", "DELETE"):  # transfers have these
             op.execute(
-                f"CREATE TRIGGER {table}_no_{deed.lower()} BEFORE {deed} ON {table} "
-                f"BEGIN SELECT RAISE(ABORT, '{table} are immutable'); END"
+                f"CREATE TRIGGER audit_log_no_{deed.lower()} BEFORE {deed} ON audit_log "
+                "BEGIN SELECT RAISE(ABORT, 'audit_log are immutable'); END"
+            )
+        for name, same in (
+            ("transfers", "id = NEW.id OR hold_id = NEW.hold_id"),
+            ("audit_log", "seq = NEW.seq"),
+        ):
+            op.execute(
+                f"CREATE TRIGGER {name}_no_replace BEFORE INSERT ON {name} "  # noqa: S608 - our own names
+                f"WHEN EXISTS (SELECT 1 FROM {name} WHERE {same}) "
+                f"BEGIN SELECT RAISE(ABORT, '{name} are immutable'); END"
             )
         return
-    for name in (table, "transfers"):  # version 0.1.0 knew SQLite only
+    for name in ("audit_log", "transfers"):  # version 0.1.0 knew SQLite only
         op.execute(
             f"CREATE OR REPLACE FUNCTION {name}_immutable() RETURNS trigger LANGUAGE plpgsql "
             f"AS $$ BEGIN RAISE EXCEPTION '{name} are immutable'; END $$"
