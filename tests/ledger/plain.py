@@ -19,6 +19,7 @@ from danqing.db.engines import Synchronous
 from danqing.db.rows import AccountRow, ImageRow, NewTask, TokenRow
 from danqing.db.session import Database
 from danqing.domain.ids import uuid7
+from danqing.service.delivery import new_image_id
 from danqing.service.ledger import Ledger
 
 
@@ -105,7 +106,7 @@ def new_task(account_id: str, token_id: str | None = None, **columns: Any) -> Ne
 
 def new_image(task_id: str, account_id: str, idx: int = 0) -> ImageRow:
     return ImageRow(
-        id=uuid7(),
+        id=new_image_id(),
         task_id=task_id,
         account_id=account_id,
         idx=idx,

@@ -74,4 +74,6 @@ def known_blobs(conn: Connection, keys: Collection[str]) -> set[str]:
 
 
 def _image_id(key: str) -> str:
-    return key.rpartition("/")[2].partition(".")[0][-36:]
+    stem = key.rpartition("/")[2].partition(".")[0]
+    whole, _, behind_index = stem.partition("-")
+    return behind_index or whole
