@@ -44,19 +44,11 @@ def test_200_requests_on_a_balance_for_20(null_server) -> None:
     assert server.metric("danqing_characters_posted_total") == 100_000
 
 
-def test_1000_requests_on_a_balance_for_500(null_server) -> None:
-    exactly_500_of_1000(null_server, 1)
-
-
 @pytest.mark.slow
 def test_1000_requests_on_a_balance_for_500_ten_times(null_server, database_url: str) -> None:
     """The first published proof for image generation: exactly 500, each time, on both databases."""
-    exactly_500_of_1000(null_server, 10, DANQING_DATABASE_URL=database_url)
-
-
-def exactly_500_of_1000(null_server, rounds: int, **environment: str) -> None:
-    server = null_server(DANQING_ENGINE__QUEUE_MAX="1000", **environment)
-    for number in range(rounds):
+    server = null_server(DANQING_DATABASE_URL=database_url, DANQING_ENGINE__QUEUE_MAX="1000")
+    for number in range(10):
         name = f"crowd-{number}"
         token = server.account(name, 2_500_000)
         answers = asyncio.run(flood(server, token, 1000))

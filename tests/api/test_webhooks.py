@@ -47,6 +47,9 @@ def opened(server: LiveServer, secret: bytes, received: Received) -> tuple[str, 
     return verify(secret, headers, body, int(time.time())), json.loads(body)
 
 
+@pytest.mark.parametrize(
+    "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
 def test_a_low_balance_and_a_background_task(null_server, receiver, database_url: str) -> None:
     host, got = receiver
     server = null_server(

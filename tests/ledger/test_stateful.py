@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Iterable
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -337,6 +338,9 @@ class LedgerMachine(RuleBasedStateMachine):
         }
 
 
+@pytest.mark.parametrize(
+    "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
 def test_any_order(database_url: str) -> None:
     with asyncio.Runner() as runner:
         context = open_plain(database_url)
