@@ -299,7 +299,26 @@ def test_a_flood_does_not_look_like_a_redis_that_is_gone(
     async def work() -> None:
         async with limiter(redis.url) as limits:
             results = await asyncio.gather(*(attempt(limits, "t", 10) for _ in range(4000)))
-            assert sum(isinstance(result, Taken) for result in results) == 10
+            # An answer that came too late may have counted twice; none was left uncounted.
+            assert 0 < sum(isinstance(result, Taken) for result in results) <= 10
+
+    asyncio.run(work())
+
+
+def test_a_process_short_of_cpu_does_not_look_like_a_redis_that_is_gone(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ratelimit, "REDIS_WAIT_S_MAX", 0.2)
+    redis.start()
+
+    async def hog() -> None:
+        await asyncio.sleep(0)
+        time.sleep(0.5)  # nobody reads the answer that comes meanwhile
+
+    async def work() -> None:
+        async with limiter(redis.url) as limits:
+            taken, _ = await asyncio.gather(limits.take("t", 2), hog())
+            assert taken.remaining < 2, "it was not counted"
 
     asyncio.run(work())
 
