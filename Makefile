@@ -28,7 +28,7 @@ install-training: .venv/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r training/pocket/requirements.txt
 
 test: lint
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile
 
 test-all: lint install-training
 	$(BIN)/python -m pytest -q

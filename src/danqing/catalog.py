@@ -148,6 +148,8 @@ class ModelRow(BaseModel):
     """How long an image's links are good."""
     format: ImageFormat = "png"
     """The image format when a request names none."""
+    references_max: int = Field(default=0, ge=0, le=16)
+    """Pictures an edit may start from; 0 = the model only draws."""
     features: tuple[Feature, ...] = ()
     """Optional parameters the model honours."""
 
@@ -284,6 +286,7 @@ def _card(name: str, row: ModelRow, file: _File) -> Card:
         link_ttl_s=round(row.link_days * DAY_S),
         format=row.format,
         backend=Backend(backend_name, family, stand_in=row.backend is None),
+        references_max=row.references_max,
         features=frozenset(row.features),
     )
 

@@ -51,6 +51,7 @@ TABLE: dict[str, tuple[tuple[int, str, str | None], tuple[int, str]]] = {
     "InvalidField": ((400, "invalid_request_error", "invalid_value"), (400, "1214")),
     "PromptTooLong": ((400, "invalid_request_error", "string_above_max_length"), (400, "1214")),
     "TooManyImages": ((400, "invalid_request_error", None), (400, "1214")),
+    "InvalidImage": ((400, "invalid_request_error", "invalid_image_file"), (400, "1214")),
     "UnknownField": ((400, "invalid_request_error", "unknown_parameter"), (400, "1210")),
     "UnsupportedField": ((400, "invalid_request_error", "unsupported_parameter"), (400, "1210")),
     "ModelNotFound": ((404, "invalid_request_error", "model_not_found"), (400, "1211")),
@@ -76,6 +77,7 @@ TABLE: dict[str, tuple[tuple[int, str, str | None], tuple[int, str]]] = {
     "Cancelled": ((499, "invalid_request_error", "cancelled"), (499, "1230")),
     "ServerFault": ((500, "server_error", "server_error"), (500, "500")),
     "EngineFailed": ((500, "server_error", "server_error"), (500, "500")),
+    "ProviderFailed": ((502, "server_error", "provider_failed"), (500, "500")),
     "Unavailable": ((503, "server_error", "unavailable"), (503, "500")),
 }
 

@@ -12,7 +12,7 @@ from tests.dialects.test_errors import CLASSES, instance
 from danqing.domain import errors
 from danqing.domain.errors import DanqingError
 from danqing.domain.sizes import Size
-from danqing.domain.task import SEED_MAX, Delivery, ImageTask, SafetyLevel
+from danqing.domain.task import SEED_MAX, Delivery, ImageSource, ImageTask, SafetyLevel
 from danqing.service.delivery import LabelPlan
 from danqing.service.records import (
     StoredRequest,
@@ -26,7 +26,17 @@ CASES = [instance(cls) for cls in CLASSES]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 SEEDS = st.integers(0, SEED_MAX)
 SIZES = st.builds(Size, st.integers(16, 8192), st.integers(16, 8192))
-TASKS = st.builds(ImageTask, size=SIZES, prompt=TEXT, history=st.just(()), seed=st.none() | SEEDS)
+SOURCES = st.builds(ImageSource, param=TEXT, data=st.none(), url=st.none(), blob_key=TEXT)
+TASKS = st.builds(
+    ImageTask,
+    size=SIZES,
+    prompt=TEXT,
+    history=st.just(()),
+    seed=st.none() | SEEDS,
+    references=st.lists(SOURCES, max_size=3).map(tuple),
+    mask=st.none() | SOURCES,
+    strength=st.none() | st.floats(0, 1),
+)
 DELIVERIES = st.builds(
     Delivery, ignored=st.lists(TEXT).map(tuple), truncated=st.lists(TEXT).map(tuple)
 )

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from danqing.domain.card import Card
 from danqing.domain.errors import DanqingError, InvalidBody, InvalidField
-from danqing.domain.task import Delivery, ImageResult, ImageTask
+from danqing.domain.task import Delivery, ImageResult, ImageTask, StreamEvent, StreamHead
 
 DEPTH_MAX = 32
 DRAW_MODELS = frozenset({"draw", "bc-img"})
@@ -32,6 +32,23 @@ class Reply:
     status: int
     body: dict[str, Any]
     headers: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One server-sent event: its `event:` line, if it has one, and its data (text goes as it is)."""
+
+    data: dict[str, Any] | str
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file in a multipart form: stands in a body mapping where JSON would have a value."""
+
+    data: bytes = field(repr=False)
+    filename: str = ""
+    content_type: str = ""
 
 
 class Dialect(Protocol):
@@ -65,6 +82,15 @@ class Dialect(Protocol):
     def encode_error(self, error: DanqingError, request_id: str) -> Reply:
         """The answer for any error of the tree; `request_id` comes back as `x-request-id`."""
         ...
+
+    def encode_event(
+        self, event: StreamEvent, head: StreamHead, delivery: Delivery
+    ) -> list[ServerEvent]:
+        """What a stream says of one event: nothing, one or several server-sent events.
+
+        Called only where `decode_request` let `delivery.stream` through.
+        """
+        raise TypeError(f"{self.name} does not stream")  # our own bug: decode_request refuses it
 
 
 def choose_v1_images(body: Mapping[str, object] | None) -> str:

@@ -30,6 +30,7 @@ SHAPES: dict[type[Exception], ErrorShape] = {
     errors.MissingField: ErrorShape(400, _INVALID, "missing_required_parameter"),
     errors.InvalidField: ErrorShape(400, _INVALID, "invalid_value"),
     errors.PromptTooLong: ErrorShape(400, _INVALID, "string_above_max_length"),
+    errors.InvalidImage: ErrorShape(400, _INVALID, "invalid_image_file"),
     errors.UnknownField: ErrorShape(400, _INVALID, "unknown_parameter"),
     errors.UnsupportedField: ErrorShape(400, _INVALID, "unsupported_parameter"),
     errors.ModelNotFound: ErrorShape(404, _INVALID, "model_not_found"),
@@ -49,6 +50,7 @@ SHAPES: dict[type[Exception], ErrorShape] = {
     errors.RateLimited: ErrorShape(429, "requests", "rate_limit_exceeded"),
     errors.Cancelled: ErrorShape(499, _INVALID, "cancelled"),
     errors.DanqingError: ErrorShape(500, "server_error", "server_error"),
+    errors.ProviderFailed: ErrorShape(502, "server_error", "provider_failed"),
     errors.Unavailable: ErrorShape(503, "server_error", "unavailable"),
 }
 

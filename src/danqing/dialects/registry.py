@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from danqing.dialects.base import Dialect
 from danqing.dialects.chat import ChatDialect, DrawDialect
+from danqing.dialects.client import ClientDialect
 from danqing.dialects.dashscope import DashScopeDialect
 from danqing.dialects.openai import OpenAIDialect
 from danqing.dialects.zhipu import ZhipuDialect
@@ -19,4 +20,8 @@ _ALL: tuple[Dialect, ...] = (
     DashScopeDialect(),
 )
 
+_CLIENTS: tuple[ClientDialect, ...] = ()
+
 DIALECTS: Mapping[str, Dialect] = MappingProxyType({dialect.name: dialect for dialect in _ALL})
+CLIENTS: Mapping[str, ClientDialect] = MappingProxyType({one.name: one for one in _CLIENTS})
+"""What a relay can speak."""

@@ -104,5 +104,7 @@ class Card:
     link_ttl_s: int
     format: ImageFormat
     backend: Backend
+    references_max: int = 0
+    """Pictures that an edit may start from; 0 = the model only draws."""
     features: frozenset[str] = field(default_factory=frozenset[str])
     """Optional request parameters this model honours, e.g. "style", "response_format"."""

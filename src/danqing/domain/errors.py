@@ -7,7 +7,8 @@ DanqingError
 │   ├── MissingField
 │   ├── InvalidField        wrong type, malformed, off the list, out of range
 │   │   ├── PromptTooLong
-│   │   └── TooManyImages
+│   │   ├── TooManyImages
+│   │   └── InvalidImage    a picture from the client that is none, too large, or cannot be fetched
 │   ├── UnknownField        no such parameter in this dialect
 │   ├── UnsupportedField    a parameter this model or this server cannot honour
 │   ├── ModelNotFound
@@ -30,7 +31,9 @@ DanqingError
 │   └── ConcurrencyExceeded too many of the token's requests at once
 ├── Cancelled               the client hung up or deleted the task
 └── ServerFault             our own failure
-    ├── EngineFailed  └── Unavailable
+    ├── EngineFailed
+    │   └── ProviderFailed  the provider that a model is relayed to failed, or answered nonsense
+    └── Unavailable
 """
 
 from __future__ import annotations
@@ -96,6 +99,12 @@ class TooManyImages(InvalidField):
         self.n_max = n_max
         one = "You must provide n=1 for this model."
         super().__init__(one if n_max == 1 else f"'{param}' must be between 1 and {n_max}.", param)
+
+
+class InvalidImage(InvalidField):
+    """A picture from the client that is none, is too large or small, or cannot be fetched."""
+
+    code = "invalid_image"
 
 
 class UnknownField(RequestError):
@@ -281,3 +290,9 @@ class Unavailable(ServerFault):
 
     code = "unavailable"
     retry_after_s: ClassVar[float] = 5.0
+
+
+class ProviderFailed(EngineFailed):
+    """The provider that a model is relayed to failed, or its answer makes no sense."""
+
+    code = "provider_failed"

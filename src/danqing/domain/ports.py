@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from danqing.domain.card import Card
-from danqing.domain.task import Event, ImageTask
+from danqing.domain.task import Event, ImageTask, InputImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,12 @@ class DrawOrder:
     seeds: tuple[int, ...]
     """One per image."""
     priority: Literal["interactive", "background"] = "interactive"
+    references: tuple[InputImage, ...] = ()
+    """The task's references, checked; the first is what is edited."""
+    mask: InputImage | None = None
+    """Of the first reference's size; transparent where it is repainted."""
+    previews: int = 0
+    """Looks at each unfinished image that somebody waits for."""
 
 
 class Provider(Protocol):

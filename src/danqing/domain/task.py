@@ -21,6 +21,30 @@ SEED_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
+class ImageSource:
+    """A picture that the client sent along, not yet looked at: its bytes, or the address they are at.
+
+    Exactly one of `data`, `url` and `blob_key` is set; the last once it is stored for its task.
+    """
+
+    param: str = field(compare=False)
+    """Its path on the wire, for errors."""
+    data: bytes | None = field(default=None, repr=False)
+    url: str | None = None
+    blob_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InputImage:
+    """A picture from the client that was checked: it is whole, of this format and size, and decodes."""
+
+    data: bytes = field(repr=False)
+    format: ImageFormat
+    size: Size
+    """As it is shown: turned the way its metadata says."""
+
+
+@dataclass(frozen=True, slots=True)
 class ImageTask:
     """One request to draw `n` images. Image i uses seed + i (modulo 2^31)."""
 
@@ -39,6 +63,16 @@ class ImageTask:
     client_request_id: str | None = None
     history: tuple[str, ...] = ()
     """Earlier chat turns: moderated, not drawn."""
+    references: tuple[ImageSource, ...] = ()
+    """Pictures to start from. With them the task is an edit; without a prompt, a variation."""
+    mask: ImageSource | None = None
+    """Where to repaint the first reference: where it is transparent."""
+    strength: float | None = None
+    """How far an edit may leave its reference, 0 (not at all) to 1; None = the backend's default."""
+
+    @property
+    def is_edit(self) -> bool:
+        return bool(self.references)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +87,10 @@ class Delivery:
     """Accepted parameters that mean nothing for images (a chat's temperature); told back in a header."""
     truncated: tuple[str, ...] = ()
     """Parameters whose text was cut to the model's limit; told back in a header."""
+    stream: bool = False
+    """Answer by server-sent events, each image as it comes."""
+    partial_images: int = 0
+    """Looks at each unfinished image to send in a stream, 0-3."""
     echo: bool = False
     """The answer states the effective size, quality and format, and usage (gpt-image's way)."""
 
@@ -120,6 +158,17 @@ class Stepped:
 
 
 @dataclass(frozen=True, slots=True)
+class Preview:
+    """A look at image `index` after `step` of `steps` steps; `number` counts the image's looks from 0."""
+
+    index: int
+    number: int
+    step: int
+    steps: int
+    pixels: Pixels = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Drawn:
     index: int
     pixels: Pixels = field(repr=False)
@@ -134,4 +183,71 @@ class Failed:
     error: DanqingError
 
 
-Event = Queued | Started | Stepped | Drawn | Failed
+Event = Queued | Started | Stepped | Preview | Drawn | Failed
+
+
+# What a streamed answer tells, in this order. It ends with Finished or Broken, and nothing follows.
+
+
+@dataclass(frozen=True, slots=True)
+class StreamHead:
+    """What is known when a stream begins, and every event of it may need."""
+
+    reply_id: str
+    created: int
+    """Unix seconds at which the request came in."""
+    model: str
+    prompt: str
+    quality: str
+    size: Size
+    n: int
+    is_edit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The task is paid for and waits or is being drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartialImage:
+    """A labelled look at image `index`; `number` counts its looks from 0."""
+
+    index: int
+    number: int
+    format: ImageFormat
+    size: Size
+    b64: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedImage:
+    """Image `index` is stored and will be charged."""
+
+    index: int
+    image: DeliveredImage
+
+
+@dataclass(frozen=True, slots=True)
+class FailedImage:
+    """Image `index` will not come; the others may."""
+
+    index: int
+    error: DanqingError
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The task is settled; at least one image was delivered."""
+
+    result: ImageResult
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The task ended without an image."""
+
+    error: DanqingError
+
+
+StreamEvent = Begun | PartialImage | FinishedImage | FailedImage | Finished | Broken

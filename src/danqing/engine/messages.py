@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from danqing.domain.task import Pixels
+
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,14 @@ class Job:
     guidance: float
     seed: int
     priority: Literal["interactive", "background"] = "interactive"
+    reference: Pixels | None = field(default=None, repr=False, compare=False)
+    """The picture to start from, H x W x 3 at the job's height x width; None = from noise alone."""
+    mask: Mask | None = field(default=None, repr=False, compare=False)
+    """H x W, True where the reference is repainted; None = everywhere."""
+    strength: float = 1.0
+    """How far to leave the reference: the last strength x steps steps are drawn, at least one."""
+    previews: int = 0
+    """Looks at the unfinished image to send, spread evenly over its steps."""
 
 
 # service → engine
@@ -69,6 +82,17 @@ class JobStepped:
 
 
 @dataclass(frozen=True, slots=True)
+class JobPreview:
+    """A look at the unfinished image; `number` counts from 0."""
+
+    job_id: str
+    number: int
+    step: int
+    steps: int
+    pixels: Pixels = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class JobDrawn:
     job_id: str
     pixels: Pixels = field(repr=False)
@@ -86,4 +110,13 @@ class JobCancelled:
     job_id: str
 
 
-JobEvent = JobQueued | JobRefused | JobStarted | JobStepped | JobDrawn | JobFailed | JobCancelled
+JobEvent = (
+    JobQueued
+    | JobRefused
+    | JobStarted
+    | JobStepped
+    | JobPreview
+    | JobDrawn
+    | JobFailed
+    | JobCancelled
+)

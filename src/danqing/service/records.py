@@ -12,7 +12,7 @@ from typing import Any
 from danqing.domain import errors
 from danqing.domain.errors import DanqingError
 from danqing.domain.sizes import Size
-from danqing.domain.task import Delivery, ImageTask, SafetyLevel
+from danqing.domain.task import Delivery, ImageSource, ImageTask, SafetyLevel
 from danqing.service.calls import Work
 from danqing.service.delivery import LabelPlan
 
@@ -42,7 +42,13 @@ class StoredRequest:
     def as_json(self) -> dict[str, Any]:
         return {
             # Earlier chat turns were moderated; they are not drawn, so they are not kept.
-            "task": asdict(self.task) | {"size": str(self.task.size), "history": ()},
+            "task": asdict(self.task)
+            | {
+                "size": str(self.task.size),
+                "history": (),
+                "references": [_kept_source(source) for source in self.task.references],
+                "mask": self.task.mask and _kept_source(self.task.mask),
+            },
             "delivery": asdict(self.delivery),
             "plan": asdict(self.plan),
             "seeds": list(self.seeds),
@@ -64,7 +70,13 @@ class StoredRequest:
         task: dict[str, Any] = dict(kept["task"])
         size = Size.parse(task.pop("size"))
         assert size is not None
-        task |= {"size": size, "history": tuple(task["history"])}
+        mask: Json | None = task.get("mask")
+        task |= {
+            "size": size,
+            "history": tuple(task["history"]),
+            "references": tuple(ImageSource(**kept) for kept in task.get("references", ())),
+            "mask": None if mask is None else ImageSource(**mask),
+        }
         delivery: dict[str, Any] = dict(kept["delivery"])
         delivery |= {name: tuple(delivery[name]) for name in ("ignored", "truncated")}
         return cls(
@@ -76,6 +88,12 @@ class StoredRequest:
             received_s=kept["received_s"],
             link_ttl_s=kept["link_ttl_s"],
         )
+
+
+def _kept_source(source: ImageSource) -> dict[str, str]:
+    """A picture from the client as its row keeps it: by its blob. Its bytes never lie in a row."""
+    assert source.blob_key is not None
+    return {"param": source.param, "blob_key": source.blob_key}
 
 
 @dataclass(frozen=True, slots=True)
