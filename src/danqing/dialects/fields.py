@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -11,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from danqing.domain.card import Card
 from danqing.domain.errors import (
     InvalidField,
+    InvalidImage,
     MissingField,
     PromptTooLong,
     RequestError,
@@ -19,7 +22,7 @@ from danqing.domain.errors import (
     UnsupportedField,
 )
 from danqing.domain.sizes import Size
-from danqing.domain.task import SEED_MAX
+from danqing.domain.task import SEED_MAX, ImageSource
 
 Form = Literal["url", "b64_json"]
 Style = Literal["vivid", "natural"]
@@ -34,6 +37,13 @@ _VISIBLE = re.compile(
 )
 
 _KEY_CHARS_MAX = 100
+
+IMAGE_CHARS_MAX = 20_971_520
+"""The longest data URL: openai-openapi's `maxLength` of `image_url`."""
+URL_CHARS_MAX = 8192
+_DATA_HEAD = re.compile(r"data:image/[a-z0-9.+-]{1,64}(?:;[a-z0-9=.+-]{1,64})*;base64,", re.I)
+_DATA_HEAD_CHARS_MAX = 300
+_URL = re.compile(r"https?://[^\s\x00-\x20\x7f]+", re.I)
 
 
 class Wire(BaseModel):
@@ -166,3 +176,54 @@ def refuse_stream(stream: bool | None) -> None:
     """Raises UnsupportedField for a stream."""
     if stream:
         raise UnsupportedField("'stream' is not supported yet: leave it out or false.", "stream")
+
+
+def read_source(text: str, param: str, *, chars_max: int = IMAGE_CHARS_MAX) -> ImageSource:
+    """A picture that stands as text on the wire: an http(s) URL, or a data URL in base64.
+
+    Nothing is fetched, and the bytes are not looked at. `param` is its path on the wire. Raises
+    InvalidImage.
+    """
+    if text[:5].lower() != "data:":
+        if len(text) > URL_CHARS_MAX or _URL.fullmatch(text) is None:
+            raise InvalidImage(
+                f"'{param}' must be an http or https URL of at most {URL_CHARS_MAX} characters, or a "
+                "data URL (data:image/...;base64,...).",
+                param,
+            )
+        return ImageSource(param, url=text)
+    if len(text) > chars_max:
+        raise InvalidImage(
+            f"'{param}' is too long: {len(text)} characters, at most {chars_max} are allowed.",
+            param,
+        )
+    head = _DATA_HEAD.match(text[:_DATA_HEAD_CHARS_MAX])
+    if head is None:
+        raise InvalidImage(f"'{param}' must begin like 'data:image/png;base64,'.", param)
+    try:
+        data = base64.b64decode(text[head.end() :].encode("ascii"), validate=True)
+    except (binascii.Error, UnicodeEncodeError):
+        raise InvalidImage(f"'{param}' is not valid base64.", param) from None
+    if not data:
+        raise InvalidImage(f"'{param}' is empty.", param)
+    return ImageSource(param, data=data)
+
+
+def read_references(
+    sources: Sequence[ImageSource], param: str, card: Card, *, references_max: int | None = None
+) -> tuple[ImageSource, ...]:
+    """The pictures of an edit, as many as the model takes. `references_max` is the wire's own limit.
+
+    Raises UnsupportedField where the model only draws, InvalidField for too many; both name `param`.
+    """
+    if sources and not card.references_max:
+        raise UnsupportedField(
+            f"'{param}' is not supported: the model '{card.name}' edits no images.", param
+        )
+    most = min(card.references_max, references_max or card.references_max)
+    if len(sources) > most:
+        raise InvalidField(
+            f"'{param}' holds {len(sources)} images: the model '{card.name}' takes at most {most}.",
+            param,
+        )
+    return tuple(sources)
