@@ -1,7 +1,7 @@
 """A family that draws one colour in no time, for tests of the engine. Faults are asked for by the prompt.
 
 Prompts, words separated by spaces: `fail@K` and `nan@K` (at the step that follows K done ones), `die@K` (ends the
-engine's thread), `fail-encode`, `fail-start`, `fail-decode`, `wrong-shape`.
+engine's thread), `fail-encode`, `fail-start`, `fail-preview@K`, `fail-decode`, `wrong-shape`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from danqing.domain.task import Pixels
+from danqing.engine.families.base import preview_size
 from danqing.engine.messages import Job
 
 
@@ -44,7 +45,10 @@ class NullFamily:
         self.calls: list[list[str]] = []
         """Job ids of every step that was tried."""
         self.decoded: list[str] = []
+        self.previewed: list[tuple[str, int]] = []
+        """(job id, steps done) of every preview that was tried."""
         self.on_decode: Callable[[], None] = lambda: None
+        self.on_preview: Callable[[], None] = lambda: None
         self.entered = threading.Semaphore(0)
         self._permits = threading.Semaphore(0)
         self._gated = gated
@@ -95,7 +99,13 @@ class NullFamily:
         return state.finite
 
     def preview(self, state: NullState) -> Pixels:
-        return np.full((8, 8, 3), state.job.seed % 256, np.uint8)
+        """Brighter with every step, so that one can be told from another."""
+        self.previewed.append((state.job.id, state.step))
+        self.on_preview()
+        if state.asks("fail-preview"):
+            raise ValueError("no look")
+        width, height = preview_size(state.job)
+        return np.full((height, width, 3), (state.job.seed + state.step) % 256, np.uint8)
 
     def decode(self, states: Sequence[NullState]) -> list[Pixels]:
         self.decoded += [state.job.id for state in states]

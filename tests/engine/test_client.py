@@ -18,6 +18,7 @@ from danqing.engine.messages import (
     JobDrawn,
     JobEvent,
     JobFailed,
+    JobPreview,
     JobQueued,
     JobStarted,
     JobStepped,
@@ -327,3 +328,23 @@ def test_images_that_nobody_takes_stay_latents(monkeypatch: pytest.MonkeyPatch) 
                 assert drawn == 3
 
     asyncio.run(scenario())
+
+
+def test_a_slow_reader_gets_the_latest_look_and_events_in_order() -> None:
+    async def scenario() -> list[JobEvent]:
+        family = NullFamily()
+        async with (
+            engine(family) as client,
+            aclosing(client.draw((make_job("x", steps=9, previews=4),))) as events,
+        ):
+            first = await anext(events)
+            assert isinstance(first, JobQueued)
+            while not client.health().images_total:  # nobody reads meanwhile
+                await asyncio.sleep(0.001)
+            return [event async for event in events]
+
+    events = asyncio.run(scenario())
+    assert [type(event) for event in events] == [JobStarted, JobPreview, JobStepped, JobDrawn]
+    look = events[1]
+    assert isinstance(look, JobPreview)
+    assert (look.number, look.step, look.steps) == (3, 7, 9)

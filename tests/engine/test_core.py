@@ -20,6 +20,7 @@ from danqing.engine.messages import (
     JobDrawn,
     JobEvent,
     JobFailed,
+    JobPreview,
     JobQueued,
     JobRefused,
     JobStarted,
@@ -131,6 +132,46 @@ def test_a_job_is_told_from_queue_to_image(open_desk: Callable[..., Desk]) -> No
     assert np.all(drawn.pixels == 9)
     assert list(drawn.timing_ms) == ["queue", "encode", "denoise", "decode"]
     assert all(value >= 0 for value in drawn.timing_ms.values())
+
+
+@pytest.mark.parametrize(
+    ("steps", "previews", "after"),
+    [(8, 3, (2, 4, 6)), (4, 1, (2,)), (5, 9, (1, 2, 3, 4)), (1, 3, ()), (4, 0, ())],
+)
+def test_previews_come_evenly_and_never_after_the_last_step(
+    open_desk: Callable[..., Desk], steps: int, previews: int, after: tuple[int, ...]
+) -> None:
+    desk = open_desk()
+    desk.submit(make_job("x", steps=steps, previews=previews, seed=9), make_job("y", steps=steps))
+    desk.wait_ended("x", "y")
+    told = desk.of("x")
+    looks = [event for event in told if isinstance(event, JobPreview)]
+    assert [(look.number, look.step, look.steps) for look in looks] == [
+        (number, step, steps) for number, step in enumerate(after)
+    ]
+    for look in looks:
+        assert told[told.index(look) - 1] == JobStepped("x", look.step, steps)
+        assert np.all(look.pixels == 9 + look.step)
+    assert desk.family.previewed == [("x", step) for step in after]  # none for who asked for none
+
+
+def test_a_failing_preview_harms_nothing(open_desk: Callable[..., Desk]) -> None:
+    desk = open_desk()
+    desk.submit(make_job("x", steps=4, previews=3, prompt="fail-preview@2"))
+    desk.wait_ended("x")
+    looks = [event for event in desk.of("x") if isinstance(event, JobPreview)]
+    assert [(look.number, look.step) for look in looks] == [(0, 1), (1, 3)]
+    assert isinstance(desk.last("x"), JobDrawn)
+    assert desk.core.health().failures_total == 0
+
+
+def test_cancelled_while_a_preview_is_made(open_desk: Callable[..., Desk]) -> None:
+    desk = open_desk()
+    desk.family.on_preview = lambda: desk.core.cancel(Cancel(("x",)))
+    desk.submit(make_job("x", previews=1))
+    desk.wait_ended("x")
+    assert desk.last("x") == JobCancelled("x")
+    assert not any(isinstance(event, JobPreview) for event in desk.events)
 
 
 def test_timing_adds_up_to_the_whole(open_desk: Callable[..., Desk]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danqing.engine.families.pocket import Pocket, PocketState
+from danqing.engine.families.pocket import Pocket, PocketState, fit
 from danqing.engine.messages import Job
 
 PROMPTS = ("一只可爱的小猪", "a red car in the city", "三只企鹅在雪地里", "glorbnak", "")
@@ -112,10 +112,29 @@ def test_steps_previews_and_finiteness(pocket: Pocket) -> None:
         pocket.step([state])
         preview = pocket.preview(state)
         assert preview.dtype == np.uint8
-        assert preview.shape[2] == 3
+        assert preview.shape == (96, 96, 3)
     assert pocket.is_finite(state)
     state.latents = np.full_like(state.latents, np.nan)
     assert not pocket.is_finite(state)
+
+
+@pytest.mark.parametrize(
+    ("size", "look"),
+    [((1024, 1024), (512, 512)), ((1344, 768), (512, 293)), ((64, 128), (64, 128))],
+)
+def test_a_preview_has_the_shape_of_the_picture_and_shows_progress(
+    pocket: Pocket, size: tuple[int, int], look: tuple[int, int]
+) -> None:
+    state = begin(pocket, job("a red apple", size=size, steps=8))
+    distances: list[float] = []
+    for _ in range(8):
+        pocket.step([state])
+        preview = pocket.preview(state)
+        assert preview.shape == (look[1], look[0], 3)
+        final = fit(pocket._picture(state, state.clean), *look)
+        distances.append(float(np.abs(preview.astype(int) - final.astype(int)).mean()))
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] < 1 < distances[0]
 
 
 def test_a_failed_step_changes_nothing(pocket: Pocket) -> None:

@@ -26,8 +26,8 @@ TERMINAL = (JobRefused, JobDrawn, JobFailed, JobCancelled)
 class _Mailbox:
     """A task's events on their way from the engine's thread to its coroutine.
 
-    Holds at most one event of each kind per job: a newer step takes the place of one not yet read, everything
-    else comes once. So it is bounded, and an end is never lost.
+    Holds at most one event of each kind per job: a newer step or preview drives out one not yet read, everything
+    else comes once. So it is bounded, events stay in order, and an end is never lost.
     """
 
     def __init__(self) -> None:
@@ -40,6 +40,7 @@ class _Mailbox:
         """Any thread."""
         with self._lock:
             wake = not self._events
+            self._events.pop((event.job_id, type(event)), None)  # the newer one goes to the end
             self._events[event.job_id, type(event)] = event
         if wake:
             with suppress(RuntimeError):  # the loop is closed: nobody reads any more
@@ -73,8 +74,9 @@ class InProcessClient:
     async def draw(self, jobs: tuple[Job, ...]) -> AsyncGenerator[JobEvent, None]:
         """Submit the jobs of one task together and yield their events until each has ended.
 
-        Each job's events come in order: JobQueued, JobStarted, JobStepped (the latest; some may be skipped), then one of
-        JobDrawn, JobFailed (the engine's death included), JobCancelled. Closing the generator cancels what is left.
+        Each job's events come in order: JobQueued, JobStarted, JobStepped and JobPreview (the latest of each: a slow
+        reader misses the ones before, a preview's number tells), then one of JobDrawn, JobFailed (the engine's
+        death included), JobCancelled. Closing the generator cancels what is left.
         Raises, before the first event, Busy when the queue has no room and EngineFailed when the engine is dead.
         """
         mailbox = _Mailbox()

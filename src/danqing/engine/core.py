@@ -22,6 +22,7 @@ from danqing.engine.messages import (
     JobDrawn,
     JobEvent,
     JobFailed,
+    JobPreview,
     JobQueued,
     JobRefused,
     JobStarted,
@@ -209,7 +210,7 @@ class EngineCore:
     def _warm_up(self, family: Family, runner: Runner, job: Job) -> None:
         """Draw one image that nobody asked for: first calls are slow, and its step times are known after."""
         work = Work(job, self._clock())
-        for _ in range(job.steps):
+        for _ in range(job.steps_drawn):
             advance = runner.advance([work])
             for size, seconds in advance.calls:
                 self._scheduler.pace.learn(family.batch_key(job), size, seconds)
@@ -219,7 +220,7 @@ class EngineCore:
         self._scheduler.pace.learn_ending(family.batch_key(job), self._clock() - began_s)
 
     def _beat(self, runner: Runner) -> bool:
-        """One round: a step for one batch, then the decoding of one finished image."""
+        """One round: a step for one batch, the previews due after it, the decoding of one finished image."""
         with self._condition:
             works = self._pick()
             while not (works or self._decodable() or self._stopping):
@@ -233,6 +234,9 @@ class EngineCore:
             advance = runner.advance(works)
             with self._condition:
                 self._update(works, advance, began_s)
+            for work in works:
+                if work.job.previews and work.wants_preview:
+                    self._preview(runner, work)
         with self._condition:
             work = self._undecoded.popleft() if self._decodable() else None
         if work is not None:
@@ -250,6 +254,19 @@ class EngineCore:
                         JobDrawn(job_id, *drawn) if drawn else JobFailed(job_id, str(work.fault))
                     )
         return True
+
+    def _preview(self, runner: Runner, work: Work) -> None:
+        """One look, made outside the lock and told if its job still goes on. Its account pays the time."""
+        began_s = self._clock()
+        pixels = runner.preview(work)
+        with self._condition:
+            job, state = work.job, work.state
+            if self._works.get(job.id) is not work or state is None:
+                return
+            self._scheduler.charge(job.id, self._clock() - began_s)
+            if pixels is not None:
+                number, work.previews_sent = work.previews_sent, work.previews_sent + 1
+                self._listener(JobPreview(job.id, number, state.step, job.steps_drawn, pixels))
 
     def _decodable(self) -> bool:
         return bool(self._undecoded) and self._pixel_bytes < PIXEL_BYTES_MAX
@@ -298,7 +315,7 @@ class EngineCore:
                 self._failures_total += 1
                 self._forget(JobFailed(work.job.id, work.fault))
             elif work.state is not None:
-                self._listener(JobStepped(work.job.id, work.state.step, work.job.steps))
+                self._listener(JobStepped(work.job.id, work.state.step, work.job.steps_drawn))
         self._undecoded += [self._works[job_id] for job_id in finished if job_id in self._works]
 
     def _forget(self, event: JobEvent) -> None:

@@ -37,6 +37,20 @@ class Job:
     previews: int = 0
     """Looks at the unfinished image to send, spread evenly over its steps."""
 
+    @property
+    def steps_drawn(self) -> int:
+        """Denoising steps that are really done: fewer than `steps` where a reference is kept in part."""
+        if self.reference is None:
+            return self.steps
+        return max(1, min(self.steps, round(self.steps * self.strength)))
+
+    @property
+    def preview_steps(self) -> tuple[int, ...]:
+        """After which steps a look is sent: ascending, never the last step, so at most one less than steps."""
+        steps = self.steps_drawn
+        count = min(self.previews, steps - 1)
+        return tuple(steps * (number + 1) // (count + 1) for number in range(count))
+
 
 # service → engine
 
@@ -76,6 +90,8 @@ class JobStarted:
 
 @dataclass(frozen=True, slots=True)
 class JobStepped:
+    """`step` of the job's `steps_drawn` are done."""
+
     job_id: str
     step: int
     steps: int
@@ -83,7 +99,7 @@ class JobStepped:
 
 @dataclass(frozen=True, slots=True)
 class JobPreview:
-    """A look at the unfinished image; `number` counts from 0."""
+    """A look at the unfinished image, of any size; `number` counts from 0."""
 
     job_id: str
     number: int

@@ -34,6 +34,12 @@ class Work:
     state: State | None = None
     fault: str | None = None
     """Why it failed; a safe message."""
+    previews_sent: int = 0
+
+    @property
+    def wants_preview(self) -> bool:
+        """It has just done a step after which somebody waits for a look."""
+        return self.state is not None and self.state.step in self.job.preview_steps
 
 
 @dataclass(slots=True)
@@ -64,6 +70,17 @@ class Runner:
         advance = Advance()
         self._step([work for work in works if work.state is not None], advance)
         return advance
+
+    def preview(self, work: Work) -> Pixels | None:
+        """A look at an unfinished image; None where that failed, which harms the image in no way."""
+        try:
+            pixels = self._family.preview(work.state)
+            if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+                raise ValueError(f"preview {pixels.dtype} {pixels.shape}")
+        except Exception:
+            log.exception("job %s: no preview", work.job.id)
+            return None
+        return pixels
 
     def finish(self, work: Work) -> tuple[Pixels, dict[str, float]] | None:
         """Decode one image: (pixels, stage → milliseconds), or None with `work.fault` set.

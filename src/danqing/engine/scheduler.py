@@ -44,7 +44,7 @@ class _Entry:
 
     @property
     def left(self) -> int:
-        return max(0, self.job.steps - self.step)
+        return max(0, self.job.steps_drawn - self.step)
 
 
 class _Ring:
@@ -211,6 +211,12 @@ class Scheduler:
         entry = self._entries.get(job_id)
         if entry is not None:
             self.pace.learn_ending(entry.key, seconds)
+            self.charge(job_id, seconds)
+
+    def charge(self, job_id: str, seconds: float) -> None:
+        """Engine time that went into one job outside its steps: its account pays. Unknown ids are fine."""
+        entry = self._entries.get(job_id)
+        if entry is not None:
             ring = self._lane(entry.job).ring
             ring.charge(entry.job.account_id, seconds, -2 * self._quantum_s)
 

@@ -8,13 +8,14 @@ from typing import Protocol
 
 from danqing.domain.errors import Cancelled, EngineFailed
 from danqing.domain.ports import DrawOrder
-from danqing.domain.task import Drawn, Event, Failed, Queued, Started, Stepped
+from danqing.domain.task import Drawn, Event, Failed, Preview, Queued, Started, Stepped
 from danqing.engine.messages import (
     Job,
     JobCancelled,
     JobDrawn,
     JobEvent,
     JobFailed,
+    JobPreview,
     JobQueued,
     JobStarted,
     JobStepped,
@@ -49,6 +50,7 @@ class LocalProvider:
                 guidance=preset.guidance,
                 seed=seed,
                 priority=order.priority,
+                previews=order.previews,
             )
             for index, seed in enumerate(order.seeds)
         )
@@ -67,6 +69,8 @@ def _translated(event: JobEvent, index: int, seed: int) -> Event:
             return Started(index)
         case JobStepped():
             return Stepped(index, event.step, event.steps)
+        case JobPreview():
+            return Preview(index, event.number, event.step, event.steps, event.pixels)
         case JobDrawn():
             return Drawn(index, event.pixels, seed, event.timing_ms)
         case JobFailed():

@@ -12,13 +12,22 @@ from typing import Any, Protocol
 from danqing.domain.task import Pixels
 from danqing.engine.messages import Job
 
+PREVIEW_SIDE_MAX = 512
+"""The longer side of a look at an unfinished image, pixels."""
+
+
+def preview_size(job: Job) -> tuple[int, int]:
+    """(width, height) of the job's previews: its aspect ratio, within PREVIEW_SIDE_MAX."""
+    scale = min(1.0, PREVIEW_SIDE_MAX / max(job.width, job.height))
+    return max(1, round(job.width * scale)), max(1, round(job.height * scale))
+
 
 class State(Protocol):
     """One image in the making. A family's own class adds its tensors."""
 
     job: Job
     step: int
-    """Denoising steps done so far, 0..job.steps; `Family.step` raises it by one."""
+    """Denoising steps done so far, 0..job.steps_drawn; `Family.step` raises it by one."""
 
 
 class Family(Protocol):
@@ -54,7 +63,7 @@ class Family(Protocol):
         ...
 
     def preview(self, state: Any) -> Pixels:
-        """A cheap look at the image so far, at any size."""
+        """A cheap look at the image so far: uint8 RGB, best at `preview_size` of the job."""
         ...
 
     def decode(self, states: Sequence[Any]) -> list[Pixels]:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from danqing.domain.task import Pixels
 from danqing.engine.families import pocket_layout as layout
+from danqing.engine.families.base import preview_size
 from danqing.engine.families.pocket_text import CHARACTERS_MAX, tokenize
 from danqing.engine.messages import Job
 
@@ -140,8 +141,12 @@ class Pocket:
         return bool(np.isfinite(state.latents).all())
 
     def preview(self, state: PocketState) -> Pixels:
-        """The guess so far, at the network's own size."""
-        return self._picture(state, state.clean)
+        """Half way from what there is, noise and all, to the guess.
+
+        The guess alone is sharp from the first step on and would look finished; the noise tells how far it is.
+        """
+        look = (state.latents + state.clean) / 2
+        return fit(self._picture(state, look), *preview_size(state.job))
 
     def decode(self, states: Sequence[PocketState]) -> list[Pixels]:
         return [
