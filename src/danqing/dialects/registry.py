@@ -10,6 +10,7 @@ from danqing.dialects.chat import ChatDialect, DrawDialect
 from danqing.dialects.client import ClientDialect
 from danqing.dialects.dashscope import DashScopeDialect
 from danqing.dialects.openai import OpenAIDialect
+from danqing.dialects.openai_client import OpenAIClient
 from danqing.dialects.zhipu import ZhipuDialect
 
 _ALL: tuple[Dialect, ...] = (
@@ -20,7 +21,7 @@ _ALL: tuple[Dialect, ...] = (
     DashScopeDialect(),
 )
 
-_CLIENTS: tuple[ClientDialect, ...] = ()
+_CLIENTS: tuple[ClientDialect, ...] = (OpenAIClient(),)
 
 DIALECTS: Mapping[str, Dialect] = MappingProxyType({dialect.name: dialect for dialect in _ALL})
 CLIENTS: Mapping[str, ClientDialect] = MappingProxyType({one.name: one for one in _CLIENTS})

@@ -1,0 +1,106 @@
+"""Reading a provider's answer, whatever its dialect: JSON, pictures in it, Retry-After. Pure; knows no dialect."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from email.utils import parsedate_to_datetime
+from typing import cast
+
+from danqing.dialects.client import Incoming, ProviderImage
+from danqing.domain.errors import DanqingError, ProviderFailed
+
+RETRY_S_DEFAULT = 5.0
+"""When to come back where a provider says that it is busy, and not for how long."""
+RETRY_S_MAX = 3600.0
+TEXT_CHARS_MAX = 500
+"""Of a provider's own words at most."""
+
+_DATA_URL = re.compile(r"data:[^,]{0,300};base64,", re.I)
+# What looks like a key in a provider's words: it may quote ours.
+_KEY = re.compile(r"(?i)\b(?:sk-|bearer\s+)[^\s'\",]{4,}|[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{8,}")
+_STRANGE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
+
+
+def read_object(answer: Incoming) -> Mapping[str, object] | None:
+    """The JSON object of an answer; None where it is anything else (HTML, a list, cut off)."""
+    try:
+        value: object = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return None
+    return cast("Mapping[str, object]", value) if isinstance(value, dict) else None
+
+
+def words(value: object) -> str:
+    """A provider's own text, safe to pass on: clipped, on one line, and without what looks like a key."""
+    if not isinstance(value, str):
+        return ""
+    plain = _STRANGE.sub(" ", value[: 2 * TEXT_CHARS_MAX]).strip()
+    return _KEY.sub("[key]", plain)[:TEXT_CHARS_MAX]
+
+
+def text_of(value: object) -> str:
+    """A code or type as text: providers write numbers with and without quotes. "" for anything else."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return ""
+    return str(value)
+
+
+def mapping_of(value: object) -> Mapping[str, object]:
+    """A JSON object, or an empty one for anything else."""
+    return cast("Mapping[str, object]", value) if isinstance(value, dict) else {}
+
+
+def list_of(value: object) -> Sequence[object]:
+    """A JSON list, or an empty one for anything else."""
+    return cast("list[object]", value) if isinstance(value, list) else ()
+
+
+def read_image(url: object, b64: object) -> ProviderImage | DanqingError:
+    """One picture of an answer: base64 (also as a data URL) before a link. ProviderFailed for neither."""
+    text = b64 if isinstance(b64, str) and b64 else url
+    if not isinstance(text, str) or not text:
+        return ProviderFailed("The provider's answer holds no image where one should be.")
+    head = _DATA_URL.match(text[:310])
+    if head is None and text is url:
+        return ProviderImage(url=text)
+    try:
+        raw = "".join(text[head.end() if head else 0 :].split()).encode("ascii")
+        data = base64.b64decode(raw, validate=True)
+    except (binascii.Error, UnicodeEncodeError):
+        return ProviderFailed("The provider's answer holds an image that is no valid base64.")
+    return ProviderImage(data=data) if data else ProviderFailed("The provider's image is empty.")
+
+
+def in_places(
+    images: Sequence[ProviderImage | DanqingError], n: int
+) -> tuple[ProviderImage | DanqingError, ...]:
+    """As many as were asked for: what is missing is ProviderFailed in its place, what is over is left."""
+    missing = ProviderFailed(f"The provider answered {len(images)} of {n} images.")
+    return (*images[:n], *[missing] * (n - len(images)))
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float:
+    """Seconds by `retry-after-ms` or `retry-after` (RFC 9110: seconds or a date); a default of ours without."""
+    try:
+        return _bounded(float(headers["retry-after-ms"]) / 1000)
+    except (KeyError, ValueError):
+        pass
+    given = headers.get("retry-after", "")
+    try:
+        return _bounded(float(given))
+    except ValueError:
+        pass
+    try:  # a date is read against the provider's own clock
+        wait = parsedate_to_datetime(given) - parsedate_to_datetime(headers.get("date", ""))
+        return _bounded(wait.total_seconds())
+    except (ValueError, TypeError):
+        return RETRY_S_DEFAULT
+
+
+def _bounded(seconds: float) -> float:
+    return min(max(seconds, 0.0), RETRY_S_MAX) if math.isfinite(seconds) else RETRY_S_DEFAULT
