@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -59,6 +60,16 @@ class SizeRange:
             return f"the sides' ratio may be at most {self.ratio_max:g}:1"
         return None
 
+    def scaled(self, size: Size, pixels: int) -> Size | None:
+        """The size within these bounds with `size`'s ratio and about `pixels` pixels; None if there is none."""
+        factor = math.sqrt(max(pixels, self.pixels_min) / size.pixels)
+        factor = max(factor, self.side_min / min(size))
+        factor = min(factor, self.side_max / max(size), math.sqrt(self.pixels_max / size.pixels))
+        # Rounded down: up would leave the bounds just reached.
+        sides = (int(side * factor / self.multiple + 1e-9) * self.multiple for side in size)
+        found = Size(*sides)
+        return found if min(found) > 0 and self.fault(found) is None else None
+
 
 @dataclass(frozen=True, slots=True)
 class SizeRule:
@@ -88,6 +99,23 @@ class SizeRule:
         if fault is not None:
             raise InvalidField(f"Invalid value: '{name[:50]}': {fault}. {self._supported()}", param)
         return size
+
+    def nearest(self, size: Size) -> Size:
+        """The size to redraw a picture of `size` at: first of like ratio, then of like area.
+
+        Of a free range it is never larger than the default, so that a large picture is not a dear one.
+        """
+        if self.free is not None:
+            scaled = self.free.scaled(size, min(size.pixels, self.default.pixels))
+            if scaled is not None:
+                return scaled
+        wanted = math.log(size.width / size.height)
+
+        def distance(known: Size) -> tuple[float, float]:
+            ratio = abs(math.log(known.width / known.height) - wanted)
+            return round(ratio, 2), abs(math.log(known.pixels / size.pixels))
+
+        return min((self.default, *self.listed, *self.named.values()), key=distance)
 
     def _supported(self) -> str:
         values = [*self.named, *map(str, self.listed)] or [str(self.default)]

@@ -69,6 +69,8 @@ class ImageTask:
     """Where to repaint the first reference: where it is transparent."""
     strength: float | None = None
     """How far an edit may leave its reference, 0 (not at all) to 1; None = the backend's default."""
+    fit_reference: bool = False
+    """`size` is only the model's default: what counts is its size nearest to the first reference's."""
 
     @property
     def is_edit(self) -> bool:
@@ -128,6 +130,8 @@ class ImageResult:
     """Set when the prompt was extended; this text was drawn."""
     safety: tuple[SafetyLevel, ...] = ()
     quality: str = "standard"
+    input_pixels: int = 0
+    """Of all references and the mask together."""
 
     @property
     def delivered(self) -> list[DeliveredImage]:

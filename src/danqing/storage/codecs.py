@@ -11,10 +11,13 @@ import zlib
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from danqing.domain.card import ImageFormat
 from danqing.domain.task import Pixels
+
+Mask = npt.NDArray[np.bool_]
 
 QUALITY_DEFAULT = 90
 """JPEG and WebP quality where the client names none."""
@@ -53,6 +56,12 @@ def decode(data: bytes) -> Pixels:
     """Decode an image of ours to H x W x 3 uint8. Raises OSError where the data is no image."""
     with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
         return np.array(image.convert("RGB"))
+
+
+def decode_mask(data: bytes) -> Mask:
+    """Decode a mask to H x W booleans: True where it is (more than half) transparent. Raises OSError."""
+    with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image:
+        return np.array(image.convert("RGBA").getchannel("A")) < 128
 
 
 def _png(pixels: Pixels, xmp: str | None) -> bytes:

@@ -1,0 +1,165 @@
+"""A stranger's picture: recognised by its bytes, bounded before it is decoded, turned upright, made plain. Knows no task.
+
+What comes out is what codecs.decode reads: a whole PNG, JPEG or WebP, one frame, as it is shown. Bytes that
+are that already stay as they are.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from danqing.domain.sizes import Size
+from danqing.domain.task import InputImage
+
+SIDE_MIN = 8
+SIDE_MAX = 16_384
+RATIO_MAX = 16
+"""The longer side over the shorter."""
+PNG_PIXELS_MAX = 2**22
+"""A larger picture that must be encoded anew becomes a JPEG: a PNG of it would take seconds and far more bytes."""
+JPEG_QUALITY = 95
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+_KNOWN = "PNG, JPEG, WebP, GIF, BMP or TIFF"
+_ORIENTATION = 0x0112  # Exif's tag; 1 is upright
+_KEPT_MODES = ("RGB", "L")
+_ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
+
+
+def read_reference(data: bytes, *, pixels_max: int) -> InputImage:
+    """A picture to start from. What is transparent becomes white; of an animation the first frame counts.
+
+    CPU-bound and hungry (4 bytes a pixel, twice): call it from a worker thread, few at a time. Raises
+    ValueError saying what is wrong, in words for the client.
+    """
+    return _guarded(data, pixels_max, _plain)
+
+
+def read_mask(data: bytes, *, pixels_max: int) -> InputImage:
+    """A mask, as a PNG with alpha. Raises ValueError as `read_reference`, and where nothing is transparent."""
+    return _guarded(data, pixels_max, _masking)
+
+
+def _guarded(
+    data: bytes, pixels_max: int, read: Callable[[bytes, Image.Image], InputImage]
+) -> InputImage:
+    if not data:
+        raise ValueError("is empty")
+    _refuse_other_kinds(data)
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:  # reads the head alone
+            _check_size(image.size, pixels_max)
+            image.load()
+            return read(data, image)
+    except _Refused as error:
+        raise ValueError(str(error)) from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"has too many pixels: at most {pixels_max} are allowed") from None
+    except MemoryError:
+        raise ValueError("needs too much memory") from None
+    except Exception as error:
+        # Pillow answers a damaged file with nearly any exception there is.
+        raise ValueError(f"is not a whole {_KNOWN} image") from error
+
+
+class _Refused(Exception):
+    """A picture that decodes but cannot be used."""
+
+
+def _refuse_other_kinds(data: bytes) -> None:
+    """A clearer word than "not an image" for the kinds that people do send."""
+    head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    kind = None
+    if head.startswith((b"<svg", b"<?xml", b"<!doctype svg")):
+        kind = "an SVG"
+    elif head.startswith((b"<!doctype html", b"<html")):
+        kind = "a web page"
+    elif head.startswith(b"%pdf"):
+        kind = "a PDF"
+    elif data[4:8] == b"ftyp":
+        kind = "a HEIC, AVIF or video file"
+    if kind is not None:
+        raise ValueError(f"is {kind}, not a {_KNOWN} image")
+
+
+def _check_size(size: tuple[int, int], pixels_max: int) -> None:
+    width, height = size
+    what = f"is {width}x{height} pixels"
+    if not SIDE_MIN <= min(size) <= max(size) <= SIDE_MAX:
+        raise _Refused(f"{what}: each side must have {SIDE_MIN} to {SIDE_MAX}")
+    if width * height > pixels_max:
+        raise _Refused(f"{what}: at most {pixels_max} in all are allowed")
+    if max(size) > RATIO_MAX * min(size):
+        raise _Refused(f"{what}: the sides' ratio may be at most {RATIO_MAX}:1")
+
+
+def _plain(data: bytes, image: Image.Image) -> InputImage:
+    """The same bytes where they are plain already, else the picture encoded anew."""
+    name = str(image.format).lower()
+    upright = _upright(image)
+    if (
+        name in ("png", "jpeg", "webp")
+        and image.mode in _KEPT_MODES
+        and "transparency" not in image.info
+        and getattr(image, "n_frames", 1) == 1
+        and upright is image
+    ):
+        return InputImage(data, name, Size(*image.size))
+    shown = _on_white(_eight_bits(upright))
+    out = io.BytesIO()
+    if name == "jpeg" or shown.width * shown.height > PNG_PIXELS_MAX:
+        shown.save(out, "JPEG", quality=JPEG_QUALITY, subsampling="4:4:4")
+        return InputImage(out.getvalue(), "jpeg", Size(*shown.size))
+    return _as_png(shown)
+
+
+def _as_png(image: Image.Image) -> InputImage:
+    out = io.BytesIO()
+    # A profile that came along may be of another colour space than what is written.
+    image.save(out, "PNG", compress_level=1, icc_profile=None)
+    return InputImage(out.getvalue(), "png", Size(*image.size))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture as its Exif says it is to be shown; the very same one where nothing is to be turned."""
+    try:
+        orientation: object = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged Exif does not make a picture unfit
+        return image
+    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
+
+
+def _masking(data: bytes, image: Image.Image) -> InputImage:
+    if image.mode not in _ALPHA_MODES and "transparency" not in image.info:
+        raise _Refused("has no alpha channel: make transparent what is to be repainted")
+    shown = _upright(image).convert("RGBA")
+    lowest, _ = cast("tuple[int, int]", shown.getchannel("A").getextrema())
+    if lowest > 0:
+        raise _Refused("has no fully transparent pixel: nothing would be repainted")
+    return _as_png(shown)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey (modes I and I;16...) to 8 bits: Pillow's own conversion would clip it to white."""
+    if image.mode == "F":
+        raise _Refused("has floating-point pixels: 8 or 16 bits per channel are taken")
+    if not image.mode.startswith("I"):
+        return image
+    levels = np.asarray(image).astype(np.int64)
+    if levels.max(initial=0) > 255:
+        levels >>= 8
+    return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode not in _ALPHA_MODES and "transparency" not in image.info:
+        return image.convert("RGB")
+    with_alpha = image.convert("RGBA")
+    ground = Image.new("RGB", with_alpha.size, "white")
+    ground.paste(with_alpha, mask=with_alpha)
+    return ground

@@ -1,0 +1,56 @@
+"""The size nearest to a picture's: always one the model takes, of like ratio, and no dearer than the default."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from danqing.domain.sizes import Size, SizeRange, SizeRule
+
+LISTED = SizeRule(
+    default=Size(1024, 1024),
+    listed=(Size(1024, 1024), Size(1536, 1024), Size(1024, 1536)),
+    named={"auto": Size(1024, 1024)},
+)
+SQUARES = SizeRule(Size(1024, 1024), tuple(Size(side, side) for side in (256, 512, 1024)))
+FREE = SizeRule(Size(1024, 1024), free=SizeRange(256, 3840, 16, 8_294_400, 3.0))
+LARGE = SizeRule(
+    Size(2048, 2048),
+    (Size(2048, 2048), Size(3136, 1344)),
+    free=SizeRange(240, 4096, 1, 16_777_216, 16.0, 921_600),
+)
+sides = st.integers(8, 16_384)
+
+
+@given(st.sampled_from([LISTED, SQUARES, FREE, LARGE]), st.builds(Size, sides, sides))
+def test_it_is_always_a_size_of_the_model(rule: SizeRule, size: Size) -> None:
+    found = rule.nearest(size)
+    assert rule.resolve(str(found)) == found
+    assert found.pixels <= max(known.pixels for known in (rule.default, *rule.listed))
+
+
+@given(st.builds(Size, st.integers(256, 4096), st.integers(256, 4096)))
+def test_a_free_range_keeps_the_ratio(size: Size) -> None:
+    found = FREE.nearest(size)
+    if max(size) / min(size) < 2.5:
+        assert found.width / found.height == pytest.approx(size.width / size.height, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "size", "expected"),
+    [
+        (LISTED, Size(800, 600), Size(1536, 1024)),
+        (LISTED, Size(600, 801), Size(1024, 1536)),
+        (LISTED, Size(300, 310), Size(1024, 1024)),
+        (SQUARES, Size(500, 520), Size(512, 512)),
+        (SQUARES, Size(9000, 20), Size(512, 512)),
+        (FREE, Size(640, 480), Size(640, 480)),
+        (FREE, Size(4000, 3000), Size(1168, 880)),
+        (FREE, Size(100, 100), Size(256, 256)),
+        (FREE, Size(4000, 400), Size(1024, 1024)),
+        (LARGE, Size(640, 640), Size(960, 960)),
+    ],
+)
+def test_some_sizes(rule: SizeRule, size: Size, expected: Size) -> None:
+    assert rule.nearest(size) == expected
