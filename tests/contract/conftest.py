@@ -1,0 +1,143 @@
+"""What the contract tests share: one fast server, its clients, and a caller for every kind of trouble."""
+
+from __future__ import annotations
+
+import base64
+import io
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import pytest
+from PIL import Image
+
+from danqing.service.tokens import TokenLimits
+from tests.conftest import LiveServer, start_server, stop_server
+from tests.contract.sdk import Sdk, start_sdk
+
+REFUSED_PROMPT = "lolicon"
+"""A term of the bundled list, level 0."""
+CRASHING_PROMPT = "fail@1"
+"""Makes the null family's second step fail."""
+
+
+@dataclass(frozen=True)
+class Callers:
+    """Tokens that get into trouble."""
+
+    stranger: str
+    poor: str
+    """Of an account with one character."""
+    hasty: str
+    """Its one request of this minute is used up."""
+
+
+@pytest.fixture(scope="session")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server that draws one colour, fast."""
+    live = start_server(tmp_path_factory.mktemp("contract") / "data", module="tests.null_server")
+    yield live
+    assert stop_server(live) == 0
+
+
+@pytest.fixture(scope="session")
+def callers(house: LiveServer) -> Callers:
+    async def make(books: Any) -> str:
+        await books.accounts.create("hasty", 1_000_000)
+        limits = TokenLimits(rate_per_minute=1)
+        return await books.tokens.create("hasty", limits=limits, by="test")
+
+    hasty = house.books(make)
+    answer = house.client.post(
+        "/v1/images/generations",
+        json={"prompt": "x", "size": "256x256"},
+        headers={"authorization": f"Bearer {hasty}"},
+    )
+    assert answer.status_code == 200
+    return Callers("sk-no.no", house.account("poor", 1), hasty)
+
+
+@pytest.fixture(scope="session")
+def start(
+    house: LiveServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Sdk]]:
+    """Starts a client, once a session, with the operator's token at the fast server."""
+    started: dict[str, Sdk] = {}
+    folder = tmp_path_factory.mktemp("sdks")
+
+    def get(name: str) -> Sdk:
+        if name not in started:
+            log = folder / f"{name}.log"
+            started[name] = start_sdk(name, log, url=house.url, token=house.token)
+        return started[name]
+
+    yield get
+    for sdk in started.values():
+        sdk.end()
+
+
+@pytest.fixture(scope="session")
+def full_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A slow server with room for one image."""
+    live = start_server(
+        tmp_path_factory.mktemp("full") / "data",
+        module="tests.null_server",
+        NULL_STEP_S="1",
+        DANQING_ENGINE__QUEUE_MAX="1",
+    )
+    yield live
+    assert stop_server(live) == 0
+
+
+@contextmanager
+def occupied(server: LiveServer) -> Iterator[None]:
+    """While this lasts (20 s at most), the one place is taken."""
+    host, port = server.url.removeprefix("http://").split(":")
+    body = b'{"prompt": "x", "model": "pocket", "size": "256x256", "quality": "hd"}'
+    with socket.create_connection((host, int(port))) as guest:
+        guest.sendall(
+            f"POST /v1/images/generations HTTP/1.1\r\nhost: {host}\r\n"
+            f"authorization: Bearer {server.token}\r\n"
+            f"content-length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        _wait_live(server, 1)
+        yield
+    _wait_live(server, 0)  # who hangs up is let go of within a step
+
+
+def _wait_live(server: LiveServer, images: int) -> None:
+    deadline = time.monotonic() + 30
+    while server.metric("danqing_engine_live") != images:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def busy(full_house: LiveServer) -> Iterator[LiveServer]:
+    """A server that is busy while the test runs."""
+    with occupied(full_house):
+        yield full_house
+
+
+def picture(url: str | None = None, b64: str | None = None) -> Image.Image:
+    """The image behind a link, fetched without a token, or in base64."""
+    if url is not None:
+        answer = httpx2.get(url)
+        assert answer.status_code == 200, answer.text
+        data = answer.content
+    else:
+        data = base64.b64decode(b64 or "")
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def png(size: tuple[int, int] = (256, 256), colour: str = "red") -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", size, colour).save(stream, "PNG")
+    return stream.getvalue()

@@ -1,0 +1,94 @@
+"""Calls of the dashscope SDK, run inside its own environment. It returns failures instead of raising them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import dashscope
+from dashscope import AioMultiModalConversation, ImageSynthesis, MultiModalConversation
+from dashscope.aigc.image_generation import ImageGeneration
+from lines import serve
+
+
+def answered(response: Any) -> dict[str, Any]:
+    """The SDK's response as plain data."""
+    return json.loads(json.dumps(response, default=lambda value: value.__dict__))
+
+
+def at(url: str) -> None:
+    dashscope.base_http_api_url = f"{url}/api/v1"
+
+
+def conversation(url: str, token: str, **fields: Any) -> dict[str, Any]:
+    at(url)
+    return answered(MultiModalConversation.call(api_key=token, **fields))
+
+
+def conversation_async(url: str, token: str, **fields: Any) -> dict[str, Any]:
+    at(url)
+    return answered(asyncio.run(AioMultiModalConversation.call(api_key=token, **fields)))
+
+
+def synthesis(url: str, token: str, **fields: Any) -> dict[str, Any]:
+    """Post and poll until it ends, as the SDK does it."""
+    at(url)
+    return answered(ImageSynthesis.call(api_key=token, **fields))
+
+
+def synthesis_start(url: str, token: str, **fields: Any) -> dict[str, Any]:
+    at(url)
+    return answered(ImageSynthesis.async_call(api_key=token, **fields))
+
+
+def synthesis_wait(url: str, token: str, task: str) -> dict[str, Any]:
+    at(url)
+    return answered(ImageSynthesis.wait(task, api_key=token))
+
+
+def synthesis_fetch(url: str, token: str, task: str) -> dict[str, Any]:
+    at(url)
+    return answered(ImageSynthesis.fetch(task, api_key=token))
+
+
+def synthesis_cancel(url: str, token: str, task: str) -> dict[str, Any]:
+    at(url)
+    return answered(ImageSynthesis.cancel(task, api_key=token))
+
+
+def synthesis_list(url: str, token: str, **query: Any) -> dict[str, Any]:
+    at(url)
+    return answered(ImageSynthesis.list(api_key=token, **query))
+
+
+def generation(url: str, token: str, **fields: Any) -> dict[str, Any]:
+    at(url)
+    return answered(ImageGeneration.call(api_key=token, **fields))
+
+
+def generation_start(url: str, token: str, **fields: Any) -> dict[str, Any]:
+    at(url)
+    return answered(ImageGeneration.async_call(api_key=token, **fields))
+
+
+def generation_wait(url: str, token: str, task: str) -> dict[str, Any]:
+    at(url)
+    return answered(ImageGeneration.wait(task, api_key=token))
+
+
+CALLS = (
+    conversation,
+    conversation_async,
+    synthesis,
+    synthesis_start,
+    synthesis_wait,
+    synthesis_fetch,
+    synthesis_cancel,
+    synthesis_list,
+    generation,
+    generation_start,
+    generation_wait,
+)
+
+serve({call.__name__: call for call in CALLS})

@@ -1,0 +1,169 @@
+"""OpenAI's official clients: Python, sync and async, and Node (in an environment of its own)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import openai
+import pytest
+
+from tests.conftest import LiveServer
+from tests.contract.conftest import CRASHING_PROMPT, REFUSED_PROMPT, Callers, picture
+from tests.contract.sdk import Sdk, SdkError
+
+pytestmark = pytest.mark.slow
+
+CAT = {"model": "dall-e-3", "prompt": "a cat"}
+GPT = {"model": "gpt-image-1", "prompt": "a cat"}
+
+
+@pytest.fixture(scope="session")
+def client(house: LiveServer) -> openai.OpenAI:
+    return openai.OpenAI(api_key=house.token, base_url=f"{house.url}/v1", max_retries=0)
+
+
+@pytest.fixture(scope="session")
+def node(start: Callable[[str], Sdk]) -> Sdk:
+    return start("node")
+
+
+def test_by_link(client: openai.OpenAI) -> None:
+    answer = client.images.generate(**CAT, n=2, size="1792x1024", style="natural", quality="hd")
+    assert [picture(item.url).size for item in answer.data] == [(1792, 1024)] * 2
+    assert answer.data[0].revised_prompt
+
+
+def test_base64_with_what_was_applied(client: openai.OpenAI) -> None:
+    answer = client.images.generate(
+        **GPT, size="1536x1024", quality="low", output_format="jpeg", output_compression=50
+    )
+    image = picture(b64=answer.data[0].b64_json)
+    assert (image.format, image.size) == ("JPEG", (1536, 1024))
+    assert (answer.size, answer.quality, answer.output_format, answer.background) == (
+        "1536x1024",
+        "low",
+        "jpeg",
+        "opaque",
+    )
+    assert answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens
+
+
+def test_async_client(house: LiveServer) -> None:
+    async def work() -> list[Any]:
+        async with openai.AsyncOpenAI(
+            api_key=house.token, base_url=f"{house.url}/v1", max_retries=0
+        ) as client:
+            return await asyncio.gather(*(client.images.generate(**CAT) for _ in range(3)))
+
+    answers = asyncio.run(work())
+    assert len({answer.data[0].url for answer in answers}) == 3
+
+
+def test_headers(client: openai.OpenAI) -> None:
+    raw = client.images.with_raw_response.generate(**CAT)
+    assert raw.request_id == raw.headers["x-request-id"]
+    assert raw.headers["x-danqing-charged"] == "5000"
+    assert raw.headers["x-danqing-size"] == "1024x1024"
+    assert raw.parse().data[0].url
+
+
+def test_models(client: openai.OpenAI, node: Sdk) -> None:
+    ids = [model.id for model in client.models.list()]
+    assert {"dall-e-3", "gpt-image-1", "cogview-4", "qwen-image", "jimeng-4.0"} <= set(ids)
+    assert [model["id"] for model in node.call("models")] == ids
+    found = client.models.retrieve("gpt-image-1")
+    assert (found.id, found.object) == ("gpt-image-1", "model")
+    assert node.call("model", name="gpt-image-1")["created"] == found.created
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("nothing")
+
+
+def test_chat(client: openai.OpenAI, node: Sdk) -> None:
+    said = {"model": "dall-e-3", "messages": [{"role": "user", "content": "a cat"}]}
+    answer = client.chat.completions.create(**said)
+    assert "](http" in answer.choices[0].message.content
+    assert "](http" in node.call("chat", **said)["choices"][0]["message"]["content"]
+
+
+def test_node_generates(node: Sdk) -> None:
+    answer = node.call("generate", **CAT, n=2)
+    assert [picture(item["url"]).size for item in answer["data"]] == [(1024, 1024)] * 2
+    answer = node.call("generate", **GPT, output_format="webp")
+    assert picture(b64=answer["data"][0]["b64_json"]).format == "WEBP"
+
+
+# trouble → what both clients raise, HTTP status, code, param
+ERRORS = {
+    "bad key": ("AuthenticationError", 401, "invalid_api_key", None),
+    "bad field": ("BadRequestError", 400, "invalid_value", "size"),
+    "unknown field": ("BadRequestError", 400, "unknown_parameter", "sizes"),
+    "too many": ("BadRequestError", 400, "invalid_value", "n"),
+    "unknown model": ("NotFoundError", 404, "model_not_found", "model"),
+    "refused": ("BadRequestError", 400, "content_policy_violation", None),
+    "quota": ("RateLimitError", 429, "insufficient_quota", None),
+    "rate": ("RateLimitError", 429, "rate_limit_exceeded", None),
+    "crash": ("InternalServerError", 500, "server_error", None),
+}
+
+
+def troubled(trouble: str, callers: Callers) -> tuple[str | None, dict[str, Any]]:
+    """Whose token (None: the operator's) and which fields get into it."""
+    return {
+        "bad key": (callers.stranger, CAT),
+        "bad field": (None, CAT | {"size": "1x1"}),
+        "unknown field": (None, CAT | {"extra_body": {"sizes": "1x1"}}),
+        "too many": (None, CAT | {"n": 11}),
+        "unknown model": (None, CAT | {"model": "nothing"}),
+        "refused": (None, CAT | {"prompt": REFUSED_PROMPT}),
+        "quota": (callers.poor, CAT),
+        "rate": (callers.hasty, CAT),
+        "crash": (None, GPT | {"prompt": CRASHING_PROMPT}),
+    }[trouble]
+
+
+@pytest.mark.parametrize("trouble", ERRORS)
+def test_errors(client: openai.OpenAI, callers: Callers, trouble: str) -> None:
+    token, fields = troubled(trouble, callers)
+    with pytest.raises(openai.APIStatusError) as raised:
+        client.with_options(api_key=token or client.api_key).images.generate(**fields)
+    error = raised.value
+    kind, status, code, param = ERRORS[trouble]
+    assert (type(error).__name__, error.status_code) == (kind, status)
+    assert (error.code, error.param) == (code, param)
+    assert set(error.body) == {"message", "type", "param", "code"}
+    assert error.request_id
+
+
+@pytest.mark.parametrize("trouble", ERRORS)
+def test_node_errors(node: Sdk, callers: Callers, trouble: str) -> None:
+    token, fields = troubled(trouble, callers)
+    fields |= fields.pop("extra_body", {})
+    with pytest.raises(SdkError) as raised:
+        node.call("generate", **fields, **({"token": token} if token else {}))
+    error = raised.value
+    kind, status, code, param = ERRORS[trouble]
+    assert (error.type, error.status) == (kind, status)
+    assert (error.code, error.param) == (code, param)
+
+
+def test_both_when_the_server_is_busy(busy: LiveServer, node: Sdk) -> None:
+    """The clients read Retry-After themselves; with their own retries off they say so at once."""
+    client = openai.OpenAI(api_key=busy.token, base_url=f"{busy.url}/v1", max_retries=0)
+    with pytest.raises(openai.RateLimitError) as raised:
+        client.images.generate(**CAT)
+    assert float(raised.value.response.headers["retry-after"]) >= 1
+    with pytest.raises(SdkError) as second:
+        node.call("generate", url=busy.url, token=busy.token, **CAT)
+    assert second.value.type == "RateLimitError"
+    assert float(second.value.headers["retry-after"]) >= 1
+
+
+def test_quota_errors_are_not_tried_again(house: LiveServer, callers: Callers) -> None:
+    """`x-should-retry: false` keeps the client's two retries from knocking again."""
+    seen = house.metric("danqing_requests_total")
+    client = openai.OpenAI(api_key=callers.poor, base_url=f"{house.url}/v1", max_retries=2)
+    with pytest.raises(openai.RateLimitError):
+        client.images.generate(**CAT)
+    assert house.metric("danqing_requests_total") == seen + 1
