@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from danqing.dialects.base import Dialect, Reply
 from danqing.domain.errors import DanqingError
-from danqing.domain.task import Delivery
+from danqing.domain.task import Delivery, TaskReport
 from danqing.service.calls import Accepted, Call, Outcome
 
 
@@ -68,6 +68,21 @@ def accepted(call: Call, outcome: Accepted) -> Response:
         | _notes(call.delivery),
         media_type="application/json",
     )
+
+
+def accepted_natively(dialect: Dialect, call: Call, outcome: Accepted, request_id: str) -> Response:
+    """The answer of a provider's own asynchronous route: the dialect says where to ask again."""
+    report = TaskReport(
+        task_id=outcome.task_id,
+        model=call.card.name,
+        state="queued",
+        created_ms=round(call.received_s * 1000),
+        prompt=call.task.prompt,
+        client_request_id=call.task.client_request_id,
+        delivery=call.delivery,
+    )
+    headers = {"x-danqing-task": outcome.task_id} | _notes(call.delivery)
+    return respond(dialect.encode_accepted(report, request_id), headers)
 
 
 def _notes(delivery: Delivery) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Who calls the admin and account APIs, checked before a body is read. Knows headers and scopes; no route."""
+"""Who calls the admin, account and task APIs, checked before a body is read. Knows headers and scopes; no route."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ async def admin(request: Request) -> Principal:
 async def holder(request: Request) -> Principal:
     """The caller, whose token has the scope `account`. Raises AuthError, PermissionDenied."""
     return await _caller(request, "account")
+
+
+async def drawer(request: Request) -> Principal:
+    """The caller, whose token has the scope `draw`. Raises AuthError, PermissionDenied."""
+    return await _caller(request, "draw")
 
 
 async def _caller(request: Request, scope: str) -> Principal:

@@ -15,7 +15,7 @@ import structlog
 from fastapi import Request
 from starlette.responses import Response
 
-from danqing.api.answers import accepted, facts, refuse, respond
+from danqing.api.answers import accepted, accepted_natively, facts, refuse, respond
 from danqing.api.context import Context, context_of
 from danqing.api.requests import (
     client_address,
@@ -40,17 +40,25 @@ LARGE_BYTES = 32_000
 Pick = Callable[[Mapping[str, Any] | None], str]
 """Chooses a dialect by the body; None when it could not be read."""
 
+Manner = Callable[[Request], bool]
+"""Whether a route answers at once, as its provider's asynchronous one does. May raise RequestError."""
 
-def drawing_route(pick: Pick) -> Callable[[Request], Awaitable[Response]]:
+
+def waits(_request: Request) -> bool:
+    """The manner of a route that answers when the images are there."""
+    return False
+
+
+def drawing_route(pick: Pick, manner: Manner = waits) -> Callable[[Request], Awaitable[Response]]:
     """A handler for POST of a drawing request whose dialect `pick` chooses."""
 
     async def handle(request: Request) -> Response:
-        return await _handle(request, context_of(request), pick)
+        return await _handle(request, context_of(request), pick, manner)
 
     return handle
 
 
-async def _handle(request: Request, context: Context, pick: Pick) -> Response:
+async def _handle(request: Request, context: Context, pick: Pick, manner: Manner) -> Response:
     received_s = time.time()
     request_id: str = request.scope["danqing.request_id"]
     try:
@@ -72,12 +80,18 @@ async def _handle(request: Request, context: Context, pick: Pick) -> Response:
         # A large body takes a while to check: not on the event loop, where others would wait.
         body = parse_json(raw) if len(raw) < LARGE_BYTES else await to_thread(parse_json, raw)
         dialect = context.dialects[pick(body)]
-        decode = partial(_decode, request, context, dialect, body, principal, received_s)
+        asynchronous = manner(request)
+        background = asynchronous or "respond-async" in _preferences(request)
+        decode = partial(
+            _decode, request, context, dialect, body, principal, received_s, background
+        )
         call = decode() if len(raw) < LARGE_BYTES else await to_thread(decode)
         model = call.card.name
         outcome = await until_hang_up(request, context.pipeline.draw(call), call.hung_up)
         if isinstance(outcome, Accepted):
             outcome_code = "accepted"
+            if asynchronous:
+                return accepted_natively(dialect, call, outcome, request_id)
             return accepted(call, outcome)
         reply = dialect.encode_result(outcome.result, call.delivery, outcome.task_id)
         return respond(reply, facts(call, outcome))
@@ -107,6 +121,7 @@ def _decode(
     body: dict[str, Any],
     principal: Principal,
     received_s: float,
+    background: bool,
 ) -> Call:
     card = context.catalog.find(dialect.requested_model(body), dialect.name)
     task, delivery = dialect.decode_request(body, card)
@@ -119,7 +134,7 @@ def _decode(
         base_url=link_base(request, context.settings),
         received_s=received_s,
         client_key=_client_key(request, principal, body, task.client_request_id),
-        background="respond-async" in _preferences(request),
+        background=background,
     )
 
 

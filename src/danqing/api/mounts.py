@@ -10,10 +10,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from danqing.api import account, admin, admin_more, models, sign_in, tasks
+from danqing.api import account, admin, admin_more, models, sign_in, tasks, zhipu_tasks
 from danqing.api.answers import refuse
 from danqing.api.context import Context, attach, context_of
-from danqing.api.generate import Pick, drawing_route
+from danqing.api.generate import Manner, Pick, drawing_route, waits
 from danqing.api.reference import body_of, body_schema
 from danqing.dialects.base import choose_v1_chat, choose_v1_images
 from danqing.domain.errors import (
@@ -86,12 +86,11 @@ def v1(context: Context) -> FastAPI:
 
 def zhipu(context: Context) -> FastAPI:
     """`/paas/v4` and `/api/paas/v4`: Zhipu's paths."""
-
-    def always(_body: Mapping[str, Any] | None) -> str:
-        return "zhipu"
-
     app = _sub_app(context, "zhipu", "Danqing: Zhipu CogView")
-    _add_drawing(app, "/images/generations", always, context, "zhipu")
+    pick = always("zhipu")
+    _add_drawing(app, "/images/generations", pick, context, "zhipu")
+    _add_drawing(app, "/async/images/generations", pick, context, "zhipu", manner=at_once)
+    app.include_router(zhipu_tasks.router)
     return app
 
 
@@ -111,12 +110,33 @@ def account_v1(context: Context) -> FastAPI:
     return app
 
 
-def _add_drawing(app: FastAPI, path: str, pick: Pick, context: Context, *dialects: str) -> None:
+def always(name: str) -> Pick:
+    """The choice of a mount with one dialect."""
+
+    def pick(_body: Mapping[str, Any] | None) -> str:
+        return name
+
+    return pick
+
+
+def at_once(_request: Request) -> bool:
+    """The manner of a route that is asynchronous whatever the request says."""
+    return True
+
+
+def _add_drawing(
+    app: FastAPI,
+    path: str,
+    pick: Pick,
+    context: Context,
+    *dialects: str,
+    manner: Manner = waits,
+) -> None:
     """A POST route that draws, with its bodies in the API reference."""
     schemas = [body_schema(context.dialects[name]) for name in dialects]
     app.add_api_route(
         path,
-        drawing_route(pick),
+        drawing_route(pick, manner),
         methods=["POST"],
         summary="Draw: " + " or ".join(dialects),
         openapi_extra=body_of(*schemas),

@@ -8,10 +8,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from danqing.api.callers import drawer
 from danqing.api.context import context_of
-from danqing.api.requests import client_address, link_base
+from danqing.api.requests import link_base
 from danqing.db.rows import ImageRow, TaskRow
-from danqing.service.auth import Principal, require_scope
 
 CANCEL_S_MAX = 10.0
 
@@ -22,7 +22,7 @@ router = APIRouter(tags=["tasks"])
 async def get_task(request: Request, task_id: str) -> dict[str, Any]:
     """State, charge and images of a task."""
     context = context_of(request)
-    principal = await _principal(request)
+    principal = await drawer(request)
     row, images = await context.gallery.task(task_id, principal.account_id)
     return _shown(request, row, images)
 
@@ -34,7 +34,7 @@ async def cancel_task(request: Request, task_id: str) -> dict[str, Any]:
     Answers when it is settled; after 10 s (another server draws it) as it is then.
     """
     context = context_of(request)
-    principal = await _principal(request)
+    principal = await drawer(request)
     row, images = await context.gallery.task(task_id, principal.account_id)
     if row.is_open:
         await context.pipeline.cancel(row.id)
@@ -43,15 +43,6 @@ async def cancel_task(request: Request, task_id: str) -> dict[str, Any]:
         await asyncio.sleep(0.1)
         row, images = await context.gallery.task(task_id, principal.account_id)
     return _shown(request, row, images)
-
-
-async def _principal(request: Request) -> Principal:
-    context = context_of(request)
-    principal = await context.auth.authenticate(
-        request.headers.get("authorization"), client_address(request, context.settings)
-    )
-    require_scope(principal, "draw")
-    return principal
 
 
 def _shown(request: Request, row: TaskRow, images: list[ImageRow]) -> dict[str, Any]:

@@ -13,7 +13,14 @@ from pydantic import BaseModel
 
 from danqing.domain.card import Card
 from danqing.domain.errors import DanqingError, InvalidBody, InvalidField
-from danqing.domain.task import Delivery, ImageResult, ImageTask, StreamEvent, StreamHead
+from danqing.domain.task import (
+    Delivery,
+    ImageResult,
+    ImageTask,
+    StreamEvent,
+    StreamHead,
+    TaskReport,
+)
 
 DEPTH_MAX = 32
 DRAW_MODELS = frozenset({"draw", "bc-img"})
@@ -91,6 +98,17 @@ class Dialect(Protocol):
         Called only where `decode_request` let `delivery.stream` through.
         """
         raise TypeError(f"{self.name} does not stream")  # our own bug: decode_request refuses it
+
+    def encode_accepted(self, report: TaskReport, request_id: str) -> Reply:
+        """The answer of the provider's own asynchronous route: the task was taken.
+
+        Called only for dialects that have such a route.
+        """
+        raise TypeError(f"{self.name} has no asynchronous route")
+
+    def encode_task(self, report: TaskReport, request_id: str) -> Reply:
+        """The answer to the question that follows: how the task stands, or what came of it."""
+        raise TypeError(f"{self.name} has no asynchronous route")
 
 
 def choose_v1_images(body: Mapping[str, object] | None) -> str:

@@ -1,4 +1,4 @@
-"""Zhipu CogView: POST /paas/v4/images/generations. Pure; knows no HTTP library."""
+"""Zhipu CogView and GLM-Image: /paas/v4/images/generations, also asynchronous. Pure; knows no HTTP library."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from danqing.dialects.fields import (
 from danqing.dialects.openai_shapes import encode_images, error_headers
 from danqing.domain import errors
 from danqing.domain.card import Card
-from danqing.domain.task import Delivery, ImageResult, ImageTask
+from danqing.domain.task import Delivery, ImageResult, ImageTask, TaskReport
 
 REFUSED = (
     "系统检测到输入或生成内容可能包含不安全或敏感内容，"
@@ -132,11 +132,45 @@ class ZhipuDialect(Dialect):
         return Reply(200, {**reply.body, "content_filter": levels})
 
     def encode_error(self, error: errors.DanqingError, request_id: str) -> Reply:
-        shape = next(SHAPES[cls] for cls in type(error).__mro__ if cls in SHAPES)
-        body: dict[str, Any] = {"error": {"code": shape.code, "message": _message(error)}}
-        if isinstance(error, errors.ContentRefused):
-            body["contentFilter"] = [{"role": error.role, "level": error.level}]
-        return Reply(shape.status, body, error_headers(error, request_id))
+        shape = _shape(error)
+        return Reply(shape.status, _error_body(error), error_headers(error, request_id))
+
+    def encode_accepted(self, report: TaskReport, request_id: str) -> Reply:
+        return Reply(200, {"id": report.task_id, **_standing(report), "task_status": "PROCESSING"})
+
+    def encode_task(self, report: TaskReport, request_id: str) -> Reply:
+        body = _standing(report)
+        if report.result is not None:
+            answer = self.encode_result(report.result, report.delivery, report.task_id).body
+            body |= {
+                "task_status": "SUCCESS",
+                "image_result": answer["data"],
+                "content_filter": answer["content_filter"],
+            }
+        elif report.state in ("failed", "cancelled"):
+            # The provider's page has no field for the reason; an answer without one helps nobody.
+            body |= {"task_status": "FAIL", **_error_body(report.error or errors.Cancelled())}
+        else:
+            body["task_status"] = "PROCESSING"
+        return Reply(200, body)
+
+
+def _standing(report: TaskReport) -> dict[str, Any]:
+    """What every answer about a task begins with; a client that gave no `request_id` gets one."""
+    return {"model": report.model, "request_id": report.client_request_id or report.task_id}
+
+
+def _shape(error: errors.DanqingError) -> ErrorShape:
+    if isinstance(error, errors.NotFound) and error.param is not None:
+        return ErrorShape(404, "1214")  # a task or file: the URL itself is right
+    return next(SHAPES[cls] for cls in type(error).__mro__ if cls in SHAPES)
+
+
+def _error_body(error: errors.DanqingError) -> dict[str, Any]:
+    body: dict[str, Any] = {"error": {"code": _shape(error).code, "message": _message(error)}}
+    if isinstance(error, errors.ContentRefused):
+        body["contentFilter"] = [{"role": error.role, "level": error.level}]
+    return body
 
 
 def _message(error: errors.DanqingError) -> str:

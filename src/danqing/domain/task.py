@@ -138,6 +138,27 @@ class ImageResult:
         return [image for image in self.images if isinstance(image, DeliveredImage)]
 
 
+@dataclass(frozen=True, slots=True)
+class TaskReport:
+    """How a task stands, for whoever comes back to ask. Times are Unix milliseconds.
+
+    `result` is set when it succeeded, `error` when it failed.
+    """
+
+    task_id: str
+    model: str
+    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    created_ms: int
+    started_ms: int | None = None
+    """When drawing began, as far as it is known."""
+    finished_ms: int | None = None
+    prompt: str = ""
+    client_request_id: str | None = None
+    delivery: Delivery = Delivery()
+    result: ImageResult | None = None
+    error: DanqingError | None = None
+
+
 # Events of a drawing in progress. `index` counts a task's images from 0.
 
 

@@ -6,14 +6,14 @@ import base64
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from danqing.db.rows import ImageRow, TaskRow
 from danqing.domain.card import ImageFormat
 from danqing.domain.errors import DanqingError, EngineFailed, NotFound
 from danqing.domain.sizes import Size
-from danqing.domain.task import DeliveredImage, Delivery, ImageResult
+from danqing.domain.task import DeliveredImage, Delivery, ImageResult, TaskReport
 from danqing.observability.logging import get_logger
 from danqing.service.calls import Outcome
 from danqing.service.ledger import Ledger
@@ -120,6 +120,30 @@ class Gallery:
             replayed=True,
         )
 
+    async def report(self, row: TaskRow, base_url: str) -> TaskReport:
+        """How a task stands, with its answer where it has succeeded.
+
+        Raises NotFound where its answer is no longer kept.
+        """
+        try:
+            request = StoredRequest.of_json(row.request)
+        except ValueError:
+            raise NotFound("This task is no longer kept.", "task_id") from None
+        report = TaskReport(
+            task_id=row.id,
+            model=row.model,
+            state=row.state,
+            created_ms=row.created_ms,
+            started_ms=_started_ms(row),
+            finished_ms=row.finished_ms,
+            prompt=request.task.prompt,
+            client_request_id=request.task.client_request_id,
+            delivery=request.delivery,
+        )
+        if row.state == "succeeded":
+            return replace(report, result=(await self.outcome(row, base_url)).result)
+        return report if row.error is None else replace(report, error=error_of_json(row.error))
+
     async def _present(self, image: ImageRow, delivery: Delivery, base_url: str) -> DeliveredImage:
         inline = delivery.form == "b64_json"
         data = await self._blobs.get(image.blob_key) if inline else b""
@@ -131,6 +155,14 @@ class Gallery:
             url=None if inline else self.link(image, base_url),
             b64=base64.b64encode(data).decode("ascii") if inline else None,
         )
+
+
+def _started_ms(row: TaskRow) -> int | None:
+    """When a task that has ended left the queue, by what its drawing took down; else unknown."""
+    if row.finished_ms is None or row.result is None:
+        return None
+    queue_ms = StoredResult.of_json(row.result).timing_ms.get("queue", 0.0)
+    return min(row.created_ms + round(queue_ms), row.finished_ms)
 
 
 def _is_there(image: ImageRow) -> bool:
