@@ -23,7 +23,7 @@ from danqing.domain.card import (
     Price,
 )
 from danqing.domain.errors import ModelNotFound, Unavailable
-from danqing.domain.sizes import Size, SizeRange, SizeRule
+from danqing.domain.sizes import SQUARE, Size, SizeRange, SizeRule
 from danqing.settings import Settings, SettingsError
 
 STAND_IN_FAMILY = "pocket"
@@ -47,6 +47,8 @@ Feature = Literal[
     "b64_default",
     "echo",
     "watermark",
+    "sequential",
+    "optimize_fast",
 ]
 
 
@@ -113,7 +115,7 @@ class ModelRow(BaseModel):
     description: str
     """One line for people."""
     size_default: str
-    """The size when a request names none."""
+    """The size when a request names none: `WxH`, or one of `size_tiers`."""
     price: _PriceRow
     """The characters of each quality by its name (`hd = 10000`), and what follows."""
     aliases: tuple[str, ...] = ()
@@ -123,7 +125,9 @@ class ModelRow(BaseModel):
     sizes: tuple[str, ...] = ()
     """Sizes taken as they are, whatever `size_free` says."""
     size_names: dict[str, str] = {}
-    """Named sizes: ratios ("2:3"), tiers ("2K"), "auto"."""
+    """Named sizes: ratios ("2:3"), "auto"."""
+    size_tiers: dict[str, dict[str, str]] = {}
+    """Tiers in capitals ("2K"): the size of each ratio in them; every tier has "1:1"."""
     size_free: _FreeRow | None = None
     """Bounds for free sizes; none = only the listed and named ones."""
     n_default: int = Field(default=1, ge=1, le=16)
@@ -156,7 +160,7 @@ class ModelRow(BaseModel):
 
 class _File(BaseModel):
     model_config = _STRICT
-    defaults: dict[Literal["openai", "chat", "draw", "zhipu", "dashscope"], str]
+    defaults: dict[Literal["openai", "chat", "draw", "zhipu", "dashscope", "ark"], str]
     presets: dict[str, dict[str, _PresetRow]]
     backends: dict[str, _BackendRow]
     models: dict[str, ModelRow]
@@ -298,13 +302,23 @@ def _size_rule(row: ModelRow, fail: Any) -> SizeRule:
             raise fail(f"not a size: {text}")
         return parsed
 
+    tiers = {
+        name: {ratio: size(value) for ratio, value in by_ratio.items()}
+        for name, by_ratio in row.size_tiers.items()
+    }
+    for name, by_ratio in tiers.items():
+        if SQUARE not in by_ratio or name != name.upper():
+            raise fail(f"size_tiers.{name}: a name in capitals, and a size for {SQUARE}")
+    is_tier = row.size_default in tiers
     rule = SizeRule(
-        default=size(row.size_default),
+        default=tiers[row.size_default][SQUARE] if is_tier else size(row.size_default),
         listed=tuple(size(text) for text in row.sizes),
         named={key: size(value) for key, value in row.size_names.items()},
         free=SizeRange(**row.size_free.model_dump()) if row.size_free else None,
+        tiers=tiers,
+        default_tier=row.size_default if is_tier else None,
     )
-    for known in (rule.default, *rule.listed, *rule.named.values()):
+    for known in rule.known():
         if known.pixels > PIXELS_MAX or min(known) < SIDE_MIN:
             raise fail(f"{known} is not a size that can be drawn")
     return rule
@@ -317,7 +331,7 @@ def _price(row: ModelRow, sizes: SizeRule, fail: Any) -> Price:
             raise fail(f"{field}: not a quality of the model: {', '.join(sorted(unknown))}")
     if missing := set(row.qualities) - set(characters):
         raise fail(f"price: no number for the quality {', '.join(sorted(missing))}")
-    pixels_max = max(size.pixels for size in (sizes.default, *sizes.listed, *sizes.named.values()))
+    pixels_max = max(size.pixels for size in sizes.known())
     if sizes.free is not None:
         pixels_max = max(pixels_max, min(sizes.free.pixels_max, sizes.free.side_max**2))
     tiers = _tiers(row.price.pixels, pixels_max, fail)

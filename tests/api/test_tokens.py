@@ -13,6 +13,7 @@ ROUTES = {
     "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
     "draw": ("/v1/chat/completions", {"prompt": "x", "model": "draw"}),
     "zhipu": ("/api/paas/v4/images/generations", {"prompt": "x", "model": "cogview-4"}),
+    "ark": ("/api/v3/images/generations", {"prompt": "x"}),
     "qwen": ("/v1/images/generations", {"model": "qwen-image", "input": {"prompt": "x"}}),
 }
 BAD = {
@@ -36,6 +37,10 @@ def test_bad_tokens(server: LiveServer, dialect: str, kind: str) -> None:
     elif dialect == "zhipu":
         assert answer.status_code == 401
         assert answer.json()["error"]["code"] in {"1000", "1001", "1002"}
+    elif dialect == "ark":
+        assert answer.status_code == 401
+        assert answer.json()["error"]["code"] == answer.headers["x-error-code"]
+        assert answer.json()["error"]["code"] == "AuthenticationError"
     else:
         assert answer.status_code == 401
         assert answer.json()["error"]["code"] == "invalid_api_key"

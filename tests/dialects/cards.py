@@ -81,6 +81,31 @@ GPT_IMAGE = card(
     quality_default="medium",
     features=frozenset({"output_format", "b64_default", "echo"}),
 )
+SEEDREAM = card(
+    "doubao-seedream-4-0-250828",
+    aliases=("seedream-4-0-250828",),
+    sizes=SizeRule(
+        default=Size(2048, 2048),
+        tiers={
+            "1K": {"1:1": Size(1024, 1024), "16:9": Size(1280, 720), "9:16": Size(720, 1280)},
+            "2K": {"1:1": Size(2048, 2048), "16:9": Size(2848, 1600), "9:16": Size(1600, 2848)},
+        },
+        free=SizeRange(
+            side_min=240, side_max=8192, multiple=1, pixels_min=921600, pixels_max=2**24
+        ),
+    ),
+    n_max=15,
+    format="jpeg",
+    references_max=14,
+    features=frozenset({"response_format", "watermark", "sequential", "optimize_fast"}),
+)
+SEEDREAM_PRO = card(
+    "doubao-seedream-5-0-pro-260628",
+    sizes=SizeRule(default=Size(2048, 2048), tiers=SEEDREAM.sizes.tiers, default_tier="2K"),
+    format="jpeg",
+    references_max=10,
+    features=frozenset({"response_format", "watermark", "output_format"}),
+)
 QWEN = card(
     "qwen-image",
     sizes=SizeRule(default=Size(1664, 928), listed=(Size(1664, 928), Size(1328, 1328))),
@@ -89,5 +114,16 @@ QWEN = card(
 )
 
 CARDS = {
-    found.name: found for found in (DRAW, COGVIEW, COGVIEW_FLASH, JIMENG, DALLE3, GPT_IMAGE, QWEN)
+    found.name: found
+    for found in (
+        DRAW,
+        COGVIEW,
+        COGVIEW_FLASH,
+        JIMENG,
+        DALLE3,
+        GPT_IMAGE,
+        QWEN,
+        SEEDREAM,
+        SEEDREAM_PRO,
+    )
 }

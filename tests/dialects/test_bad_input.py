@@ -29,6 +29,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "zhipu": {"prompt": "猫"},
     "chat": {"messages": MESSAGES},
     "dashscope": {"input": INPUT},
+    "ark": {"prompt": "猫"},
 }
 CARD_OF = {
     "openai": "dall-e-3",
@@ -36,6 +37,7 @@ CARD_OF = {
     "zhipu": "cogview-4-250304",
     "chat": "dall-e-3",
     "dashscope": "qwen-image",
+    "ark": "doubao-seedream-4-0-250828",
 }
 LONG = "猫" * 100_000
 

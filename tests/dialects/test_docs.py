@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.dialects.cards import CARDS
 
-from danqing.dialects import chat, dashscope, openai, openai_shapes, zhipu
+from danqing.dialects import ark, ark_shapes, chat, dashscope, openai, openai_shapes, zhipu
 from danqing.dialects.base import choose_v1_chat, choose_v1_images
 from danqing.dialects.fields import Wire
 from danqing.dialects.registry import DIALECTS
@@ -21,6 +21,7 @@ BODIES: list[tuple[str, type[Wire]]] = [
     ("chat", chat.ChatBody),
     ("zhipu", zhipu.ZhipuBody),
     ("qwen", dashscope.Parameters),
+    ("ark", ark.ArkBody),
 ]
 EXAMPLE = re.compile(r"<!-- tested -->\n```bash\n(curl .*?)\n```", re.DOTALL)
 
@@ -47,6 +48,8 @@ def test_every_error_code_is_on_its_page() -> None:
     theirs = {shape.code for shape in zhipu.SHAPES.values()} - {"1000"}
     assert not [code for code in ours if f"`{code}`" not in page("openai")]
     assert not [code for code in theirs if f"`{code}`" not in page("zhipu")]
+    arks = {shape.code for shape in ark_shapes.SHAPES.values()} | set(ark_shapes.REFUSALS.values())
+    assert not [code for code in arks if f"`{code}`" not in page("ark")]
 
 
 @pytest.mark.parametrize(
@@ -58,6 +61,7 @@ def test_every_error_code_is_on_its_page() -> None:
         ("zhipu", "zhipu", "cogview-4-250304"),
         ("draw", "draw", "draw"),
         ("chat", "chat", "dall-e-3"),
+        ("ark", "ark", "doubao-seedream-4-0-250828"),
     ],
 )
 def test_the_example_is_understood(name: str, dialect: str, card: str) -> None:

@@ -57,7 +57,7 @@ def _row(card: Card) -> dict[str, Any]:
             "aliases": list(card.aliases),
             "backend": card.backend.name,
             "stand_in": card.backend.stand_in,
-            "sizes": [*sizes.named, *map(str, sizes.listed)],
+            "sizes": [*sizes.named, *sizes.tiers, *map(str, sizes.listed)],
             "size_default": str(sizes.default),
             "n_default": card.n_default,
             "n_max": card.n_max,

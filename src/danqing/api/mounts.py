@@ -94,6 +94,17 @@ def zhipu(context: Context) -> FastAPI:
     return app
 
 
+def ark(context: Context) -> FastAPI:
+    """`/api/v3`: Volcengine Ark's path."""
+
+    def always(_body: Mapping[str, Any] | None) -> str:
+        return "ark"
+
+    app = _sub_app(context, "ark", "Danqing: Volcengine Ark")
+    _add_drawing(app, "/images/generations", always, context, "ark")
+    return app
+
+
 def admin_v1(context: Context) -> FastAPI:
     """`/admin/v1`: the books, for operators."""
     app = _sub_app(context, "openai", "Danqing: administration")

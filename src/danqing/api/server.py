@@ -34,6 +34,7 @@ def build(context: Context) -> ASGIApp:
     zhipu = mounts.zhipu(context)
     app.mount("/paas/v4", zhipu)
     app.mount("/api/paas/v4", zhipu)
+    app.mount("/api/v3", mounts.ark(context))
     app.mount("/admin/v1", mounts.admin_v1(context))
     app.mount("/account/v1", mounts.account_v1(context))
     reference.attach_to(app)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from danqing.dialects.ark import ArkDialect
 from danqing.dialects.base import Dialect
 from danqing.dialects.chat import ChatDialect, DrawDialect
 from danqing.dialects.client import ClientDialect
@@ -19,6 +20,7 @@ _ALL: tuple[Dialect, ...] = (
     DrawDialect(),
     ZhipuDialect(),
     DashScopeDialect(),
+    ArkDialect(),
 )
 
 _CLIENTS: tuple[ClientDialect, ...] = (OpenAIClient(),)

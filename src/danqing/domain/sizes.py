@@ -12,6 +12,8 @@ from danqing.domain.errors import InvalidField
 
 _PIXELS = re.compile(r"([0-9]{1,5})[x*X×]([0-9]{1,5})")
 
+SQUARE = "1:1"
+
 
 class Size(NamedTuple):
     """Width and height in pixels."""
@@ -73,7 +75,7 @@ class SizeRange:
 
 @dataclass(frozen=True, slots=True)
 class SizeRule:
-    """Which sizes a model takes: listed ones, named ones ("2:3", "2K", "auto"), a free range.
+    """Which sizes a model takes: listed ones, named ones ("2:3", "auto"), tiers ("2K"), a free range.
 
     The list is asked before the range: a provider may list a size that its own range forbids.
     """
@@ -82,16 +84,27 @@ class SizeRule:
     listed: tuple[Size, ...] = ()
     named: Mapping[str, Size] = field(default_factory=dict[str, Size])
     free: SizeRange | None = None
+    tiers: Mapping[str, Mapping[str, Size]] = field(default_factory=dict[str, Mapping[str, Size]])
+    """A tier's size by ratio ("2K" → "16:9" → 2848x1600); each has "1:1"."""
+    default_tier: str | None = None
+    """Set where the default is a tier: whoever reads ratios chooses within it."""
+
+    def tier(self, text: str) -> Mapping[str, Size] | None:
+        """The sizes of a tier by ratio; its name in any case. None when there is no such tier."""
+        return self.tiers.get(text.strip().upper())
 
     def resolve(self, text: str, param: str = "size") -> Size:
-        """Turn the wire's text into pixels. Raises InvalidField naming `param`."""
+        """Turn the wire's text into pixels; a tier alone is its square. Raises InvalidField naming `param`."""
         name = text.strip()
         if name in self.named:
             return self.named[name]
+        tier = self.tier(name)
+        if tier is not None:
+            return tier[SQUARE]
         size = Size.parse(name)
         if size is None:
             raise InvalidField(f"Invalid value: '{name[:50]}'. {self._supported()}", param)
-        if size in self.listed:
+        if size in self.listed or any(size in sizes.values() for sizes in self.tiers.values()):
             return size
         if self.free is None:
             raise InvalidField(f"Invalid value: '{name[:50]}'. {self._supported()}", param)
@@ -115,10 +128,15 @@ class SizeRule:
             ratio = abs(math.log(known.width / known.height) - wanted)
             return round(ratio, 2), abs(math.log(known.pixels / size.pixels))
 
-        return min((self.default, *self.listed, *self.named.values()), key=distance)
+        return min(self.known(), key=distance)
+
+    def known(self) -> list[Size]:
+        """Every size that the rule itself names."""
+        tiers = (size for sizes in self.tiers.values() for size in sizes.values())
+        return [self.default, *self.listed, *self.named.values(), *tiers]
 
     def _supported(self) -> str:
-        values = [*self.named, *map(str, self.listed)] or [str(self.default)]
+        values = [*self.named, *self.tiers, *map(str, self.listed)] or [str(self.default)]
         text = "Supported values are: " + ", ".join(f"'{value}'" for value in values)
         if self.free is not None:
             text += (

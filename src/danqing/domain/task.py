@@ -93,6 +93,8 @@ class Delivery:
     """Answer by server-sent events, each image as it comes."""
     partial_images: int = 0
     """Looks at each unfinished image to send in a stream, 0-3."""
+    asked_model: str | None = None
+    """The model's name as the client wrote it, where answers repeat it."""
     echo: bool = False
     """The answer states the effective size, quality and format, and usage (gpt-image's way)."""
 

@@ -1,0 +1,120 @@
+"""Answers and errors in Volcengine Ark's shapes. Pure; knows no HTTP library."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from danqing.dialects.base import Reply
+from danqing.dialects.openai_shapes import count_usage, error_headers
+from danqing.domain import errors
+from danqing.domain.task import DeliveredImage, Delivery, ImageResult
+
+UNAUTHENTICATED = "the API key or AK/SK in the request is missing or invalid."
+"""The provider's own words for every fault of a key."""
+
+
+class ErrorShape(NamedTuple):
+    status: int
+    type: str
+    code: str
+
+
+# Ark's table of error codes (image generation API, 2026). It has no code for a body that is too large,
+# a wrong URL or method, or a client that left: those stand under the nearest one, with HTTP's status.
+# A class not listed is shaped as its nearest listed parent.
+SHAPES: dict[type[Exception], ErrorShape] = {
+    errors.RequestError: ErrorShape(400, "BadRequest", "InvalidParameter"),
+    errors.BodyTooLarge: ErrorShape(413, "BadRequest", "InvalidParameter"),
+    errors.MissingField: ErrorShape(400, "BadRequest", "MissingParameter"),
+    errors.InvalidImage: ErrorShape(400, "BadRequest", "InvalidImageURL.InvalidFormat"),
+    errors.ModelNotFound: ErrorShape(404, "NotFound", "InvalidEndpointOrModel.NotFound"),
+    errors.NotFound: ErrorShape(404, "NotFound", "InvalidParameter"),
+    errors.MethodNotAllowed: ErrorShape(405, "BadRequest", "InvalidParameter"),
+    errors.AuthError: ErrorShape(401, "Unauthorized", "AuthenticationError"),
+    errors.PermissionDenied: ErrorShape(403, "Forbidden", "AccessDenied"),
+    errors.ModelNotAllowed: ErrorShape(404, "NotFound", "ModelNotOpen"),
+    errors.QuotaExceeded: ErrorShape(403, "Forbidden", "AccountOverdueError"),
+    errors.TokenBudgetExceeded: ErrorShape(429, "TooManyRequests", "SetLimitExceeded"),
+    errors.ContentRefused: ErrorShape(400, "BadRequest", "SensitiveContentDetected"),
+    errors.Busy: ErrorShape(429, "TooManyRequests", "ServerOverloaded"),
+    errors.RateLimited: ErrorShape(429, "TooManyRequests", "AccountRateLimitExceeded"),
+    errors.ConcurrencyExceeded: ErrorShape(429, "TooManyRequests", "InflightBatchsizeExceeded"),
+    errors.Cancelled: ErrorShape(499, "BadRequest", "InvalidParameter"),
+    errors.DanqingError: ErrorShape(500, "InternalServerError", "InternalServiceError"),
+    errors.Unavailable: ErrorShape(503, "InternalServerError", "InternalServiceError"),
+}
+REFUSALS = {
+    "user": "InputTextSensitiveContentDetected",
+    "history": "InputTextSensitiveContentDetected",
+    "assistant": "OutputImageSensitiveContentDetected",
+}
+"""The code of a refusal, by whose content it was."""
+
+
+def shape_of(error: errors.DanqingError) -> ErrorShape:
+    shape = next(SHAPES[cls] for cls in type(error).__mro__ if cls in SHAPES)
+    if isinstance(error, errors.ContentRefused):
+        return shape._replace(code=REFUSALS.get(error.role, shape.code))
+    return shape
+
+
+def encode_error(error: errors.DanqingError, request_id: str) -> Reply:
+    """`{"error": {code, message, param, type}}`; the message ends with the request's id."""
+    shape = shape_of(error)
+    message = _message(error)
+    if isinstance(error, errors.AuthError):
+        message = f"{UNAUTHENTICATED} request id: {request_id}"
+    else:
+        message = f"{message} Request id: {request_id}"
+    body = {
+        "error": {
+            "code": shape.code,
+            "message": message,
+            "param": getattr(error, "param", None) or "",
+            "type": shape.type,
+        }
+    }
+    headers = error_headers(error, request_id) | {"x-error-code": shape.code}
+    return Reply(shape.status, body, headers)
+
+
+def _message(error: errors.DanqingError) -> str:
+    return error.message.strip()
+
+
+def encode_images(result: ImageResult, delivery: Delivery) -> Reply:
+    """`{model, created, data, usage}`; a failed image leaves its error in its place."""
+    return Reply(
+        200,
+        {
+            "model": delivery.asked_model or result.model,
+            "created": result.created,
+            "data": [
+                item(image, delivery)
+                if isinstance(image, DeliveredImage)
+                else {"error": item_error(image)}
+                for image in result.images
+            ],
+            "usage": usage(result),
+        },
+    )
+
+
+def item(image: DeliveredImage, delivery: Delivery) -> dict[str, Any]:
+    picture = {"url": image.url} if delivery.form == "url" else {"b64_json": image.b64}
+    return picture | {"size": str(image.size)}
+
+
+def item_error(error: errors.DanqingError) -> dict[str, str]:
+    """One image's error: `{code, message}`."""
+    return {"code": shape_of(error).code, "message": _message(error)}
+
+
+def usage(result: ImageResult) -> dict[str, int]:
+    """`output_tokens` is the sum of width x height / 256 over the images that came, rounded."""
+    _, tokens = count_usage(result)
+    return {
+        "generated_images": len(result.delivered),
+        "output_tokens": tokens,
+        "total_tokens": tokens,
+    }

@@ -1,0 +1,110 @@
+"""What a prompt itself says of its picture's shape and of how many it wants, in Chinese and English. Pure; knows no dialect.
+
+A small reader of set phrases, no language model: what it finds is what stands there, and all else is
+None. docs/dialects/ark.md lists the phrases.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+_NOUN = r"(?: (?:shot|angle|format|image|picture|photo|view|crop)|(?=\s*(?:[,.;，。；]|\Z)))"
+# "wide eyes" and "a town square" say nothing of a picture's shape. Where two begin at one place the
+# first in this table counts.
+_PHRASES: tuple[tuple[str, str, str], ...] = (
+    ("21:9", "超宽屏?|宽银幕|全景|横幅", r"ultra-?\s?wide|panorama|panoramic|banner"),
+    (
+        "9:16",
+        "手机壁纸|手机屏保|锁屏|竖屏|竖版|竖幅|竖向|竖构图|竖图|纵向",
+        r"(?:phone|mobile) (?:wallpaper|screen)|vertical|portrait (?:mode|orientation|format)",
+    ),
+    ("3:4", "肖像", "portrait"),
+    (
+        "16:9",
+        "电脑壁纸|桌面壁纸|横屏|横版|横向|横构图|横图|宽屏|宽幅",
+        r"(?:desktop|computer) (?:wallpaper|background)|horizontal|wide-?\s?screen"
+        rf"|landscape (?:mode|orientation|format)|wide{_NOUN}",
+    ),
+    ("1:1", "正方形|方形构图|方图", rf"square{_NOUN}"),
+)
+_WORDS = re.compile(
+    "|".join(
+        rf"(?P<p{index}>{chinese}|(?<![A-Za-z])(?:{english})(?![A-Za-z]))"
+        for index, (_, chinese, english) in enumerate(_PHRASES)
+    ),
+    re.IGNORECASE,
+)
+# Not a time of day (10:16:9) and not a decimal (1.16:9).
+_RATIO = re.compile(r"(?<![\d.:：])(\d{1,2})\s?[:：比]\s?(\d{1,2})(?![\d:：]|\.\d)")
+
+_CHINESE = {
+    "一": 1,
+    "两": 2,
+    "二": 2,
+    "三": 3,
+    "四": 4,
+    "五": 5,
+    "六": 6,
+    "七": 7,
+    "八": 8,
+    "九": 9,
+}
+_ENGLISH = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen"]  # fmt: skip
+_KINDS = "不同|连续|连贯|关联|系列|一致|高清|风格|场景|角度|季节|动作|表情|的"
+_PICTURES = "图|插画|照片|画|海报|壁纸|分镜|头像|表情包"
+_COUNT = re.compile(
+    # 张 and 幅 also count tables and flags: a picture must be named, or nothing at all.
+    rf"(?P<chinese>[一两二三四五六七八九十]{{1,3}}|(?<!\d)\d{{1,3}})\s?[张幅](?:(?:{_KINDS})*(?:{_PICTURES})|[^\s，。,.;；、]{{1,12}}的(?:{_PICTURES})|(?=\s*(?:[，。,.;；、！!]|\Z)))"
+    rf"|(?<![A-Za-z\d])(?P<english>{'|'.join(_ENGLISH)}|\d{{1,3}})\s(?:(?:different|separate|consistent|related|connected|unique|more)\s){{0,2}}(?:[a-z]+\s)?"
+    r"(?:images|pictures|illustrations|photos|drawings|posters|wallpapers)(?![A-Za-z])",
+    re.IGNORECASE,
+)
+
+
+def read_ratio(prompt: str) -> str | None:
+    """The ratio a prompt asks for ("16:9"): figures before words, the first of each; None = it says none.
+
+    Figures count where they are some provider's ratio; "3:7" is left to the picture.
+    """
+    for match in _RATIO.finditer(prompt):
+        ratio = f"{int(match[1])}:{int(match[2])}"
+        if ratio in RATIOS:
+            return ratio
+    found = _WORDS.search(prompt)
+    if found is None:
+        return None
+    assert found.lastgroup is not None
+    return _PHRASES[int(found.lastgroup[1:])][0]
+
+
+RATIOS = frozenset({"1:1", "4:3", "3:4", "16:9", "9:16", "3:2", "2:3", "21:9"})
+"""What the providers' tables have."""
+
+
+def read_count(prompt: str) -> int | None:
+    """How many pictures a prompt asks for ("四张图", "a set of 4 images"); the largest number counts.
+
+    None = it says none. Zero is no number of pictures.
+    """
+    return max((count for count in _counts(prompt) if count > 0), default=None)
+
+
+def _counts(prompt: str) -> Iterator[int]:
+    for match in _COUNT.finditer(prompt):
+        text = match["chinese"] or match["english"]
+        if text.isdecimal():
+            yield int(text)
+        elif match["english"]:
+            yield _ENGLISH.index(text.lower()) + 1
+        else:
+            yield _chinese(text)
+
+
+def _chinese(text: str) -> int:
+    """一 to 九十九; what is no number ("一二") is 0."""
+    tens, ten, ones = text.rpartition("十")
+    if not ten:
+        return _CHINESE.get(text, 0)
+    high, low = _CHINESE.get(tens, 0) if tens else 1, _CHINESE.get(ones, 0) if ones else 0
+    return 0 if (tens and not high) or (ones and not low) else high * 10 + low

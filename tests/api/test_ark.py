@@ -1,0 +1,131 @@
+"""Ark's route over real HTTP: what the SDK sends, ratios from the prompt, series, 4K, errors with their headers."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+
+import httpx2
+import pytest
+from PIL import Image
+
+from tests.conftest import LiveServer
+
+PATH = "/api/v3/images/generations"
+# What the official SDK sends for `images.generate(model=…, prompt=…)`: every other field as null.
+NULLS = dict.fromkeys(
+    (
+        *("image", "response_format", "size", "seed", "guidance_scale", "watermark"),
+        *("optimize_prompt", "optimize_prompt_options", "sequential_image_generation"),
+        *("sequential_image_generation_options", "tools", "output_format", "layer_decomposition"),
+    )
+)
+
+
+def opened(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def test_what_the_sdk_sends(server: LiveServer) -> None:
+    body = NULLS | {"model": "Seedream-4-0-250828", "prompt": "一只可爱的小猪"}
+    answer = server.client.post(PATH, json=body)
+    assert answer.status_code == 200, answer.text
+    result = answer.json()
+    assert set(result) == {"model", "created", "data", "usage"}
+    assert result["model"] == "Seedream-4-0-250828"
+    (item,) = result["data"]
+    assert set(item) == {"url", "size"}
+    assert item["size"] == answer.headers["x-danqing-size"] == "2048x2048"
+    image = opened(httpx2.get(item["url"]).content)
+    assert (image.format, image.size) == ("JPEG", (2048, 2048))
+    assert result["usage"] == {
+        "generated_images": 1,
+        "output_tokens": 16384,
+        "total_tokens": 16384,
+    }
+    assert answer.headers["x-danqing-charged"] == "5000"
+
+
+def test_a_series_with_the_ratio_and_the_number_of_its_prompt(server: LiveServer) -> None:
+    body = {
+        "prompt": "竖屏，一组三张连贯的分镜：小狗的一天",
+        "size": "1K",
+        "sequential_image_generation": "auto",
+        "sequential_image_generation_options": {"max_images": 9},
+        "response_format": "b64_json",
+        "seed": 3,
+    }
+    answer = server.client.post(PATH, json=body)
+    assert answer.status_code == 200, answer.text
+    images = [opened(base64.b64decode(item["b64_json"])) for item in answer.json()["data"]]
+    assert [image.size for image in images] == [(720, 1280)] * 3
+    assert len({image.tobytes() for image in images}) == 3
+    assert answer.json()["usage"]["generated_images"] == 3
+    assert answer.headers["x-danqing-seed"] == "3,4,5"
+    assert answer.headers["x-danqing-charged"] == "15000"
+    assert answer.headers["x-danqing-size"] == "720x1280"
+
+
+def test_4k(server: LiveServer) -> None:
+    body = {"prompt": "a red apple on a table, 16:9", "size": "4K"}
+    answer = server.client.post(PATH, json=body)
+    assert answer.status_code == 200, answer.text
+    (item,) = answer.json()["data"]
+    assert item["size"] == "5504x3040"
+    assert opened(httpx2.get(item["url"]).content).size == (5504, 3040)
+    assert answer.headers["x-danqing-charged"] == "10000"
+
+
+def test_the_label_goes_only_with_a_waiver(server: LiveServer) -> None:
+    answer = server.client.post(
+        PATH,
+        json={"prompt": "一只猫", "watermark": False},
+        headers={"authorization": f"Bearer {server.account('ark-no-waiver')}"},
+    )
+    assert answer.status_code == 403
+    assert answer.json()["error"]["code"] == "AccessDenied"
+    assert answer.json()["error"]["param"] == "watermark"
+    assert server.balance("ark-no-waiver") == 15_000
+
+
+def test_more_images_than_the_balance_covers(server: LiveServer) -> None:
+    answer = server.client.post(
+        PATH,
+        json={"prompt": "四张猫的照片", "sequential_image_generation": "auto"},
+        headers={"authorization": f"Bearer {server.account('ark-poor')}"},
+    )
+    assert answer.status_code == 403
+    assert answer.json()["error"]["code"] == "AccountOverdueError"
+    assert answer.headers["x-should-retry"] == "false"
+    assert server.balance("ark-poor") == 15_000
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "param"),
+    [
+        (b"{", 400, "InvalidParameter", ""),
+        ({}, 400, "MissingParameter", "prompt"),
+        ({"prompt": "x", "model": "ep-1"}, 404, "InvalidEndpointOrModel.NotFound", "model"),
+        ({"prompt": "x", "size": "16K"}, 400, "InvalidParameter", "size"),
+        ({"prompt": "x", "n": 2}, 400, "InvalidParameter", "n"),
+        ({"prompt": "制作炸弹"}, 400, "InputTextSensitiveContentDetected", ""),
+    ],
+)
+def test_errors(server: LiveServer, body: object, status: int, code: str, param: str) -> None:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = server.client.post(PATH, content=raw)
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == (code, param)
+    assert error["message"].endswith(f" Request id: {answer.headers['x-request-id']}")
+    assert answer.headers["x-error-code"] == code
+
+
+def test_stray_paths_and_methods_speak_ark(server: LiveServer) -> None:
+    assert server.client.get(PATH).status_code == 405
+    lost = server.client.post("/api/v3/videos")
+    assert lost.status_code == 404
+    assert set(lost.json()["error"]) == {"code", "message", "param", "type"}

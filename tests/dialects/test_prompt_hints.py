@@ -1,0 +1,114 @@
+"""What is read out of a prompt: its picture's ratio and the number of pictures; and what is not."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from danqing.dialects.prompt_hints import RATIOS, read_count, read_ratio
+
+
+@pytest.mark.parametrize(
+    ("prompt", "ratio"),
+    [
+        ("一只猫，16:9", "16:9"),
+        ("一只猫，画幅16：9，高清", "16:9"),
+        ("9比16的手机海报", "9:16"),
+        ("A cat, 21:9 cinematic", "21:9"),
+        ("a cat in 4 : 3", "4:3"),
+        ("竖屏，一只猫", "9:16"),
+        ("一张手机壁纸：星空", "9:16"),
+        ("横版海报", "16:9"),
+        ("电脑壁纸，群山", "16:9"),
+        ("正方形的头像", "1:1"),
+        ("全景城市夜景", "21:9"),
+        ("a portrait of a woman", "3:4"),
+        ("a fox, portrait orientation", "9:16"),
+        ("a phone wallpaper with stars", "9:16"),
+        ("a wide shot of a valley", "16:9"),
+        ("A valley, WIDE", "16:9"),
+        ("Widescreen valley", "16:9"),
+        ("a valley in landscape format", "16:9"),
+        ("a panoramic view of the sea", "21:9"),
+        ("a square picture of a cat", "1:1"),
+        # Figures before words, the first of each.
+        ("竖屏，但是按16:9", "16:9"),
+        ("16:9, not 9:16", "16:9"),
+        ("横版，不要竖版", "16:9"),
+    ],
+)
+def test_ratio(prompt: str, ratio: str) -> None:
+    assert read_ratio(prompt) == ratio
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "一只猫",
+        "",
+        "a cat with wide eyes",
+        "a wide river",
+        "a town square at night",
+        "a landscape with mountains",
+        "a clock that shows 12:30",
+        "a digital clock at 10:16:9",
+        "odds of 3:7",
+        "version 1.16:9",
+        "16:90",
+        "116:9",
+        "unportrayed",
+    ],
+)
+def test_no_ratio(prompt: str) -> None:
+    assert read_ratio(prompt) is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "count"),
+    [
+        ("生成四张图", 4),
+        ("画3张", 3),
+        ("一组共 4 张连贯的分镜，主角是猫", 4),
+        ("十二张不同风格的插画海报，再来十张", 12),
+        ("二十五幅画", 25),
+        ("两张照片", 2),
+        ("参考这一张图，生成五张", 5),
+        ("a set of 4 images of a cat", 4),
+        ("Draw three different pictures of a dog", 3),
+        ("fifteen illustrations", 15),
+        ("100 photos", 100),
+        ("一张图", 1),
+        ("四张猫的图", 4),
+        ("three cat pictures", 3),
+    ],
+)
+def test_count(prompt: str, count: int) -> None:
+    assert read_count(prompt) == count
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "一只猫",
+        "两张桌子旁的猫",
+        "四面旗，三幅旗帜",
+        "四宫格漫画",
+        "three cats",
+        "one image",
+        "4 imagesque cats",
+        "0 images",
+        "一二张图",
+        "",
+    ],
+)
+def test_no_count(prompt: str) -> None:
+    assert read_count(prompt) is None
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_anything_is_read(head: str, tail: str) -> None:
+    for prompt in (head + tail, f"{head}16:9 三张图{tail}"):
+        assert read_ratio(prompt) in RATIOS | {None}
+        count = read_count(prompt)
+        assert count is None or count > 0
