@@ -11,6 +11,7 @@ import typer.main
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from danqing.backends import FamilyRow, RelayRow
 from danqing.catalog import ModelRow
 from danqing.cli.main import app
 from danqing.observability.metrics import Metrics
@@ -125,6 +126,18 @@ def render() -> str:
             "| field | default | meaning |",
             "|---|---|---|",
             *catalog_table(ModelRow),
+            "",
+            "One `[backends.NAME]` table per backend: a model of this machine's own, with",
+            "",
+            "| field | default | meaning |",
+            "|---|---|---|",
+            *catalog_table(FamilyRow),
+            "",
+            "or a relay to a provider ([how to set one up](relays.md)), with",
+            "",
+            "| field | default | meaning |",
+            "|---|---|---|",
+            *catalog_table(RelayRow),
             "",
         ]
     )

@@ -148,7 +148,10 @@ async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books]
         open_engine(settings, "pocket", metrics) as client,
         open_outbound() as outbound,
     ):
-        provider = Router(dict.fromkeys(models.backends, LocalProvider(client)))
+        local = LocalProvider(client)
+        provider = Router(
+            {name: local for name, backend in models.backends.items() if not backend.is_relay}
+        )
         service = make_service(settings, models, metrics, books, provider)
         sender = WebhookSender(
             Outbox(books.db),

@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from danqing.backends import KINDS, STRICT, BackendRow, RelayRow
 from danqing.domain.card import (
     PERMILLE_MAX,
+    RELAYED,
     Backend,
     Card,
     ImageFormat,
@@ -34,8 +36,6 @@ PRICE_MAX = 10**12
 PIXELS_MAX = 2**26
 SIDE_MIN = 16
 
-_STRICT = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
 _Characters = Annotated[int, Field(strict=True, ge=0, le=PRICE_MAX)]
 
 Feature = Literal[
@@ -53,20 +53,15 @@ Feature = Literal[
 
 
 class _PresetRow(BaseModel):
-    model_config = _STRICT
+    model_config = STRICT
     steps: int = Field(ge=1, le=200)
     guidance: float = Field(ge=0, le=30)
-
-
-class _BackendRow(BaseModel):
-    model_config = _STRICT
-    family: Literal["pocket"]
 
 
 class _FreeRow(BaseModel):
     """`size_free`: any size within these bounds."""
 
-    model_config = _STRICT
+    model_config = STRICT
     side_min: int = Field(ge=16)
     """The shortest side, pixels."""
     side_max: int = Field(le=8192)
@@ -84,7 +79,7 @@ class _FreeRow(BaseModel):
 class _TierRow(BaseModel):
     """One step of `price.pixels`."""
 
-    model_config = _STRICT
+    model_config = STRICT
     up_to: int | None = Field(default=None, strict=True, ge=1)
     """The sizes it is for: width times height at most; the last tier may go without."""
     permille: int = Field(strict=True, ge=0, le=PERMILLE_MAX)
@@ -94,7 +89,7 @@ class _TierRow(BaseModel):
 class _PriceRow(BaseModel):
     """`price`: beside these fields it has one for every quality, with the quality's characters."""
 
-    model_config = _STRICT | ConfigDict(extra="allow")
+    model_config = STRICT | ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, _Characters] = Field(init=False)
     per: Literal["image", "call"]
     """`image`: n images cost n times the price; `call`: one price, whatever n is."""
@@ -107,7 +102,7 @@ class _PriceRow(BaseModel):
 class ModelRow(BaseModel):
     """One `[models.NAME]` table; `like = "OTHER"` starts as a copy of another."""
 
-    model_config = _STRICT
+    model_config = STRICT
     owner: str
     """`owned_by` in /v1/models."""
     created: int
@@ -122,6 +117,10 @@ class ModelRow(BaseModel):
     """Other names, matched without regard to case like the name itself."""
     backend: str | None = None
     """The `[backends.NAME]` that draws it; none = the pocket stand-in."""
+    backend_model: str | None = Field(default=None, min_length=1, max_length=200)
+    """The provider's name of the model, where `backend` is a relay."""
+    fallbacks: tuple[str, ...] = ()
+    """Backends that draw it, in this order, while `backend` cannot; never around a refusal."""
     sizes: tuple[str, ...] = ()
     """Sizes taken as they are, whatever `size_free` says."""
     size_names: dict[str, str] = {}
@@ -159,20 +158,32 @@ class ModelRow(BaseModel):
 
 
 class _File(BaseModel):
-    model_config = _STRICT
+    model_config = STRICT
     defaults: dict[Literal["openai", "chat", "draw", "zhipu", "dashscope", "ark"], str]
     presets: dict[str, dict[str, _PresetRow]]
-    backends: dict[str, _BackendRow]
+    backends: dict[str, BackendRow]
     models: dict[str, ModelRow]
 
 
 class Catalog:
     """All cards, by name and alias, matched without regard to case."""
 
-    def __init__(self, cards: Mapping[str, Card], defaults: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        cards: Mapping[str, Card],
+        defaults: Mapping[str, str],
+        relays: Mapping[str, RelayRow],
+    ) -> None:
         self.cards = dict(cards)
         self.defaults = dict(defaults)
-        self.backends = {card.backend.name for card in cards.values()}
+        self.relays = dict(relays)
+        """The relays of the catalog by their backends' names."""
+        self.backends = {
+            backend.name: backend
+            for card in cards.values()
+            for backend in (card.backend, *card.fallbacks)
+        }
+        """What the models are drawn by; of a relay, one of the models that it draws."""
         self._by_name: dict[str, Card] = {}
         for card in cards.values():
             for name in (card.name, *card.aliases):
@@ -213,11 +224,15 @@ def load(settings: Settings) -> Catalog:
         ) from None  # not TOML, or a value where a table belongs
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"catalog: {where}: {first['msg']}") from None
-    return Catalog(
-        {name: _card(name, row, file) for name, row in file.models.items()}, file.defaults
-    )
+        place = [str(part) for part in first["loc"]]
+        if place[:1] == ["backends"] and place[2:3] and place[2] in KINDS:
+            del place[2]
+        raise SettingsError(f"catalog: {'.'.join(place)}: {first['msg']}") from None
+    cards = {
+        name: _card(name, row, file, settings.labels.policy) for name, row in file.models.items()
+    }
+    relays = {name: row for name, row in file.backends.items() if isinstance(row, RelayRow)}
+    return Catalog(cards, file.defaults, relays)
 
 
 def _read(path: Path) -> str:
@@ -251,18 +266,21 @@ def _inherit(name: str, models: dict[str, Any], depth: int = 0) -> dict[str, Any
     return base | row
 
 
-def _card(name: str, row: ModelRow, file: _File) -> Card:
+def _card(name: str, row: ModelRow, file: _File, policy: str) -> Card:
     def fail(text: str) -> SettingsError:
         return SettingsError(f"catalog: models.{name}: {text}")
 
-    backend_name = row.backend or STAND_IN_FAMILY
-    if backend_name not in file.backends:
-        raise fail(f"backend {backend_name} is not configured")
-    family = file.backends[backend_name].family
-    presets = file.presets.get(family, {})
-    missing = set(row.qualities.values()) - set(presets)
-    if missing or not row.qualities:
-        raise fail(f"no preset {', '.join(sorted(missing))} for {family}")
+    if not row.qualities:
+        raise fail("qualities: there must be one")
+    backend = _backend(name, row.backend, row, file, fail)
+    fallbacks = tuple(_backend(name, other, row, file, fail) for other in row.fallbacks)
+    for other in (backend, *fallbacks):
+        if other.labels != backend.labels:
+            raise fail(f"fallbacks: {other.name} and {backend.name} differ in `labels`")
+        if not other.rehost and policy == "cn":
+            raise fail(f"backend {other.name} has rehost = false, but labels.policy is cn")
+    if row.backend_model is not None and not backend.is_relay:
+        raise fail(f"backend_model: {backend.name} is no relay")
     quality_default = row.quality_default or next(iter(row.qualities))
     if quality_default not in row.qualities or row.n_default > row.n_max:
         raise fail("a default lies outside what the model takes")
@@ -278,10 +296,7 @@ def _card(name: str, row: ModelRow, file: _File) -> Card:
         n_max=row.n_max,
         prompt_chars_max=row.prompt_chars_max,
         prompt_overlong=row.prompt_overlong,
-        qualities={
-            key: Preset(presets[value].steps, presets[value].guidance)
-            for key, value in row.qualities.items()
-        },
+        qualities=backend.presets,
         quality_default=quality_default,
         price=_price(row, sizes, fail),
         refund=row.refund,
@@ -289,10 +304,37 @@ def _card(name: str, row: ModelRow, file: _File) -> Card:
         label=LabelRule(visible=row.label_visible),
         link_ttl_s=round(row.link_days * DAY_S),
         format=row.format,
-        backend=Backend(backend_name, family, stand_in=row.backend is None),
+        backend=backend,
+        fallbacks=fallbacks,
         references_max=row.references_max,
         features=frozenset(row.features),
     )
+
+
+def _backend(model: str, name: str | None, row: ModelRow, file: _File, fail: Any) -> Backend:
+    """A backend as `model` uses it; None is the stand-in."""
+    found = file.backends.get(name or STAND_IN_FAMILY)
+    if found is None:
+        raise fail(f"backend {name} is not configured")
+    if isinstance(found, RelayRow):
+        own = row.backend_model if name == row.backend else None
+        return Backend(
+            name or "",
+            "",
+            dialect=found.dialect,
+            model=own or found.model or model,
+            presets=dict.fromkeys(row.qualities, RELAYED),
+            labels=found.labels,
+            rehost=found.rehost,
+        )
+    presets = file.presets.get(found.family, {})
+    if missing := set(row.qualities.values()) - set(presets):
+        raise fail(f"no preset {', '.join(sorted(missing))} for {found.family}")
+    drawn = {
+        key: Preset(presets[value].steps, presets[value].guidance)
+        for key, value in row.qualities.items()
+    }
+    return Backend(name or STAND_IN_FAMILY, found.family, stand_in=name is None, presets=drawn)
 
 
 def _size_rule(row: ModelRow, fail: Any) -> SizeRule:

@@ -57,6 +57,8 @@ def _row(card: Card) -> dict[str, Any]:
             "aliases": list(card.aliases),
             "backend": card.backend.name,
             "stand_in": card.backend.stand_in,
+            "relay": card.backend.dialect,
+            "fallbacks": [backend.name for backend in card.fallbacks],
             "sizes": [*sizes.named, *sizes.tiers, *map(str, sizes.listed)],
             "size_default": str(sizes.default),
             "n_default": card.n_default,

@@ -14,6 +14,7 @@ import typer
 from danqing.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
+    from danqing.backends import RelayRow
     from danqing.catalog import Catalog
     from danqing.domain.card import Backend
 
@@ -35,6 +36,9 @@ def register(app: typer.Typer) -> None:
                 "aliases": list(card.aliases),
                 "backend": card.backend.name,
                 "stand_in": card.backend.stand_in,
+                "relay": card.backend.dialect,
+                "backend_model": card.backend.model or None,
+                "fallbacks": [backend.name for backend in card.fallbacks],
                 "price": dict(card.price.characters),
                 "per": card.price.per,
                 "edit": dict(card.price.edit),
@@ -48,6 +52,7 @@ def register(app: typer.Typer) -> None:
         for row in rows:
             prices = ", ".join(f"{quality} {price}" for quality, price in row["price"].items())
             backend = row["backend"] + (" (stand-in)" if row["stand_in"] else "")
+            backend += "".join(f", else {name}" for name in row["fallbacks"])
             line = f"{row['model']:<30} {backend:<20} {prices} characters per {row['per']}"
             if len(row["pixels"]) > 1:
                 line += f", large sizes up to {row['pixels'][-1]['permille'] / 1000:g} times that"
@@ -55,10 +60,14 @@ def register(app: typer.Typer) -> None:
 
     @models.command("check")
     def check(as_json: AsJson = False, config: Config = None) -> None:
-        """Load each backend: can it draw here, how long it takes, what memory; exit code 1 if not."""
+        """Load each backend: can it draw here, how long it takes, what memory; of a relay, whether its keys are there. Exit code 1 if not."""
         settings, catalog = _catalog(config)
-        backends = {card.backend.name: card.backend for card in catalog.cards.values()}
-        rows = [_loaded(backend, settings) for backend in backends.values()]
+        rows = [
+            _keyed(backend, catalog.relays[backend.name])
+            if backend.is_relay
+            else _loaded(backend, settings)
+            for backend in catalog.backends.values()
+        ]
         if as_json:
             typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
         for row in [] if as_json else rows:
@@ -77,6 +86,19 @@ def _catalog(config: Path | None) -> tuple[Settings, Catalog]:
         return settings, catalog.load(settings)
     except SettingsError as error:
         fail(str(error), 2)
+
+
+def _keyed(backend: Backend, relay: RelayRow) -> dict[str, object]:
+    """A relay's keys are looked for; the provider is not called."""
+    from danqing.backends import read_keys
+
+    row: dict[str, object] = {"backend": backend.name, "relay": backend.dialect}
+    row |= {"base_url": relay.base_url}
+    try:
+        keys = read_keys(backend.name, relay, os.environ)
+    except SettingsError as error:
+        return row | {"loads": False, "keys": 0, "fault": str(error)}
+    return row | {"loads": True, "keys": len(keys), "fault": None}
 
 
 def _loaded(backend: Backend, settings: Settings) -> dict[str, object]:
@@ -108,6 +130,9 @@ def _loaded(backend: Backend, settings: Settings) -> dict[str, object]:
 def _line(row: dict[str, object]) -> str:
     if not row["loads"]:
         return f"{row['backend']:<20} cannot draw here: {row['fault']}"
+    if "relay" in row:
+        keys = "no key" if not row["keys"] else f"keys: {row['keys']}"
+        return f"{row['backend']:<20} asks {row['base_url']} ({row['relay']}), {keys}"
     memory = "unknown memory" if row["resident_mib"] is None else f"{row['resident_mib']} MiB"
     return f"{row['backend']:<20} can draw: loads in {row['load_s']} s, takes {memory}"
 

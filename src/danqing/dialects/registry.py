@@ -28,3 +28,16 @@ _CLIENTS: tuple[ClientDialect, ...] = (OpenAIClient(),)
 DIALECTS: Mapping[str, Dialect] = MappingProxyType({dialect.name: dialect for dialect in _ALL})
 CLIENTS: Mapping[str, ClientDialect] = MappingProxyType({one.name: one for one in _CLIENTS})
 """What a relay can speak."""
+
+
+def client_of(name: str, extras: frozenset[str]) -> ClientDialect:
+    """A client dialect for a server that knows `extras` beyond the common fields.
+
+    Raises KeyError for a dialect that has no client side, ValueError for an extra it has not.
+    """
+    client = CLIENTS[name]
+    if isinstance(client, OpenAIClient):
+        return OpenAIClient(extras)
+    if extras:
+        raise ValueError(f"{name} has none, not {', '.join(sorted(extras))}")
+    return client

@@ -22,6 +22,10 @@ class Preset:
     guidance: float
 
 
+RELAYED = Preset(steps=1, guidance=0.0)
+"""A relay's image is one step, done as soon as its request is sent."""
+
+
 def multiplied(characters: int, permille: int) -> int:
     """`characters` times `permille` / 1000, rounded up; permille 0 to PERMILLE_MAX."""
     return -(-characters * permille // 1000)
@@ -78,7 +82,22 @@ class Backend:
 
     name: str
     family: str
+    """The local network; "" for a relay."""
     stand_in: bool = False
+    dialect: str | None = None
+    """The provider's API where it is a relay."""
+    model: str = ""
+    """The provider's name of the model."""
+    presets: Mapping[str, Preset] = field(default_factory=dict[str, Preset])
+    """How it draws each quality of the card."""
+    labels: Literal["ours", "provider"] = "ours"
+    """Who puts the visible AI label on its images."""
+    rehost: bool = True
+    """Its images are stored here; False passes a provider's links on."""
+
+    @property
+    def is_relay(self) -> bool:
+        return self.dialect is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +123,8 @@ class Card:
     link_ttl_s: int
     format: ImageFormat
     backend: Backend
+    fallbacks: tuple[Backend, ...] = ()
+    """What draws, in this order, while the backend cannot and nothing was paid to it."""
     references_max: int = 0
     """Pictures that an edit may start from; 0 = the model only draws."""
     features: frozenset[str] = field(default_factory=frozenset[str])

@@ -29,3 +29,9 @@ class OutboundTooLarge(OutboundError):
 
     code = "outbound_too_large"
     retryable = False
+
+
+class OutboundUnsent(OutboundFailed):
+    """Nothing of the request left this machine: no address, no connection, or no room for one."""
+
+    code = "outbound_unsent"

@@ -19,7 +19,12 @@ import httpcore2
 import httpx2
 
 from danqing import __version__
-from danqing.net.errors import OutboundFailed, OutboundRefused, OutboundTooLarge
+from danqing.net.errors import (
+    OutboundFailed,
+    OutboundRefused,
+    OutboundTooLarge,
+    OutboundUnsent,
+)
 from danqing.net.policy import Policy, is_public, parse_url, public_only
 
 _ADDRESSES_MAX = 4
@@ -61,6 +66,20 @@ class _Hop:
     content: bytes
 
 
+class _Sending:
+    """Whether any byte of a request may have reached the other side, as the HTTP library's trace tells."""
+
+    def __init__(self, on_sent: Callable[[], None] | None) -> None:
+        self.begun = False
+        self._on_sent = on_sent
+
+    async def trace(self, event: str, _: object) -> None:
+        if event == "http11.send_request_headers.started" and not self.begun:
+            self.begun = True
+            if self._on_sent is not None:
+                self._on_sent()
+
+
 class Outbound:
     """Makes requests over kept connections (HTTP/1.1). Belongs to one event loop."""
 
@@ -71,10 +90,14 @@ class Outbound:
         dialer: httpcore2.AsyncNetworkBackend | None = None,
         tls: ssl.SSLContext | None = None,
         requests_max: int = 256,
+        connections_max: int = _CONNECTIONS_MAX,
+        idle_max: int = _IDLE_CONNECTIONS_MAX,
     ) -> None:
         """`resolve`, `dialer` (gets literal addresses only) and `tls` are the system's unless given.
 
-        A request beyond `requests_max` at a time is turned away with OutboundFailed.
+        A request beyond `requests_max` at a time is turned away with OutboundUnsent. Of
+        `connections_max` connections to public addresses, and as many to others, `idle_max` are
+        kept between requests.
         """
         self._threads = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="danqing-resolver")
         self._requests_max = requests_max
@@ -83,8 +106,9 @@ class Outbound:
         dialer = dialer or httpcore2.AnyIOBackend()
         tls = tls or httpx2.create_ssl_context()
         # Apart: a connection to a private address is never reused for a URL from a user.
-        self._public_pool = _pool(_CheckedDialer(resolve, dialer, public=True), tls)
-        self._operator_pool = _pool(_CheckedDialer(resolve, dialer, public=False), tls)
+        limits = (connections_max, idle_max)
+        self._public_pool = _pool(_CheckedDialer(resolve, dialer, public=True), tls, *limits)
+        self._operator_pool = _pool(_CheckedDialer(resolve, dialer, public=False), tls, *limits)
 
     async def request(
         self,
@@ -97,6 +121,7 @@ class Outbound:
         timeout_s: float,
         bytes_max: int,
         redirects_max: int = 0,
+        on_sent: Callable[[], None] | None = None,
     ) -> OutboundReply:
         """The answer to one request, whatever its status, within `timeout_s` all told.
 
@@ -104,19 +129,22 @@ class Outbound:
         as asked for. With `redirects_max` 0 a redirect is an answer like any other; else each hop is
         checked as the first was, what leaves the origin loses all but harmless headers, https never
         turns into http, and a public host never redirects to one of `policy.hosts`. `headers` are
-        ASCII. Raises OutboundRefused, OutboundFailed, OutboundTooLarge.
+        ASCII. `on_sent` is called when the first byte is about to leave. Raises OutboundRefused,
+        OutboundUnsent (nothing has left), OutboundFailed, OutboundTooLarge.
         """
         hop = _Hop(method, parse_url(url), headers or {}, content)
         if self._requests >= self._requests_max:
-            raise OutboundFailed("Too many outgoing requests at a time.")
+            raise OutboundUnsent("Too many outgoing requests at a time.")
+        sending = _Sending(on_sent)
         self._requests += 1
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._follow(hop, policy, bytes_max, redirects_max)
+                return await self._follow(hop, policy, bytes_max, redirects_max, sending)
         except TimeoutError as error:
-            raise OutboundFailed(f"No complete answer from '{_host(hop.url)}' in time.") from error
+            text = f"No complete answer from '{_host(hop.url)}' in time."
+            raise _failed(sending, text) from error
         except _NETWORK_ERRORS as error:
-            raise OutboundFailed(f"The exchange with '{_host(hop.url)}' failed.") from error
+            raise _failed(sending, f"The exchange with '{_host(hop.url)}' failed.") from error
         finally:
             self._requests -= 1
 
@@ -127,12 +155,12 @@ class Outbound:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _follow(
-        self, hop: _Hop, policy: Policy, bytes_max: int, redirects_max: int
+        self, hop: _Hop, policy: Policy, bytes_max: int, redirects_max: int, sending: _Sending
     ) -> OutboundReply:
         for _ in range(redirects_max + 1):
             public = public_only(hop.url, policy)
             pool = self._public_pool if public else self._operator_pool
-            reply = await _exchange(pool, hop, bytes_max)
+            reply = await _exchange(pool, hop, bytes_max, sending)
             location = reply.headers.get("location")
             if not redirects_max or reply.status not in _REDIRECTS or location is None:
                 return reply
@@ -184,11 +212,13 @@ class _CheckedDialer(httpcore2.AsyncNetworkBackend):
         raise failure
 
 
-def _pool(dialer: _CheckedDialer, tls: ssl.SSLContext) -> httpcore2.AsyncConnectionPool:
+def _pool(
+    dialer: _CheckedDialer, tls: ssl.SSLContext, connections_max: int, idle_max: int
+) -> httpcore2.AsyncConnectionPool:
     return httpcore2.AsyncConnectionPool(
         ssl_context=tls,
-        max_connections=_CONNECTIONS_MAX,
-        max_keepalive_connections=_IDLE_CONNECTIONS_MAX,
+        max_connections=connections_max,
+        max_keepalive_connections=idle_max,
         keepalive_expiry=_IDLE_S_MAX,
         network_backend=dialer,
     )
@@ -208,13 +238,17 @@ def _next_hop(hop: _Hop, status: int, location: str) -> _Hop:
     return _Hop(hop.method, url, headers, hop.content)
 
 
+def _failed(sending: _Sending, text: str) -> OutboundFailed:
+    return OutboundFailed(text) if sending.begun else OutboundUnsent(text)
+
+
 def _host(url: httpx2.URL) -> str:
     # Not url.host, which raises for some made-up xn-- names.
     return url.raw_host.decode()
 
 
 async def _exchange(
-    pool: httpcore2.AsyncConnectionPool, hop: _Hop, bytes_max: int
+    pool: httpcore2.AsyncConnectionPool, hop: _Hop, bytes_max: int, sending: _Sending
 ) -> OutboundReply:
     url = hop.url
     sent = {
@@ -228,7 +262,7 @@ async def _exchange(
         httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
         headers=list(sent.items()),
         content=hop.content if hop.content or hop.method in ("POST", "PUT", "PATCH") else None,
-        extensions={"timeout": {"connect": _CONNECT_S_MAX}},
+        extensions={"timeout": {"connect": _CONNECT_S_MAX}, "trace": sending.trace},
     ) as reply:
         got: dict[str, str] = {}
         for raw_name, raw_value in reply.headers:

@@ -1,0 +1,164 @@
+"""`[backends.NAME]` of the catalog: what draws. Local families, and relays to providers. Opens no connection."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import model_validator as _model_validator
+
+from danqing.dialects.client import ClientDialect
+from danqing.dialects.registry import CLIENTS, client_of
+from danqing.settings import SettingsError
+
+STRICT = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+_KEY = re.compile(r"[\x21-\x7e]{1,4096}")  # what a header takes, and no blank
+
+RelayDialect = Literal["openai", "zhipu", "dashscope", "ark", "chat", "draw"]
+
+
+class FamilyRow(BaseModel):
+    """A model of this machine's own."""
+
+    model_config = STRICT
+    family: Literal["pocket"]
+    """The network that draws."""
+
+
+class KeyRow(BaseModel):
+    """Where one key to a provider is found; the catalog never holds the key itself."""
+
+    model_config = STRICT
+    env: str | None = Field(default=None, min_length=1)
+    """The environment variable that holds it."""
+    file: Path | None = None
+    """The file that holds it."""
+    weight: int = Field(default=1, strict=True, ge=1, le=1000)
+    """How often it is used, beside the others'."""
+
+    @_model_validator(mode="after")
+    def _one_place(self) -> KeyRow:
+        if (self.env is None) == (self.file is None):
+            raise ValueError("either env or file says where the key is")
+        return self
+
+
+class RelayRow(BaseModel):
+    """A provider that draws for us."""
+
+    model_config = STRICT
+    dialect: RelayDialect
+    """The API it speaks."""
+    base_url: str = Field(pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$", max_length=1000)
+    """What the dialect's paths follow: `https://api.openai.com/v1`."""
+    key_env: str | None = Field(default=None, min_length=1)
+    """The environment variable that holds the key."""
+    key_file: Path | None = None
+    """The file that holds the key."""
+    keys: tuple[KeyRow, ...] = ()
+    """Several keys, used in turn by their weights. No key at all = the provider wants none."""
+    model: str | None = Field(default=None, min_length=1, max_length=200)
+    """The provider's name of the model; a model's `backend_model` goes before it, its own name comes last."""
+    timeout_s: float = Field(default=300, ge=1, le=86_400)
+    """How long a request and its polling may take, seconds."""
+    fetch_timeout_s: float = Field(default=30, ge=0.1, le=600)
+    """How long a result's link may take to work, seconds."""
+    concurrency_max: int = Field(default=16, strict=True, ge=1, le=1000)
+    """Requests at the provider at once at most."""
+    queue_max: int = Field(default=256, strict=True, ge=0, le=100_000)
+    """Requests that wait for that at most; beyond it clients get "busy"."""
+    n_max: int = Field(default=10, strict=True, ge=1, le=16)
+    """Images in one request to the provider at most; a task of more is split."""
+    background: bool = False
+    """Use the provider's asynchronous route and poll, where the dialect has one."""
+    allow_hosts: tuple[str, ...] = ()
+    """Hosts (`HOST` or `HOST:PORT`) that results' links may point to though they are not public."""
+    rehost: bool = True
+    """Fetch, label and store the images; `false` passes the provider's links on (needs `labels = "provider"`)."""
+    labels: Literal["ours", "provider"] = "ours"
+    """Who puts the visible AI label on: `provider` = its own are kept and none is added."""
+    extras: tuple[str, ...] = ()
+    """Optional fields that the provider knows beyond the dialect's common ones (docs/relays.md)."""
+    qualities: dict[str, str] = {}
+    """The provider's word for a quality; `""` leaves the field out. A quality not here goes as it is."""
+
+    @field_validator("dialect")
+    @classmethod
+    def _spoken(cls, value: str) -> str:
+        if value not in CLIENTS:
+            raise ValueError(f"this version does not speak {value} as a client")
+        return value
+
+    @_model_validator(mode="after")
+    def _agrees(self) -> RelayRow:
+        if sum((self.key_env is not None, self.key_file is not None, bool(self.keys))) > 1:
+            raise ValueError("only one of key_env, key_file and keys may be set")
+        if not self.rehost and self.labels != "provider":
+            raise ValueError('rehost = false needs labels = "provider": nobody else can label them')
+        try:
+            self.client()
+        except ValueError as error:
+            raise ValueError(f"extras: {error}") from None
+        return self
+
+    @property
+    def host(self) -> str:
+        """`HOST:PORT` of the base URL."""
+        url = urlsplit(self.base_url)
+        return (
+            f"{url.netloc}:{443 if url.scheme == 'https' else 80}" if not url.port else url.netloc
+        )
+
+    def client(self) -> ClientDialect:
+        """The dialect, as the provider speaks it. Raises ValueError for an extra it has not."""
+        return client_of(self.dialect, frozenset(self.extras))
+
+    def key_rows(self) -> tuple[tuple[str, KeyRow], ...]:
+        """Each key's field and place."""
+        if self.key_env is not None:
+            return (("key_env", KeyRow(env=self.key_env)),)
+        if self.key_file is not None:
+            return (("key_file", KeyRow(file=self.key_file)),)
+        return tuple((f"keys.{index}", row) for index, row in enumerate(self.keys))
+
+
+def _kind(table: Any) -> str:
+    names = table if isinstance(table, Mapping) else vars(table)
+    return "dialect" if "dialect" in names else "family"
+
+
+BackendRow = Annotated[
+    Annotated[FamilyRow, Tag("family")] | Annotated[RelayRow, Tag("dialect")], Discriminator(_kind)
+]
+"""A table with `dialect` is a relay, any other a family."""
+KINDS = ("family", "dialect")
+"""The tags that pydantic puts into the place of an error."""
+
+
+def read_keys(name: str, row: RelayRow, environ: Mapping[str, str]) -> list[tuple[str, int]]:
+    """Every key of a relay and its weight. Raises SettingsError naming the field; the key is never told."""
+    found: list[tuple[str, int]] = []
+    for field, key in row.key_rows():
+        where = f"catalog: backends.{name}.{field}"
+        if key.env is not None:
+            text = environ.get(key.env, "")
+            place = f"the environment variable {key.env}"
+        else:
+            assert key.file is not None
+            place = str(key.file)
+            try:
+                text = key.file.read_text("utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise SettingsError(f"{where}: cannot read {place}: {error}") from None
+        text = text.strip()
+        if not text:
+            raise SettingsError(f"{where}: {place} is empty or not set")
+        if not _KEY.fullmatch(text):
+            raise SettingsError(f"{where}: {place} holds something that is no key")
+        found.append((text, key.weight))
+    return found

@@ -1,0 +1,134 @@
+"""`[backends.NAME]`: relays as data, their keys, and what a bad one is refused for. Nothing is called."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from danqing import catalog, settings
+from danqing.backends import RelayRow, read_keys
+from danqing.domain.card import RELAYED, Preset
+from danqing.settings import SettingsError
+from tests.conftest import clean_environment, cli
+
+RELAY = '[backends.far]\ndialect = "openai"\nbase_url = "https://img.example/v1"\n'
+MODEL = '[models.house]\nlike = "dall-e-3"\nbackend = "far"\n'
+
+
+def load(folder: Path, text: str, **options) -> catalog.Catalog:
+    path = folder / "catalog.toml"
+    path.write_text(text, "utf-8")
+    return catalog.load(settings.load(catalog_file=path, **options))
+
+
+def test_a_relay_draws_a_model(tmp_path: Path) -> None:
+    models = load(tmp_path, RELAY + 'model = "theirs"\nkey_env = "FAR_KEY"\n' + MODEL)
+    backend = models.find("house", "openai").backend
+    assert (backend.name, backend.dialect, backend.model, backend.stand_in) == (
+        *("far", "openai", "theirs"),
+        False,
+    )
+    assert dict(backend.presets) == {"standard": RELAYED, "hd": RELAYED}
+    assert models.relays["far"].host == "img.example:443"
+    assert models.find("dall-e-3", "openai").backend.stand_in is True
+
+
+def test_the_models_own_name_for_the_provider_goes_first(tmp_path: Path) -> None:
+    own = load(tmp_path, RELAY + 'model = "theirs"\n' + MODEL + 'backend_model = "mine"\n')
+    assert own.find("house", "openai").backend.model == "mine"
+    plain = load(tmp_path, RELAY + MODEL)
+    assert plain.find("house", "openai").backend.model == "house"
+
+
+def test_fallbacks_in_order(tmp_path: Path) -> None:
+    second = RELAY.replace("far", "near").replace("https://img", "http://near")
+    models = load(tmp_path, RELAY + second + MODEL + 'fallbacks = ["near", "pocket"]\n')
+    card = models.find("house", "openai")
+    assert [backend.name for backend in card.fallbacks] == ["near", "pocket"]
+    assert card.fallbacks[1].presets["hd"] == Preset(20, 1.5)
+    assert {"far", "near", "pocket"} <= set(models.backends)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ('[backends.far]\ndialect = "openai"', r"backends\.far\.base_url"),
+        (RELAY.replace("openai", "klingon"), r"backends\.far\.dialect"),
+        (RELAY.replace("https://img.example/v1", "img.example"), r"backends\.far\.base_url"),
+        (RELAY.replace("https://", "https://me:secret@"), r"backends\.far\.base_url"),
+        (RELAY + 'key = "sk-in-the-clear"', r"backends\.far\.key"),
+        (RELAY + 'keys = ["sk-in-the-clear"]', r"backends\.far\.keys"),
+        (RELAY + 'keys = [{ env = "A", file = "b" }]', r"backends\.far\.keys"),
+        (RELAY + 'keys = [{ env = "A", weight = 0 }]', r"backends\.far\.keys\.0\.weight"),
+        (RELAY + 'key_env = "A"\nkey_file = "b"', "key_env"),
+        (RELAY + "timeout_s = 0", r"backends\.far\.timeout_s"),
+        (RELAY + "concurrency_max = 0", r"backends\.far\.concurrency_max"),
+        (RELAY + "rehost = false", "labels"),
+        (RELAY + 'extras = ["steps"]', "extras.*steps"),
+        (RELAY + 'family = "pocket"', r"backends\.far\.family"),
+        ('[backends.x]\nfamily = "none"', r"backends\.x\.family"),
+        (MODEL, "far"),
+        (RELAY + MODEL + 'fallbacks = ["gone"]', "gone"),
+        (RELAY + 'labels = "provider"\n' + MODEL + 'fallbacks = ["pocket"]', "labels"),
+        ('[models.house]\nlike = "pocket"\nbackend_model = "x"', "backend_model"),
+    ],
+)
+def test_a_bad_relay_refuses_to_start(tmp_path: Path, text: str, word: str) -> None:
+    with pytest.raises(SettingsError, match=word) as refused:
+        load(tmp_path, text)
+    assert "sk-in-the-clear" not in str(refused.value)
+
+
+def test_a_visible_label_on_everything_and_links_passed_on_do_not_go_together(
+    tmp_path: Path,
+) -> None:
+    text = RELAY + 'rehost = false\nlabels = "provider"\n' + MODEL
+    assert load(tmp_path, text).find("house", "openai").backend.rehost is False
+    with pytest.raises(SettingsError, match="rehost"):
+        load(tmp_path, text, labels={"policy": "cn"})
+
+
+def test_keys_come_from_the_environment_and_from_files(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("from-a-file\n", "utf-8")
+    row = RelayRow(
+        dialect="openai",
+        base_url="http://127.0.0.1:1/v1",
+        keys=({"env": "ONE", "weight": 3}, {"file": str(file)}),  # type: ignore[arg-type]
+    )
+    assert read_keys("far", row, {"ONE": "first"}) == [("first", 3), ("from-a-file", 1)]
+    with pytest.raises(SettingsError, match=r"backends\.far\.keys\.0.*ONE"):
+        read_keys("far", row, {})
+    with pytest.raises(SettingsError, match="no key") as refused:
+        read_keys("far", row, {"ONE": "two words"})
+    assert "two words" not in str(refused.value)
+    file.unlink()
+    with pytest.raises(SettingsError, match=r"backends\.far\.keys\.1"):
+        read_keys("far", row, {"ONE": "first"})
+
+
+def test_the_command_line_shows_relays_and_misses_their_keys(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(RELAY + 'key_env = "FAR_KEY"\n' + MODEL + 'fallbacks = ["pocket"]\n', "utf-8")
+    env = clean_environment(DANQING_CATALOG_FILE=str(file))
+    listed = cli("models", "list", env=env).stdout
+    assert "far, else pocket" in listed
+    (row,) = [
+        row
+        for row in json.loads(cli("models", "list", "--json", env=env).stdout)
+        if row["model"] == "house"
+    ]
+    assert (row["relay"], row["backend_model"], row["fallbacks"]) == (
+        *("openai", "house"),
+        ["pocket"],
+    )
+    missing = cli("models", "check", env=env, check=False)
+    assert missing.returncode == 1
+    assert "backends.far.key_env" in missing.stdout
+    assert "FAR_KEY" not in os.environ
+    found = cli("models", "check", env=env | {"FAR_KEY": "sk-0123456789"})
+    assert "https://img.example/v1 (openai), keys: 1" in found.stdout
+    assert "sk-0123456789" not in found.stdout
