@@ -32,7 +32,7 @@ from tests.crash_server import POINTS
 from tests.postgres import PostgresServer, find_binaries
 
 from danqing import settings
-from danqing.app import Books, make_service, open_books
+from danqing.app import Books, make_service, open_books, open_outbound
 from danqing.catalog import load as load_catalog
 from danqing.db import book_queries, image_queries
 from danqing.domain.card import Price
@@ -252,8 +252,10 @@ async def _broken(books: Books, configured: settings.Settings, accepted: set[str
     faults = await books.ledger.check()
     if (held := await books.ledger.open_holds()).count:
         faults.append(f"{held.count} holds are open")
-    service = make_service(configured, load_catalog(configured), Metrics(), books, _NoProvider())
-    await service.recovery.delete_orphans(older_than_s=0)
+    models = load_catalog(configured)
+    async with open_outbound() as outbound:
+        service = make_service(configured, models, Metrics(), books, _NoProvider(), outbound)
+        await service.recovery.delete_orphans(older_than_s=0)
     blobs = Blobs(configured.blob_root)
     known: set[str] = set()
     charged: Counter[str] = Counter()

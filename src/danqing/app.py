@@ -30,6 +30,7 @@ from danqing.providers.local import LocalProvider
 from danqing.providers.router import Router
 from danqing.service.auth import Authenticator
 from danqing.service.books import Books
+from danqing.service.budget import ByteBudget
 from danqing.service.delivery import Deliverer
 from danqing.service.drawing import Artist
 from danqing.service.gallery import Gallery
@@ -39,6 +40,7 @@ from danqing.service.moderation import TextModerator
 from danqing.service.outbox import Outbox
 from danqing.service.pipeline import Pipeline
 from danqing.service.recovery import Recovery
+from danqing.service.references import References
 from danqing.service.settling import Settler
 from danqing.service.webhooks import WebhookSender
 from danqing.settings import Settings
@@ -152,7 +154,7 @@ async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books]
         provider = Router(
             {name: local for name, backend in models.backends.items() if not backend.is_relay}
         )
-        service = make_service(settings, models, metrics, books, provider)
+        service = make_service(settings, models, metrics, books, provider, outbound)
         sender = WebhookSender(
             Outbox(books.db),
             outbound,
@@ -177,6 +179,7 @@ async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books]
                 loop.cancel()
             await asyncio.gather(*late, sending, return_exceptions=True)
             await service.pipeline.drain()
+            service.references.close()
             await sender.aclose()
 
 
@@ -196,12 +199,20 @@ class Service:
     pipeline: Pipeline
     recovery: Recovery
     gallery: Gallery
+    references: References
+    uploads: ByteBudget
+    """What clients' pictures in memory are counted with."""
 
 
 def make_service(
-    settings: Settings, models: Catalog, metrics: Metrics, books: Books, provider: Provider
+    settings: Settings,
+    models: Catalog,
+    metrics: Metrics,
+    books: Books,
+    provider: Provider,
+    outbound: Outbound,
 ) -> Service:
-    """The use case on these books, drawing by this provider."""
+    """The use case on these books, drawing by this provider. Raises ValueError for a setting it cannot use."""
     signer = LinkSigner(books.keys.derive("links"))
     blobs = Blobs(settings.blob_root)
     ledger = books.ledger
@@ -212,6 +223,14 @@ def make_service(
 
     deliverer = Deliverer(blobs, signer, is_taken)
     gallery = Gallery(ledger, blobs, signer)
+    budget = ByteBudget(settings.uploads.bytes_at_once_max)
+    references = References(
+        blobs=blobs,
+        outbound=outbound,
+        own=gallery.behind,
+        budget=budget,
+        settings=settings.uploads,
+    )
     pipeline = Pipeline(
         settings=settings,
         catalog=models,
@@ -221,11 +240,13 @@ def make_service(
             provider=provider,
             moderator=moderator,
             deliverer=deliverer,
+            references=references,
             metrics=metrics,
             lease_s=settings.task_lease_s,
         ),
-        settler=Settler(ledger, deliverer, metrics),
+        settler=Settler(ledger, deliverer, references, metrics),
         moderator=moderator,
+        references=references,
         gallery=gallery,
         blocks=books.blocks,
         limiter=books.limiter,
@@ -238,7 +259,7 @@ def make_service(
         blobs=blobs,
         lease_s=settings.task_lease_s,
     )
-    return Service(pipeline, recovery, gallery)
+    return Service(pipeline, recovery, gallery, references, budget)
 
 
 def _context(

@@ -62,6 +62,25 @@ class ModerationSettings(BaseModel):
     """Use the bundled list."""
 
 
+class UploadSettings(BaseModel):
+    """Pictures that clients send along: uploaded, in base64, or by their address."""
+
+    model_config = _SECTION
+
+    image_bytes_max: int = Field(default=50_000_000, ge=1_000, le=1_000_000_000)
+    """One picture at most."""
+    request_bytes_max: int = Field(default=100_000_000, ge=1_000, le=2_000_000_000)
+    """A request with pictures at most, all told."""
+    bytes_at_once_max: int = Field(default=400_000_000, ge=1_000, le=10**12)
+    """Such bytes in memory at once, over all requests; beyond it clients get "busy"."""
+    pixels_max: int = Field(default=50_000_000, ge=64, le=2**28)
+    """Width times height of one picture at most."""
+    fetch_s_max: float = Field(default=20, ge=0.1, le=600)
+    """A picture's address must have given it after this long."""
+    fetch_allow_hosts: tuple[str, ...] = ()
+    """Hosts (`HOST` or `HOST:PORT`) that pictures may be fetched from though they are not public."""
+
+
 class Settings(BaseSettings):
     """All settings. Environment: `DANQING_DATA_DIR`, nested ones as `DANQING_ENGINE__QUEUE_MAX`."""
 
@@ -132,6 +151,7 @@ class Settings(BaseSettings):
     engine: EngineSettings = EngineSettings()
     labels: LabelSettings = LabelSettings()
     moderation: ModerationSettings = ModerationSettings()
+    uploads: UploadSettings = UploadSettings()
 
     @field_validator("trusted_proxies")
     @classmethod

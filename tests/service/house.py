@@ -16,8 +16,10 @@ from danqing.app import make_service, open_books
 from danqing.domain.ports import DrawOrder
 from danqing.domain.sizes import Size
 from danqing.domain.task import Delivery, Drawn, Event, ImageTask, Started, Stepped
+from danqing.net.outbound import Outbound
 from danqing.observability.metrics import Metrics
 from danqing.service.auth import Authenticator, Principal
+from danqing.service.budget import ByteBudget
 from danqing.service.calls import Call, ClientKey
 from danqing.service.gallery import Gallery
 from danqing.service.ledger import Ledger
@@ -62,6 +64,7 @@ class House:
     principal: Principal
     models: catalog.Catalog
     images: Path
+    uploads: ByteBudget
 
     async def draw(
         self,
@@ -110,7 +113,13 @@ class House:
 
 
 @asynccontextmanager
-async def house(folder: Path, script: Script = all_well, account: str = "someone", **options):
+async def house(
+    folder: Path,
+    script: Script = all_well,
+    account: str = "someone",
+    outbound: Outbound | None = None,
+    **options,
+):
     configured = settings.load(data_dir=folder, **options)
     async with open_books(configured) as books:
         if account not in [one.name for one in await books.accounts.all()]:
@@ -118,7 +127,8 @@ async def house(folder: Path, script: Script = all_well, account: str = "someone
         token = await books.tokens.create(account, by="test")
         models = catalog.load(configured)
         provider = Scripted(script)
-        service = make_service(configured, models, Metrics(), books, provider)
+        outbound = outbound or Outbound()
+        service = make_service(configured, models, Metrics(), books, provider, outbound)
         principal = await Authenticator(books.db, books.keys).authenticate(f"Bearer {token}", None)
         try:
             yield House(
@@ -130,9 +140,12 @@ async def house(folder: Path, script: Script = all_well, account: str = "someone
                 principal,
                 models,
                 folder / "images",
+                service.uploads,
             )
         finally:
             await service.pipeline.drain()
+            service.references.close()
+            await outbound.aclose()
 
 
 def run(work: Awaitable[None]) -> None:

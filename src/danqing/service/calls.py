@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from danqing.db.rows import ImageRow
@@ -16,6 +16,7 @@ from danqing.domain.task import DeliveredImage, Delivery, ImageResult, ImageTask
 from danqing.service.auth import Principal
 from danqing.service.delivery import LabelPlan, StoredImage
 from danqing.service.ratelimit import Taken
+from danqing.service.references import Inputs
 
 Stop = Literal["client", "server"]
 """Who ends a drawing early: its client (hung up, or DELETE), or the server that stops."""
@@ -82,6 +83,8 @@ class Work:
     held: int
     order: DrawOrder
     plan: LabelPlan
+    inputs: Inputs | None = None
+    """The pictures that an edit starts from, while they are in memory."""
     epoch: int = 1
     revised: str | None = None
     safety: tuple[SafetyLevel, ...] = ()
@@ -111,6 +114,18 @@ class Work:
     def is_complete(self) -> bool:
         """Every image came out and is stored."""
         return len(self.stored) == self.order.task.n
+
+    def begin_from(self, inputs: Inputs) -> None:
+        """Take the pictures of an edit in; they are counted until `release`."""
+        self.inputs = inputs
+        self.order = replace(self.order, references=inputs.references, mask=inputs.mask)
+
+    def release(self) -> None:
+        """Let the pictures go."""
+        if self.inputs is not None:
+            self.inputs.share.release()
+            self.inputs = None
+            self.order = replace(self.order, references=(), mask=None)
 
     def stop(self, by: Stop) -> None:
         """End the drawing early; the first reason counts. What is being settled goes on."""

@@ -68,7 +68,12 @@ _NAME = re.compile(r"([0-9]+)-([0-9a-f]{11})\.([a-z]+)")
 
 def task_folder(task_id: str) -> str:
     """Where a task's blobs are; its day is in its id (UUIDv7)."""
-    return f"{day_folder(int(task_id.replace('-', '')[:12], 16))}/{task_id}"
+    return f"{day_folder(task_ms(task_id))}/{task_id}"
+
+
+def task_ms(task_id: str) -> int:
+    """When a task's id was made, Unix milliseconds (RFC 9562 section 5.7)."""
+    return int(task_id.replace("-", "")[:12], 16)
 
 
 def day_folder(at_ms: int) -> str:

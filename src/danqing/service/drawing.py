@@ -17,6 +17,7 @@ from danqing.service.calls import Work
 from danqing.service.delivery import Deliverer
 from danqing.service.ledger import Ledger, StaleTask
 from danqing.service.moderation import TextModerator
+from danqing.service.references import References
 
 log = get_logger(__name__)
 
@@ -31,6 +32,7 @@ class Artist:
         provider: Provider,
         moderator: TextModerator,
         deliverer: Deliverer,
+        references: References,
         metrics: Metrics,
         lease_s: float,
     ) -> None:
@@ -38,6 +40,7 @@ class Artist:
         self._provider = provider
         self._moderator = moderator
         self._deliverer = deliverer
+        self._references = references
         self._metrics = metrics
         self._lease_s = lease_s
 
@@ -67,7 +70,7 @@ class Artist:
     def _extend(self, work: Work) -> None:
         """Extend the prompt when asked for, and moderate what was added."""
         task, card = work.order.task, work.order.card
-        if not task.prompt_extend:
+        if not task.prompt_extend or not task.prompt:
             return
         extended = prompts.extend(task.prompt, task.style, card.prompt_chars_max)
         if extended != task.prompt:
@@ -76,6 +79,10 @@ class Artist:
         work.order = replace(work.order, prompt=extended)
 
     async def _draw_and_store(self, work: Work, storing: list[asyncio.Task[None]]) -> None:
+        if (
+            work.order.task.is_edit and work.inputs is None
+        ):  # another server, or we before, took it on
+            work.begin_from(await self._references.load(work.order.task))
         await self._follow(work, storing)
         if storing:  # the lease is renewed meanwhile: a slow disk must not lose the task
             await asyncio.wait(storing)

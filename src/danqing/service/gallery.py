@@ -23,6 +23,9 @@ from danqing.storage.blobs import Blobs
 
 log = get_logger(__name__)
 
+_LINK = re.compile(
+    r"/files/([0-9a-f]{11})\.([a-z]+)\?x-expires=([0-9]+)&x-signature=([A-Za-z0-9_-]+)$"
+)
 _ID = re.compile(r"[0-9a-f-]{36}")
 MEDIA_TYPE = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
@@ -61,6 +64,20 @@ class Gallery:
             sha256=row.sha256,
             expires_s=int(expires),
         )
+
+    async def behind(self, url: str) -> bytes | None:
+        """The image behind a link of ours, whatever host it names; None for any other URL, or a dead link.
+
+        So that a client can edit what it was given where this server could not fetch from itself.
+        """
+        found = _LINK.search(url)
+        if found is None:
+            return None
+        try:
+            file = await self.by_link(*found.groups())
+        except NotFound:
+            return None
+        return await self.read(file, 0, file.bytes_count)
 
     def link(self, image: ImageRow, base_url: str) -> str:
         """A link to an image's row, good as long as the image is kept."""
@@ -112,6 +129,7 @@ class Gallery:
                 revised_prompt=result.revised_prompt,
                 safety=result.safety,
                 quality=request.task.quality,
+                input_pixels=request.input_pixels,
             ),
             task_id=row.id,
             charged=row.charged,

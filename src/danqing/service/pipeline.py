@@ -41,6 +41,7 @@ from danqing.service.ledger import KeyInUse, Ledger, StaleTask
 from danqing.service.moderation import Role, TextModerator
 from danqing.service.ratelimit import RateLimiter, Taken
 from danqing.service.records import StoredRequest
+from danqing.service.references import Inputs, References
 from danqing.service.settling import Settler, TakenOver, result_of
 from danqing.settings import Settings
 
@@ -69,6 +70,7 @@ class Pipeline:
         artist: Artist,
         settler: Settler,
         moderator: TextModerator,
+        references: References,
         gallery: Gallery,
         blocks: Blocks,
         limiter: RateLimiter,
@@ -79,6 +81,7 @@ class Pipeline:
         self._artist = artist
         self._settler = settler
         self._moderator = moderator
+        self._references = references
         self._gallery = gallery
         self._blocks = blocks
         self._limiter = limiter
@@ -98,7 +101,8 @@ class Pipeline:
                 return await self._replayed(call, first)
         rate = await self._limited(call.principal)
         safety = await self._admit(call)
-        work = self._work(call, uuid7())
+        inputs = await self._references.check(call.task) if call.task.is_edit else None
+        work = self._work(call, uuid7(), inputs)
         work.safety = safety
         running = self._keep(self._opened_and_drawn(work))
         try:
@@ -244,11 +248,14 @@ class Pipeline:
 
     # The hold and what it pays for
 
-    def _work(self, call: Call, task_id: str) -> Work:
+    def _work(self, call: Call, task_id: str, inputs: Inputs | None = None) -> Work:
         task, card, principal = call.task, call.card, call.principal
+        if inputs is not None and task.fit_reference:
+            size = card.sizes.nearest(inputs.references[0].size)
+            task = replace(task, size=size, fit_reference=False)
         seed = task.seed if task.seed is not None else secrets.randbelow(SEED_MAX + 1)
-        price = card.price.of(task.quality, task.size, task.n)
-        return Work(
+        price = card.price.of(task.quality, task.size, task.n, edit=task.is_edit)
+        work = Work(
             call=call,
             held=multiplied(price, principal.price_permille),
             order=DrawOrder(
@@ -262,13 +269,22 @@ class Pipeline:
             ),
             plan=LabelPlan.of(card, task.ai_label, principal.waiver, self._settings.labels),
         )
+        if inputs is not None:
+            work.begin_from(inputs)
+        return work
 
     async def _opened_and_drawn(self, work: Work) -> Outcome | Accepted | TaskRow:
         """Hold, then draw. The row of another task where that one has the client's key."""
         try:
             await self._open(work)
-        except KeyInUse as taken:
-            return taken.task
+        except BaseException as error:
+            work.release()
+            # What was not answered may have been written: then the task needs its pictures.
+            if not isinstance(error, Unavailable):
+                await self._references.discard(work.order.task)
+            if isinstance(error, KeyInUse):
+                return error.task
+            raise
         self._works[work.task_id] = work
         if work.call.background:
             self._keep(self._logged(work))
@@ -276,16 +292,21 @@ class Pipeline:
         return await self._drawn(work)
 
     async def _open(self, work: Work) -> None:
-        """HOLD the characters and write the task row, in one transaction."""
+        """HOLD the characters and write the task row, in one transaction; the task's pictures before."""
+        if work.inputs is not None:
+            task = await self._references.store(work.task_id, work.order.task, work.inputs)
+            work.order = replace(work.order, task=task)
+            work.call = replace(work.call, task=task)
         call, order = work.call, work.order
         request = StoredRequest(
-            task=call.task,
+            task=order.task,
             delivery=call.delivery,
             plan=work.plan,
             seeds=order.seeds,
             held=work.held,
             received_s=call.received_s,
             link_ttl_s=order.card.link_ttl_s,
+            input_pixels=0 if work.inputs is None else work.inputs.pixels,
         )
         key = call.client_key
         row = NewTask(
@@ -331,6 +352,7 @@ class Pipeline:
             error = await self._end_of(drawing, work)
             return await self._settled(work, error)
         finally:
+            work.release()
             if not work.is_undone:
                 self._works.pop(work.task_id, None)
 

@@ -38,6 +38,8 @@ class StoredRequest:
     held: int
     received_s: float
     link_ttl_s: int
+    input_pixels: int = 0
+    """Of the pictures that an edit starts from."""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -55,6 +57,7 @@ class StoredRequest:
             "held": self.held,
             "received_s": self.received_s,
             "link_ttl_s": self.link_ttl_s,
+            "input_pixels": self.input_pixels,
         }
 
     @classmethod
@@ -87,6 +90,7 @@ class StoredRequest:
             held=kept["held"],
             received_s=kept["received_s"],
             link_ttl_s=kept["link_ttl_s"],
+            input_pixels=kept.get("input_pixels", 0),
         )
 
 

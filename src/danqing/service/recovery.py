@@ -16,10 +16,11 @@ from danqing.domain.card import Price
 from danqing.domain.errors import Cancelled, DanqingError
 from danqing.observability.logging import get_logger
 from danqing.service.calls import image_row
-from danqing.service.delivery import Deliverer, StoredImage, day_folder
+from danqing.service.delivery import Deliverer, StoredImage, day_folder, task_ms
 from danqing.service.ledger import Ledger, StaleTask, wall_clock_ms
 from danqing.service.pipeline import Pipeline
 from danqing.service.records import StoredRequest, StoredResult, error_json
+from danqing.service.references import is_input
 from danqing.storage.blobs import Blobs
 
 log = get_logger(__name__)
@@ -206,8 +207,13 @@ class Recovery:
         for key in keys:
             if key in known:
                 continue
-            row = await self._ledger.task(key.split("/")[1])
-            if row is None:
+            task_id = key.split("/")[1]
+            row = await self._ledger.task(task_id)
+            if row is None and is_input(key):
+                # The one kind of blob that is written before its task: a server died in between.
+                if task_ms(task_id) < now_ms - older_than_s * 1000:
+                    orphans.append(key)
+            elif row is None:
                 # A task is written before its blobs: these are another installation's, or of a
                 # time that the database has lost. Not ours to delete.
                 log.error("blob_without_task", key=key)

@@ -21,6 +21,7 @@ from danqing.service.calls import Outcome, Work
 from danqing.service.delivery import Deliverer
 from danqing.service.ledger import Ledger, StaleTask
 from danqing.service.records import StoredResult, error_json, is_kept
+from danqing.service.references import References
 
 log = get_logger(__name__)
 
@@ -38,9 +39,12 @@ class TakenOver(Unavailable):
 class Settler:
     """Resolves holds. A settlement is never given up half way: its caller may not be cancelled."""
 
-    def __init__(self, ledger: Ledger, deliverer: Deliverer, metrics: Metrics) -> None:
+    def __init__(
+        self, ledger: Ledger, deliverer: Deliverer, references: References, metrics: Metrics
+    ) -> None:
         self._ledger = ledger
         self._deliverer = deliverer
+        self._references = references
         self._metrics = metrics
 
     async def delivered(self, work: Work, result: ImageResult) -> Outcome:
@@ -83,6 +87,7 @@ class Settler:
         work.settle_id = uuid7()
         await self._write(work, 0, "failed", ServerFault())
         log.warning("task_taken_back", task=work.task_id)
+        await self._references.discard(work.order.task)
         await self._discard(work)  # only now: until then they may have been paid for
 
     async def lost(self, work: Work) -> None:
@@ -111,6 +116,7 @@ class Settler:
             if state != "succeeded":
                 await self._discard(work)  # nobody pays for these, whatever was written
             raise
+        await self._references.discard(work.order.task)  # it will not be drawn again
         if state != "succeeded":
             await self._discard(work)
         elif work.epoch > 1:
@@ -179,4 +185,5 @@ def result_of(work: Work) -> ImageResult | DanqingError:
         revised_prompt=work.revised,
         safety=work.safety,
         quality=work.order.task.quality,
+        input_pixels=0 if work.inputs is None else work.inputs.pixels,
     )
