@@ -1,6 +1,7 @@
 """`python -m tests.null_server serve …`: the real server with a family that draws one colour in no time.
 
-NULL_STEP_S makes each denoising step last that long.
+NULL_STEP_S makes each denoising step last that long. NULL_SHUTDOWN_S and NULL_KEEP_ALIVE_S shorten what would
+make a test wait.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ import os
 
 from danqing import app
 from danqing.__main__ import main
+from danqing.api import streams
+from danqing.cli import serve
 from tests.engine.null_family import NullFamily
 
 STEP_S = float(os.environ.get("NULL_STEP_S", "0"))
 
 app.load_family = lambda name, settings: NullFamily(step_s=STEP_S)
+serve.SHUTDOWN_S = int(os.environ.get("NULL_SHUTDOWN_S", serve.SHUTDOWN_S))
+streams.KEEP_ALIVE_S = float(os.environ.get("NULL_KEEP_ALIVE_S", streams.KEEP_ALIVE_S))
 
 if __name__ == "__main__":
     main()

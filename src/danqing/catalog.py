@@ -46,6 +46,7 @@ Feature = Literal[
     "size_required",
     "b64_default",
     "echo",
+    "stream",
     "watermark",
     "sequential",
     "optimize_fast",

@@ -79,7 +79,7 @@ GPT_IMAGE = card(
     prompt_chars_max=32000,
     qualities={"low": _PRESET, "medium": _PRESET, "high": _PRESET},
     quality_default="medium",
-    features=frozenset({"output_format", "b64_default", "echo"}),
+    features=frozenset({"output_format", "b64_default", "echo", "stream"}),
 )
 SEEDREAM = card(
     "doubao-seedream-4-0-250828",

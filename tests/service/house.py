@@ -25,6 +25,7 @@ from danqing.service.gallery import Gallery
 from danqing.service.ledger import Ledger
 from danqing.service.pipeline import Pipeline
 from danqing.service.recovery import Recovery
+from danqing.service.streaming import Feed
 
 Script = Callable[[DrawOrder], AsyncGenerator[Event, None]]
 
@@ -73,6 +74,8 @@ class House:
         hung_up: asyncio.Event | None = None,
         key: ClientKey | None = None,
         background: bool = False,
+        feed: Feed | None = None,
+        delivery: Delivery | None = None,
         **fields,
     ):
         card = self.models.find(model, dialect)
@@ -88,12 +91,13 @@ class House:
             self.principal,
             card,
             task,
-            Delivery(),
+            delivery or Delivery(),
             "http://here",
             time.time(),
             key,
             background,
             hung_up or asyncio.Event(),
+            feed,
         )
         return await self.pipeline.draw(call)
 

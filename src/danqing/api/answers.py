@@ -52,7 +52,7 @@ def facts(call: Call, outcome: Outcome) -> dict[str, str]:
         headers["x-ratelimit-reset-requests"] = f"{math.ceil(outcome.rate.reset_s)}s"
     if outcome.replayed:
         headers["idempotent-replayed"] = "true"
-    return headers | _notes(call.delivery)
+    return headers | notes(call.delivery)
 
 
 def accepted(call: Call, outcome: Accepted) -> Response:
@@ -65,7 +65,7 @@ def accepted(call: Call, outcome: Accepted) -> Response:
             "preference-applied": "respond-async",
             "x-danqing-task": outcome.task_id,
         }
-        | _notes(call.delivery),
+        | notes(call.delivery),
         media_type="application/json",
     )
 
@@ -81,11 +81,11 @@ def accepted_natively(dialect: Dialect, call: Call, outcome: Accepted, request_i
         client_request_id=call.task.client_request_id,
         delivery=call.delivery,
     )
-    headers = {"x-danqing-task": outcome.task_id} | _notes(call.delivery)
+    headers = {"x-danqing-task": outcome.task_id} | notes(call.delivery)
     return respond(dialect.encode_accepted(report, request_id), headers)
 
 
-def _notes(delivery: Delivery) -> dict[str, str]:
+def notes(delivery: Delivery) -> dict[str, str]:
     """Parameters that were accepted but changed: said, never silent."""
     notes = {
         "x-danqing-ignored": ",".join(delivery.ignored),

@@ -24,11 +24,13 @@ from danqing.api.requests import (
     read_body,
     until_hang_up,
 )
+from danqing.api.streams import begin_stream
 from danqing.dialects.base import Dialect, parse_json
-from danqing.domain.errors import DanqingError, ServerFault, Unavailable
+from danqing.domain.errors import DanqingError, ServerFault, Unavailable, UnsupportedField
 from danqing.observability.logging import get_logger
 from danqing.service.auth import Principal, require_scope
 from danqing.service.calls import Accepted, Call, ClientKey
+from danqing.service.streaming import Feed
 
 log = get_logger(__name__)
 
@@ -74,7 +76,15 @@ async def _handle(request: Request, context: Context, pick: Pick, manner: Manner
         context.metrics.requests.labels(dialect.name, "", error.code).inc()
         # What a stranger still sends is not read: the connection ends here.
         return refuse(dialect, error, request_id, close=True)
-    dialect, model, outcome_code = context.dialects[pick(None)], "", "ok"
+    dialect, model = context.dialects[pick(None)], ""
+    outcome_code: str | None = "ok"
+
+    def record(code: str) -> None:
+        context.metrics.requests.labels(dialect.name, model, code).inc()
+        structlog.contextvars.bind_contextvars(
+            dialect=dialect.name, model=model, outcome=code, account=principal.account_id
+        )
+
     try:
         raw = await read_body(request, context.settings.body_bytes_max)
         # A large body takes a while to check: not on the event loop, where others would wait.
@@ -87,6 +97,10 @@ async def _handle(request: Request, context: Context, pick: Pick, manner: Manner
         )
         call = decode() if len(raw) < LARGE_BYTES else await to_thread(decode)
         model = call.card.name
+        if call.feed is not None:
+            stream = await begin_stream(request, context.pipeline, dialect, call, record)
+            outcome_code = None  # told when the stream has ended
+            return stream
         outcome = await until_hang_up(request, context.pipeline.draw(call), call.hung_up)
         if isinstance(outcome, Accepted):
             outcome_code = "accepted"
@@ -108,10 +122,8 @@ async def _handle(request: Request, context: Context, pick: Pick, manner: Manner
         outcome_code = ServerFault.code
         return refuse(dialect, ServerFault(), request_id)
     finally:
-        context.metrics.requests.labels(dialect.name, model, outcome_code).inc()
-        structlog.contextvars.bind_contextvars(
-            dialect=dialect.name, model=model, outcome=outcome_code, account=principal.account_id
-        )
+        if outcome_code is not None:
+            record(outcome_code)
 
 
 def _decode(
@@ -125,6 +137,8 @@ def _decode(
 ) -> Call:
     card = context.catalog.find(dialect.requested_model(body), dialect.name)
     task, delivery = dialect.decode_request(body, card)
+    if background and delivery.stream:
+        raise UnsupportedField("'stream' does not go with 'Prefer: respond-async'.", "stream")
     return Call(
         dialect=dialect.name,
         principal=principal,
@@ -135,6 +149,7 @@ def _decode(
         received_s=received_s,
         client_key=_client_key(request, principal, body, task.client_request_id),
         background=background,
+        feed=Feed() if delivery.stream else None,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from danqing.dialects import openai_shapes
-from danqing.dialects.base import Dialect, Reply
+from danqing.dialects.base import Dialect, Reply, ServerEvent
 from danqing.dialects.fields import (
     EndUser,
     Form,
@@ -21,12 +21,11 @@ from danqing.dialects.fields import (
     read_quality,
     read_size,
     read_style,
-    refuse_stream,
     validate,
 )
 from danqing.domain.card import Card, ImageFormat
 from danqing.domain.errors import DanqingError, MissingField, UnknownField, UnsupportedField
-from danqing.domain.task import Delivery, ImageResult, ImageTask
+from danqing.domain.task import Delivery, ImageResult, ImageTask, StreamEvent, StreamHead
 
 
 class GenerationBody(Wire):
@@ -64,7 +63,7 @@ class OpenAIDialect(Dialect):
             raise MissingField("size")
         if wire.watermark is not None and "watermark" not in card.features:
             raise UnknownField("watermark")
-        _refuse_unsupported(wire)
+        _refuse_unsupported(wire, card)
         task = ImageTask(
             model=card.name,
             prompt=prompt,
@@ -80,10 +79,12 @@ class OpenAIDialect(Dialect):
         )
         image_format, compression = _read_format(wire, card)
         delivery = Delivery(
-            form=_read_form(wire.response_format, card),
+            form=_read_form(wire.response_format, card, stream=wire.stream is True),
             format=image_format,
             compression=compression,
             truncated=cut + negative_cut,
+            stream=wire.stream is True,
+            partial_images=wire.partial_images or 0,
             echo="echo" in card.features,
         )
         return task, delivery
@@ -94,20 +95,36 @@ class OpenAIDialect(Dialect):
     def encode_error(self, error: DanqingError, request_id: str) -> Reply:
         return openai_shapes.encode_error(error, request_id)
 
+    def encode_event(
+        self, event: StreamEvent, head: StreamHead, delivery: Delivery
+    ) -> list[ServerEvent]:
+        return openai_shapes.encode_event(event, head)
 
-def _refuse_unsupported(wire: GenerationBody) -> None:
-    refuse_stream(wire.stream)
-    if wire.partial_images:
-        raise UnsupportedField(
-            "'partial_images' is not supported yet: leave it out or 0.", "partial_images"
-        )
+
+def _refuse_unsupported(wire: GenerationBody, card: Card) -> None:
+    check_stream(wire.stream, wire.partial_images, card)
     if wire.background == "transparent":
         raise UnsupportedField("'background' may not be 'transparent' here.", "background")
     if wire.moderation == "low":
         raise UnsupportedField("'moderation' may not be 'low' here.", "moderation")
 
 
-def _read_form(asked: Form | None, card: Card) -> Form:
+def check_stream(stream: bool | None, partial_images: int | None, card: Card) -> None:
+    """Raises UnsupportedField for a stream from a model without the feature, and for looks without a stream."""
+    if stream and "stream" not in card.features:
+        raise UnsupportedField(f"'stream' is not supported by the model '{card.name}'.", "stream")
+    if partial_images and not stream:
+        raise UnsupportedField("'partial_images' needs 'stream': true.", "partial_images")
+
+
+def _read_form(asked: Form | None, card: Card, *, stream: bool = False) -> Form:
+    if asked == "url" and stream:
+        raise UnsupportedField(
+            "'response_format' may not be 'url' in a stream: its events carry base64.",
+            "response_format",
+        )
+    if asked is None and stream:
+        return "b64_json"
     if asked is None:
         return "b64_json" if "b64_default" in card.features else "url"
     if "response_format" not in card.features:

@@ -5,9 +5,19 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from danqing.dialects.base import Reply
+from danqing.dialects.base import Reply, ServerEvent
 from danqing.domain import errors
-from danqing.domain.task import DeliveredImage, Delivery, ImageResult
+from danqing.domain.card import ImageFormat
+from danqing.domain.task import (
+    Broken,
+    DeliveredImage,
+    Delivery,
+    FinishedImage,
+    ImageResult,
+    PartialImage,
+    StreamEvent,
+    StreamHead,
+)
 
 REFUSED = "Your request was rejected as a result of our safety system. "
 """Clients match this text, its last space included; dall-e's and draw's own."""
@@ -97,20 +107,64 @@ def encode_images(result: ImageResult, delivery: Delivery) -> Reply:
     }
     if delivery.echo and result.delivered:
         first = result.delivered[0]
-        input_tokens, output_tokens = count_usage(result)
         body |= {
             "background": "opaque",
             "output_format": first.format,
             "quality": result.quality,
             "size": str(first.size),
-            "usage": {
-                "total_tokens": input_tokens + output_tokens,
-                "input_tokens": input_tokens,
-                "output_tokens": output_tokens,
-                "input_tokens_details": {"text_tokens": input_tokens, "image_tokens": 0},
-            },
+            "usage": _usage(*count_usage(result)),
         }
     return Reply(200, body)
+
+
+def _usage(input_tokens: int, output_tokens: int) -> dict[str, Any]:
+    return {
+        "total_tokens": input_tokens + output_tokens,
+        "input_tokens": input_tokens,
+        "output_tokens": output_tokens,
+        "input_tokens_details": {"text_tokens": input_tokens, "image_tokens": 0},
+    }
+
+
+def encode_event(event: StreamEvent, head: StreamHead) -> list[ServerEvent]:
+    """OpenAI's events (openai-openapi's ImageGenPartialImageEvent, ImageGenCompletedEvent and their edit twins).
+
+    One `completed` for each image; an image that failed is left out, as it is of a plain answer. No
+    `[DONE]`: the end of the stream is the end. With several images our `image_index` tells them apart.
+    """
+    match event:
+        case PartialImage():
+            data = _event_data(head, "partial_image", event.index, event.format, event.b64)
+            data["partial_image_index"] = event.number
+        case FinishedImage():
+            image = event.image
+            data = _event_data(head, "completed", event.index, image.format, image.b64)
+            data["usage"] = _usage(*count_tokens(head.prompt, image.size.pixels))
+            if event.revised_prompt is not None:
+                data["revised_prompt"] = event.revised_prompt
+        case Broken():
+            error = encode_error(event.error, head.reply_id).body["error"]
+            return [ServerEvent({"type": "error", "error": error}, "error")]
+        case _:
+            return []
+    return [ServerEvent(data, data["type"])]
+
+
+def _event_data(
+    head: StreamHead, what: str, index: int, format: ImageFormat, b64: str | None
+) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "type": f"{'image_edit' if head.is_edit else 'image_generation'}.{what}",
+        "b64_json": b64,
+        "created_at": head.created,
+        "size": str(head.size),
+        "quality": head.quality,
+        "background": "opaque",
+        "output_format": format,
+    }
+    if head.n > 1:
+        data["image_index"] = index
+    return data
 
 
 def _item(image: DeliveredImage, result: ImageResult, delivery: Delivery) -> dict[str, Any]:
@@ -126,5 +180,9 @@ def count_usage(result: ImageResult) -> tuple[int, int]:
     In: characters (code points) of the prompt. Out: one per 256 pixels delivered, rounded over the
     sum, as Volcengine Ark counts its `output_tokens`.
     """
-    pixels = sum(image.size.pixels for image in result.delivered)
-    return len(result.prompt), round(pixels / 256)
+    return count_tokens(result.prompt, sum(image.size.pixels for image in result.delivered))
+
+
+def count_tokens(prompt: str, pixels: int) -> tuple[int, int]:
+    """The same of a prompt and the pixels delivered for it."""
+    return len(prompt), round(pixels / 256)

@@ -253,6 +253,8 @@ class FinishedImage:
 
     index: int
     image: DeliveredImage
+    revised_prompt: str | None = None
+    """Set when the prompt was extended; this text was drawn."""
 
 
 @dataclass(frozen=True, slots=True)

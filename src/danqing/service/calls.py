@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -12,11 +12,20 @@ from danqing.domain.card import Card
 from danqing.domain.errors import DanqingError
 from danqing.domain.ids import uuid7
 from danqing.domain.ports import DrawOrder
-from danqing.domain.task import DeliveredImage, Delivery, ImageResult, ImageTask, SafetyLevel
+from danqing.domain.task import (
+    DeliveredImage,
+    Delivery,
+    FailedImage,
+    FinishedImage,
+    ImageResult,
+    ImageTask,
+    SafetyLevel,
+)
 from danqing.service.auth import Principal
 from danqing.service.delivery import LabelPlan, StoredImage
 from danqing.service.ratelimit import Taken
 from danqing.service.references import Inputs
+from danqing.service.streaming import Feed
 
 Stop = Literal["client", "server"]
 """Who ends a drawing early: its client (hung up, or DELETE), or the server that stops."""
@@ -51,6 +60,8 @@ class Call:
     """Answer at once; nobody's connection waits for the images."""
     hung_up: asyncio.Event = field(default_factory=asyncio.Event)
     """Set before the call is cancelled because its client left; else it is the server that stops."""
+    feed: Feed | None = None
+    """Who reads a streamed answer; None = nobody waits for its events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +122,21 @@ class Work:
         return bool(self.steps_done or self.images)
 
     @property
+    def left(self) -> frozenset[int]:
+        """Indexes of the images of which the client has seen something: a look, or the whole."""
+        return frozenset() if self.call.feed is None else frozenset(self.call.feed.left)
+
+    @property
+    def kept(self) -> frozenset[int]:
+        """Indexes of the images that the client has whole, streamed before the task has ended."""
+        return frozenset() if self.call.feed is None else frozenset(self.call.feed.kept)
+
+    def cut_feed(self) -> None:
+        """Let nothing more leave: what has left is what is charged."""
+        if self.call.feed is not None:
+            self.call.feed.cut()
+
+    @property
     def is_complete(self) -> bool:
         """Every image came out and is stored."""
         return len(self.stored) == self.order.task.n
@@ -127,6 +153,19 @@ class Work:
             self.inputs = None
             self.order = replace(self.order, references=(), mask=None)
 
+    def deliver(self, index: int, stored: StoredImage, image: DeliveredImage) -> None:
+        """An image has come out and is stored; who reads a stream hears of it."""
+        self.stored[index] = stored
+        self.images[index] = image
+        if self.call.feed is not None:
+            self.call.feed.tell(FinishedImage(index, image, self.revised))
+
+    def fail(self, index: int, error: DanqingError) -> None:
+        """An image will not come."""
+        self.images[index] = error
+        if self.call.feed is not None:
+            self.call.feed.tell(FailedImage(index, error))
+
     def stop(self, by: Stop) -> None:
         """End the drawing early; the first reason counts. What is being settled goes on."""
         if self.stopped is None:
@@ -134,11 +173,12 @@ class Work:
         if self.interrupt is not None:
             self.interrupt()
 
-    def rows(self) -> list[ImageRow]:
-        """The rows of the images that were stored."""
+    def rows(self, only: Collection[int] | None = None) -> list[ImageRow]:
+        """The rows of the images that were stored; `only` those of these indexes."""
         return [
             image_row(image, self.task_id, self.order.account_id, index)
             for index, image in sorted(self.stored.items())
+            if only is None or index in only
         ]
 
 

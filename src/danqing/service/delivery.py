@@ -169,6 +169,26 @@ class Deliverer:
             return image, data, timing_ms
         raise Unavailable("No free image id was found.")
 
+    async def preview(
+        self, pixels: Pixels, *, produce_id: str, delivery: Delivery, plan: LabelPlan, prompt: str
+    ) -> tuple[Size, str]:
+        """A look at an unfinished image, labelled as the image will be: its size and its bytes in base64.
+
+        It is never stored, so it has no image's id: `produce_id` (its task's) is what its hidden label says.
+        """
+        async with self._cores:
+            data = await asyncio.to_thread(
+                finish,
+                pixels,
+                image_id=produce_id,
+                format=delivery.format,
+                compression=delivery.compression,
+                plan=plan,
+                prompt=prompt,
+            )
+        height, width = pixels.shape[:2]
+        return Size(width, height), base64.b64encode(data).decode("ascii")
+
     async def discard(self, blob_key: str) -> None:
         """Take back an image whose task did not end well, or that is kept no longer."""
         await self._blobs.delete(blob_key)

@@ -9,13 +9,14 @@ from typing import Any
 
 from danqing.domain.errors import DanqingError, ServerFault
 from danqing.domain.ports import Provider
-from danqing.domain.task import Drawn, Failed, Stepped
+from danqing.domain.task import Drawn, Failed, Preview, Stepped
 from danqing.observability.logging import get_logger
 from danqing.observability.metrics import Metrics
 from danqing.service import prompts
 from danqing.service.calls import Work
 from danqing.service.delivery import Deliverer
 from danqing.service.ledger import Ledger, StaleTask
+from danqing.service.looks import Looks
 from danqing.service.moderation import TextModerator
 from danqing.service.references import References
 
@@ -51,7 +52,8 @@ class Artist:
         """
         self._extend(work)
         storing: list[asyncio.Task[None]] = []
-        drawing = asyncio.create_task(self._draw_and_store(work, storing))
+        looks = Looks(self._deliverer, work)
+        drawing = asyncio.create_task(self._draw_and_store(work, storing, looks))
         renewing = asyncio.create_task(self._renew(work))
         try:
             await asyncio.wait({drawing, renewing}, return_when=asyncio.FIRST_COMPLETED)
@@ -62,7 +64,7 @@ class Artist:
             drawing.cancel()
             renewing.cancel()
             try:
-                await _outlast(drawing, renewing)
+                await _outlast(drawing, renewing, *looks.cancel())
             finally:
                 # Not cancelled, whatever happened: a blob being written must be known, to be discarded.
                 await _outlast(*storing)
@@ -78,27 +80,34 @@ class Artist:
         work.revised = extended
         work.order = replace(work.order, prompt=extended)
 
-    async def _draw_and_store(self, work: Work, storing: list[asyncio.Task[None]]) -> None:
+    async def _draw_and_store(
+        self, work: Work, storing: list[asyncio.Task[None]], looks: Looks
+    ) -> None:
         if (
             work.order.task.is_edit and work.inputs is None
         ):  # another server, or we before, took it on
             work.begin_from(await self._references.load(work.order.task))
-        await self._follow(work, storing)
+        await self._follow(work, storing, looks)
         if storing:  # the lease is renewed meanwhile: a slow disk must not lose the task
             await asyncio.wait(storing)
 
-    async def _follow(self, work: Work, storing: list[asyncio.Task[None]]) -> None:
+    async def _follow(self, work: Work, storing: list[asyncio.Task[None]], looks: Looks) -> None:
         """Take the events; images are finished and stored beside the next ones' steps."""
-        told = not work.call.background
+        feed = work.call.feed
+        told = not work.call.background and feed is None
         async with aclosing(self._provider.draw(work.order)) as events:
             async for event in events:
+                if feed is not None:
+                    feed.admit()
                 match event:
                     case Stepped():
                         work.steps_done[event.index] = event.step
                     case Drawn():
                         storing.append(asyncio.create_task(self._store(work, event)))
+                    case Preview():
+                        looks.show(event)
                     case Failed():
-                        work.images[event.index] = event.error
+                        work.fail(event.index, event.error)
                     case _:
                         pass
                 del event  # an image's pixels are large: not held until the next event
@@ -137,12 +146,10 @@ class Artist:
         except Exception as error:
             if not isinstance(error, DanqingError):
                 log.exception("store_crashed", task=work.task_id)
-            work.images[drawn.index] = error if isinstance(error, DanqingError) else ServerFault()
+            work.fail(drawn.index, error if isinstance(error, DanqingError) else ServerFault())
             return
-        work.stored[drawn.index] = image
-        work.images[drawn.index] = self._deliverer.present(
-            image, data, delivery, work.call.base_url
-        )
+        presented = self._deliverer.present(image, data, delivery, work.call.base_url)
+        work.deliver(drawn.index, image, presented)
         timing_ms = drawn.timing_ms | timing_ms
         self._metrics.on_timing(timing_ms)
         for stage, value in timing_ms.items():  # images run side by side: the slowest counts

@@ -23,13 +23,14 @@ from danqing.domain.errors import (
     EngineFailed,
     IdempotencyConflict,
     ModelNotAllowed,
+    NotFound,
     ServerFault,
     Unavailable,
     WaiverRequired,
 )
 from danqing.domain.ids import uuid7
 from danqing.domain.ports import DrawOrder
-from danqing.domain.task import SEED_MAX, ImageResult, SafetyLevel
+from danqing.domain.task import SEED_MAX, ImageResult, ImageTask, SafetyLevel, StreamHead
 from danqing.observability.logging import get_logger
 from danqing.service.auth import Principal
 from danqing.service.blocks import Blocks
@@ -235,6 +236,8 @@ class Pipeline:
             raise IdempotencyConflict
         if call.background:
             return Accepted(first.id)
+        if call.feed is not None:
+            call.feed.open(_head_of(first), replayed=True)
         row, wait_s = first, POLL_S[0]
         try:
             async with asyncio.timeout(self._settings.request_timeout_s):
@@ -244,7 +247,10 @@ class Pipeline:
                     row = await self._ledger.task(first.id) or row
         except TimeoutError:
             raise Unavailable(f"Task {first.id} is not done yet. Please retry later.") from None
-        return await self._gallery.outcome(row, call.base_url)
+        outcome = await self._gallery.outcome(row, call.base_url)
+        if call.feed is not None:
+            call.feed.finish(outcome.result)
+        return outcome
 
     # The hold and what it pays for
 
@@ -266,6 +272,7 @@ class Pipeline:
                 prompt=task.prompt,
                 seeds=tuple((seed + index) % (SEED_MAX + 1) for index in range(task.n)),
                 priority="background" if call.background else "interactive",
+                previews=0 if call.feed is None else call.delivery.partial_images,
             ),
             plan=LabelPlan.of(card, task.ai_label, principal.waiver, self._settings.labels),
         )
@@ -289,7 +296,13 @@ class Pipeline:
         if work.call.background:
             self._keep(self._logged(work))
             return Accepted(work.task_id)
-        return await self._drawn(work)
+        feed = work.call.feed
+        if feed is not None:
+            feed.open(_head(work.task_id, work.order.task, work.call.received_s))
+        outcome = await self._drawn(work)
+        if feed is not None:
+            feed.finish(outcome.result)
+        return outcome
 
     async def _open(self, work: Work) -> None:
         """HOLD the characters and write the task row, in one transaction; the task's pictures before."""
@@ -390,6 +403,8 @@ class Pipeline:
             # It was accepted: it waits, under its hold, until a server has room for it.
             await self._ledger.give_back(work.task_id, work.epoch)
             raise result
+        if isinstance(result, DanqingError) and work.kept:
+            result = result_of(work, result)  # a stream's client has some already: they are charged
         if isinstance(result, DanqingError):
             await self._settler.failed(work, result)
             raise result
@@ -401,7 +416,7 @@ class Pipeline:
         except TakenOver:
             raise
         except (Unavailable, Busy):
-            if work.call.client_key is None and not work.call.background:
+            if work.call.client_key is None and not work.call.background and not work.kept:
                 # The client hears 503 and has nothing to come back with: it must not pay for that.
                 work.is_undone = True
                 self._keep(self._undo(work))
@@ -433,3 +448,25 @@ class Pipeline:
         self._running.discard(task)
         if not task.cancelled():
             task.exception()  # a client that has left asks nobody for it: that is no news for the log
+
+
+def _head(task_id: str, task: ImageTask, received_s: float) -> StreamHead:
+    return StreamHead(
+        reply_id=task_id,
+        created=int(received_s),
+        model=task.model,
+        prompt=task.prompt,
+        quality=task.quality,
+        size=task.size,
+        n=task.n,
+        is_edit=task.is_edit,
+    )
+
+
+def _head_of(row: TaskRow) -> StreamHead:
+    """Raises NotFound where another version kept the request."""
+    try:
+        stored = StoredRequest.of_json(row.request)
+    except ValueError:
+        raise NotFound("The answer of this task is no longer kept.") from None
+    return _head(row.id, stored.task, stored.received_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Mapping
 
 from danqing.db.rows import EndState
 from danqing.domain.errors import (
@@ -60,27 +61,32 @@ class Settler:
         """An end without images: void, or the whole price where the card never refunds."""
         # What trying again may cure is charged to nobody: its key is free again, too.
         charge = work.held if work.order.card.refund == "never" and is_kept(error) else 0
+        work.cut_feed()
         log.warning("task_failed", task=work.task_id, code=error.code, charged=charge)
         await self._settle(work, charge, "failed", error)
 
     async def cancelled(self, work: Work) -> None:
-        """The client left, or deleted the task: free while queued, then by the card's rule."""
+        """The client left, or deleted the task: free while queued, then by the card's rule.
+
+        What a stream has shown is charged: all of an image of which as much as a look has left. Those
+        that have left whole stay, for the client may have no more than their links.
+        """
+        work.cut_feed()
         card = work.order.card
-        total = card.qualities[work.order.task.quality].steps * work.order.task.n
         match card.cancel:
             case _ if card.refund == "never":
                 charge = work.held
             case _ if not work.started:
                 charge = 0
             case "void":
-                charge = 0
+                charge = _share(work, {})
             case "full":
                 charge = work.held
             case "prorata":
-                done = sum(work.steps_done.values())
-                charge = min(work.held, -(-work.held * done // total))
-        log.info("task_cancelled", task=work.task_id, charged=charge)
-        await self._settle(work, charge, "cancelled", Cancelled())
+                charge = _share(work, work.steps_done)
+        log.info("task_cancelled", task=work.task_id, charged=charge, shown=len(work.left))
+        await self._settle(work, charge, "cancelled", Cancelled(), kept=work.kept)
+        self._metrics.images.labels(card.name).inc(len(work.kept))
 
     async def undo(self, work: Work) -> None:
         """End as failed what could not be posted. Raises TakenOver where it was posted after all."""
@@ -93,6 +99,7 @@ class Settler:
     async def lost(self, work: Work) -> None:
         """Another server took the task over: it is theirs now; what they cannot know of is deleted."""
         log.warning("task_lost", task=work.task_id)
+        work.cut_feed()
         row = await self._ledger.task(work.task_id)
         if row is None or row.is_open:
             return  # the new owner looks at the blobs, and the orphans' sweep behind both of us
@@ -100,31 +107,43 @@ class Settler:
         await self._discard(work, kept)
 
     async def _settle(
-        self, work: Work, charge: int, state: EndState, error: DanqingError | None = None
+        self,
+        work: Work,
+        charge: int,
+        state: EndState,
+        error: DanqingError | None = None,
+        *,
+        kept: Collection[int] = (),
     ) -> None:
-        """Resolve the hold with the task's end and its images, in one transaction.
+        """Resolve the hold with the task's end and its images, in one transaction. A success keeps all
+        images, any other end those of the indexes `kept`.
 
         Blobs are deleted only when it is known that nobody pays for them. A database that does not
         answer may have done it all the same: then the lease ends by itself, and who takes the task
         over finds the blobs of a success, and none of anything else.
         """
         try:
-            await self._write(work, charge, state, error)
+            await self._write(work, charge, state, error, kept)
         except TakenOver:
             raise
         except (Unavailable, Busy):
             if state != "succeeded":
-                await self._discard(work)  # nobody pays for these, whatever was written
+                await self._discard(work, _keys(work, kept))  # nobody pays for the rest in any case
             raise
         await self._references.discard(work.order.task)  # it will not be drawn again
         if state != "succeeded":
-            await self._discard(work)
+            await self._discard(work, _keys(work, kept))
         elif work.epoch > 1:
             await self._clear(work)
         self._metrics.characters_posted.inc(charge)
 
     async def _write(
-        self, work: Work, charge: int, state: EndState, error: DanqingError | None
+        self,
+        work: Work,
+        charge: int,
+        state: EndState,
+        error: DanqingError | None,
+        kept: Collection[int] = (),
     ) -> None:
         wait_s = _FIRST_WAIT_S
         for left in reversed(range(_TRIES)):
@@ -137,7 +156,7 @@ class Settler:
                     state=state,
                     error=None if error is None else error_json(error),
                     result=StoredResult.of(work).as_json(),
-                    images=work.rows() if state == "succeeded" else [],
+                    images=work.rows(None if state == "succeeded" else kept),
                     transfer_id=work.settle_id,
                     release_key=error is not None and not is_kept(error),
                 )
@@ -171,9 +190,21 @@ class Settler:
             log.error("blob_left_behind", key=key, code=error.code)
 
 
-def result_of(work: Work) -> ImageResult | DanqingError:
-    """What was delivered; the first image's error where nothing was."""
-    missing = EngineFailed()
+def _share(work: Work, steps_done: Mapping[int, int]) -> int:
+    """The hold's share of these steps, where an image that was shown counts as done; rounded up."""
+    steps = work.order.card.qualities[work.order.task.quality].steps
+    n = work.order.task.n
+    done = sum(steps if index in work.left else steps_done.get(index, 0) for index in range(n))
+    return min(work.held, -(-work.held * done // (steps * n)))
+
+
+def _keys(work: Work, indexes: Collection[int]) -> set[str]:
+    return {image.blob_key for index, image in work.stored.items() if index in indexes}
+
+
+def result_of(work: Work, error: DanqingError | None = None) -> ImageResult | DanqingError:
+    """What was delivered; the first image's error where nothing was. `error` is what others failed by."""
+    missing = error or EngineFailed()
     images = tuple(work.images.get(index, missing) for index in range(work.order.task.n))
     if not any(isinstance(image, DeliveredImage) for image in images):
         return next(image for image in images if isinstance(image, DanqingError))

@@ -1,0 +1,58 @@
+"""Looks at unfinished images for a streamed answer: labelled, encoded, never stored. Knows no money, no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+
+from danqing.domain.task import PartialImage, Preview
+from danqing.observability.logging import get_logger
+from danqing.service.calls import Work
+from danqing.service.delivery import Deliverer
+
+log = get_logger(__name__)
+
+
+class Looks:
+    """Makes the partial images of one task. Of each image one look is being encoded and one waits, the newest."""
+
+    def __init__(self, deliverer: Deliverer, work: Work) -> None:
+        self._deliverer = deliverer
+        self._work = work
+        self._newest: dict[int, Preview] = {}
+        self._showing: dict[int, asyncio.Task[None]] = {}
+
+    def show(self, preview: Preview) -> None:
+        """Have a look encoded and told, beside the drawing."""
+        if self._work.call.feed is None:
+            return
+        self._newest[preview.index] = preview
+        showing = self._showing.get(preview.index)
+        if showing is None or showing.done():
+            self._showing[preview.index] = asyncio.create_task(self._show(preview.index))
+
+    def cancel(self) -> tuple[asyncio.Task[None], ...]:
+        """Give up what is not told yet; the tasks to wait for."""
+        self._newest.clear()
+        tasks = tuple(self._showing.values())
+        for task in tasks:
+            task.cancel()
+        return tasks
+
+    async def _show(self, index: int) -> None:
+        feed, delivery = self._work.call.feed, self._work.call.delivery
+        assert feed is not None
+        while (preview := self._newest.pop(index, None)) is not None:
+            try:
+                size, b64 = await self._deliverer.preview(
+                    preview.pixels,
+                    produce_id=self._work.task_id,
+                    delivery=delivery,
+                    plan=self._work.plan,
+                    prompt=self._work.order.task.prompt,
+                )
+            except Exception:  # a look less is no reason to lose the image
+                log.exception("preview_crashed", task=self._work.task_id)
+                continue
+            number = preview.number
+            del preview  # its pixels are not held while the next one is awaited
+            feed.tell(PartialImage(index, number, delivery.format, size, b64))
