@@ -1,4 +1,4 @@
-"""Reading a provider's answer, whatever its dialect: JSON, pictures in it, Retry-After. Pure; knows no dialect."""
+"""What the client sides share: reading JSON, pictures and Retry-After in answers; refusing what a wire cannot say. Pure."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import binascii
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from email.utils import parsedate_to_datetime
 from typing import cast
 
 from danqing.dialects.client import Incoming, ProviderImage
-from danqing.domain.errors import DanqingError, ProviderFailed
+from danqing.domain.errors import DanqingError, ProviderFailed, UnsupportedField
+from danqing.domain.task import InputImage
 
 RETRY_S_DEFAULT = 5.0
 """When to come back where a provider says that it is busy, and not for how long."""
@@ -24,6 +25,21 @@ _DATA_URL = re.compile(r"data:[^,]{0,300};base64,", re.I)
 # What looks like a key in a provider's words: it may quote ours.
 _KEY = re.compile(r"(?i)\b(?:sk-|bearer\s+)[^\s'\",]{4,}|[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{8,}")
 _STRANGE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
+
+
+SHUT_OUT = "The provider does not let this server in."
+NO_MONEY = "This server's quota at the provider is used up."
+
+
+def refuse_unsaid(fields: Set[str]) -> None:
+    """Raise UnsupportedField for the first of the fields that a wire cannot say, if there is one."""
+    if fields:
+        field = min(fields)
+        raise UnsupportedField(f"'{field}' is not supported by this model's provider.", field)
+
+
+def data_url(image: InputImage) -> str:
+    return f"data:image/{image.format};base64,{base64.b64encode(image.data).decode('ascii')}"
 
 
 def read_object(answer: Incoming) -> Mapping[str, object] | None:

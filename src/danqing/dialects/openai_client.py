@@ -54,7 +54,11 @@ _REFUSED_WORDS = re.compile(
     r"safety system|content[ _]policy|content (?:filter|management)|moderation", re.I
 )
 _KEY_CODES = frozenset(
-    {"invalid_api_key", "invalid_organization", "account_deactivated", "permission_denied"}
+    {
+        *("invalid_api_key", "invalid_organization", "account_deactivated", "permission_denied"),
+        # Of our own server, where draw's HTTP 200 says nothing.
+        *("waiver_required", "account_suspended", "end_user_blocked", "model_not_allowed"),
+    }
 )
 _MONEY_CODES = frozenset(
     {

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from danqing.dialects.ark import ArkDialect
+from danqing.dialects.ark_client import ArkClient
 from danqing.dialects.base import Dialect
 from danqing.dialects.chat import ChatDialect, DrawDialect
+from danqing.dialects.chat_client import ChatClient, DrawClient
 from danqing.dialects.client import ClientDialect
 from danqing.dialects.dashscope import DashScopeDialect
 from danqing.dialects.openai import OpenAIDialect
@@ -23,7 +25,7 @@ _ALL: tuple[Dialect, ...] = (
     ArkDialect(),
 )
 
-_CLIENTS: tuple[ClientDialect, ...] = (OpenAIClient(),)
+_CLIENTS: tuple[ClientDialect, ...] = (OpenAIClient(), ArkClient(), ChatClient(), DrawClient())
 
 DIALECTS: Mapping[str, Dialect] = MappingProxyType({dialect.name: dialect for dialect in _ALL})
 CLIENTS: Mapping[str, ClientDialect] = MappingProxyType({one.name: one for one in _CLIENTS})
@@ -36,8 +38,8 @@ def client_of(name: str, extras: frozenset[str]) -> ClientDialect:
     Raises KeyError for a dialect that has no client side, ValueError for an extra it has not.
     """
     client = CLIENTS[name]
-    if isinstance(client, OpenAIClient):
-        return OpenAIClient(extras)
+    if isinstance(client, OpenAIClient | ArkClient | ChatClient | DrawClient):
+        return type(client)(extras)
     if extras:
         raise ValueError(f"{name} has none, not {', '.join(sorted(extras))}")
     return client
