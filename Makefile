@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Official clients whose pins clash with ours or with each other's: each in an environment of its own.
 SDKS := zhipuai dashscope ark
 
-.PHONY: run install install-test install-training install-sdks test test-all lint format bench docs lock pocket pocket-probe clean
+.PHONY: run install install-test install-training install-engine install-sdks test test-all lint format bench docs lock pocket pocket-probe clean
 
 run: install
 	$(BIN)/danqing serve $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
@@ -29,6 +29,10 @@ install-test: .venv/.test
 install-training: .venv/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r training/pocket/requirements.txt
 
+# What the extra `engine` needs, pinned: the torch families and diffusers, against which their tests compare.
+install-engine: .venv/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/engine.txt
+
 install-sdks: $(SDKS:%=.venv/sdk-%/.done) .venv/sdk-node/.done
 
 .venv/sdk-%/.done: requirements/sdk-%.txt | .venv/bin/python
@@ -47,7 +51,7 @@ install-sdks: $(SDKS:%=.venv/sdk-%/.done) .venv/sdk-node/.done
 test: lint
 	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile
 
-test-all: lint install-training install-sdks
+test-all: lint install-training install-engine install-sdks
 	$(BIN)/python -m pytest -q
 
 lint: install-test

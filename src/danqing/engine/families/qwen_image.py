@@ -1,0 +1,292 @@
+"""The family `qwen_image`: Qwen-Image's transformer, VAE and Qwen2.5-VL text encoder, from diffusers' layout.
+
+Facts that the network was trained with and that must hold: a prompt stands in a chat template, whose first 34 tokens
+are dropped after encoding; guidance is on only with a negative prompt (" " counts), and the guided velocity is scaled
+back to the length of the wanted one, token by token. Text and image rows have weights of their own.
+Knows torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from danqing.engine import samplers
+from danqing.engine.families.checkpoint import Checkpoint
+from danqing.engine.families.flow import FlowFamily, Pictures, TextReader, regional, rows_vary
+from danqing.engine.families.packing import Layout, attend, layer_norm, modulate, rms_norm
+from danqing.engine.messages import Job
+
+TOKENS_MAX = 1024
+EPS = 1e-6
+TEMPLATE = (
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, "
+    "text, spatial relationships of the objects and background:<|im_end|>\n"
+    "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+)
+TEMPLATE_TOKENS = 34
+"""Tokens of the template before the prompt, with Qwen's own tokenizer; diffusers drops this many with any."""
+
+Pair = tuple[Tensor, Tensor]
+"""A weight and its bias."""
+
+
+class QwenText:
+    """Prompts through the language half of Qwen2.5-VL. The vision tower and the vocabulary's head are never run."""
+
+    def __init__(self, tokenizer: Any, encoder: Any) -> None:
+        """`encoder`: a Qwen2_5_VLForConditionalGeneration; only its language model is kept."""
+        self._tokenizer = tokenizer
+        self._encoder = encoder.model.language_model
+
+    def __call__(self, prompt: str) -> Tensor:
+        """T x E. Raises ValueError for a prompt of too many tokens."""
+        tokens: list[int] = self._tokenizer(TEMPLATE.format(prompt)).input_ids
+        if len(tokens) - TEMPLATE_TOKENS > TOKENS_MAX:
+            count = len(tokens) - TEMPLATE_TOKENS
+            raise ValueError(f"the prompt has {count} tokens, at most {TOKENS_MAX} are read")
+        ids = torch.tensor([tokens], device=self._encoder.device)
+        states = self._encoder(input_ids=ids, use_cache=False).last_hidden_state[0]
+        return states[TEMPLATE_TOKENS:]
+
+
+class FoldedConv(nn.Module):
+    """A causal convolution over one frame: the frames before it are zeros, so only the last slice of time counts."""
+
+    def __init__(self, conv: nn.Conv3d, padding: tuple[int, int]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(conv.weight.data[:, :, -1].contiguous(), requires_grad=False)
+        self.bias = conv.bias
+        self._padding = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B x C x 1 x h x w, like the module it stands for."""
+        return F.conv2d(x.squeeze(2), self.weight, self.bias, padding=self._padding).unsqueeze(2)
+
+
+def fold(module: nn.Module) -> None:
+    """Put FoldedConv in the place of every causal 3-d convolution below `module` that a single frame passes.
+
+    Those of a stride in time, and those that only later frames pass, stay.
+    """
+    for name, child in module.named_children():
+        if type(child).__name__ == "QwenImageCausalConv3d" and child.stride == (1, 1, 1):
+            left, _, top, _, _, _ = child._padding
+            setattr(module, name, FoldedConv(child, (top, left)))
+        else:
+            fold(child)
+
+
+class QwenPictures:
+    """The 16-channel video VAE, used for one frame."""
+
+    def __init__(self, vae: Any, *, folded: bool = True) -> None:
+        self._vae = vae
+        self._folded = folded
+        self.channels: int = vae.config.z_dim
+        self._mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
+        self._deviation = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
+        if folded:
+            fold(vae.decoder)
+            vae.post_quant_conv = FoldedConv(vae.post_quant_conv, (0, 0))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        dtype: torch.dtype = self._vae.dtype
+        scaled = latents.unsqueeze(2).float() * self._deviation.to(latents.device)
+        scaled = (scaled + self._mean.to(latents.device)).to(dtype)
+        if not self._folded:
+            return self._vae.decode(scaled, return_dict=False)[0][:, :, 0]
+        # Without a cache of earlier frames the decoder does for a first frame what it does with an empty one.
+        return self._vae.decoder(self._vae.post_quant_conv(scaled)).clamp(-1, 1)[:, :, 0]
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position: neighbours are the real and the imaginary part. `cos`, `sin`: one number a pair."""
+    real, imaginary = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((real * cos - imaginary * sin, real * sin + imaginary * cos), -1)
+    return turned.flatten(-2).to(x.dtype)
+
+
+def _stream(
+    x: Tensor, mods: Tensor, rows: Tensor, fused: Pair, norms: Pair
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One stream's rows -> its query, key, value, each rows x heads x width."""
+    normed = modulate(layer_norm(x, EPS), mods[1], mods[0], rows)
+    width = norms[0].shape[0]
+    query, key, value = F.linear(normed, *fused).chunk(3, -1)
+    query, key, value = (y.unflatten(-1, (-1, width)) for y in (query, key, value))
+    return rms_norm(query, norms[0], EPS), rms_norm(key, norms[1], EPS), value
+
+
+def _before(
+    text: Tensor, image: Tensor, mods: Tensor, text_rows: Tensor, image_rows: Tensor, order: Tensor,
+    cos: Tensor, sin: Tensor, fused: tuple[Pair, Pair], norms: tuple[Pair, Pair],
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Both streams' rows -> packed query, key, value, each N x heads x width."""
+    texts = _stream(text, mods, text_rows, fused[0], norms[0])
+    images = _stream(image, mods, image_rows, fused[1], norms[1])
+    query, key, value = (torch.cat(pair)[order] for pair in zip(texts, images, strict=True))
+    return _turn(query, cos, sin), _turn(key, cos, sin), value
+
+
+def _after(
+    x: Tensor, seen: Tensor, where: Tensor, mods: Tensor, rows: Tensor, linears: Any
+) -> Tensor:
+    """What one stream's rows saw (the packed rows at `where`), and its feed-forward half of the block."""
+    out, up, down = linears
+    x = x + F.linear(seen[where], *out) * mods[2][rows]
+    normed = modulate(layer_norm(x, EPS), mods[4], mods[3], rows)
+    return x + F.linear(F.gelu(F.linear(normed, *up), approximate="tanh"), *down) * mods[5][rows]
+
+
+class QwenDenoiser:
+    """Runs a QwenImageTransformer2DModel's weights over packed rows. The model's own modules keep working."""
+
+    def __init__(self, transformer: Any, *, compiled: bool = False) -> None:
+        """Raises ValueError for a variant that takes more than a time and a text."""
+        config = transformer.config
+        for name in ("guidance_embeds", "zero_cond_t", "use_additional_t_cond", "use_layer3d_rope"):
+            if getattr(config, name, False):
+                raise ValueError(f"the transformer's {name} is not supported")
+        self._model = transformer
+        self.device: torch.device = transformer.device
+        self._dtype: torch.dtype = transformer.dtype
+        self._blocks = [_block_weights(block) for block in transformer.transformer_blocks]
+        self._before = regional(_before, enabled=compiled)
+        self._after = regional(_after, enabled=compiled)
+
+    def project(self, embedding: Tensor) -> Tensor:
+        embedding = embedding.to(self.device, self._dtype)
+        return self._model.txt_in(self._model.txt_norm(embedding))
+
+    def modulations(self, timesteps: Sequence[float], width: int, height: int) -> Tensor:
+        """steps x (blocks x 2 x 6 D + 2 D): image's then text's shift, scale, gate, twice; the output's."""
+        # The rounding of the time to the network's precision, twice, is diffusers'.
+        time = torch.tensor(timesteps, dtype=torch.float32, device=self.device).to(self._dtype)
+        time = (time / self._model_timesteps).to(self._dtype)
+        embedding = self._model.time_text_embed(time, torch.empty(0, dtype=self._dtype))
+        parts = [
+            part(embedding)
+            for block in self._model.transformer_blocks
+            for part in (block.img_mod, block.txt_mod)
+        ]
+        final = self._model.norm_out
+        return torch.cat([*parts, final.linear(final.silu(embedding))], 1)
+
+    _model_timesteps = 1000
+
+    def rope(self, grid: tuple[int, int], text_rows: int) -> tuple[Tensor, Tensor]:
+        """The image's positions are centred on 0, the text's follow its larger half side."""
+        image, text = self._model.pos_embed(
+            [[(1, *grid)]], device=torch.device("cpu"), max_txt_seq_len=text_rows
+        )
+        turns = torch.cat([text, image])
+        return turns.real.float().to(self.device), turns.imag.float().to(self.device)
+
+    def velocity(
+        self, latents: Tensor, texts: Sequence[Tensor], layout: Layout, modulations: Tensor
+    ) -> Tensor:
+        segments, tokens, _ = latents.shape
+        image = self._model.img_in(latents.to(self._dtype).flatten(0, 1))
+        text = torch.cat(list(texts))
+        blocks, final = self._split(modulations)
+        order, cos, sin = layout.order, layout.cos, layout.sin
+        text_rows, image_rows = layout.rows[layout.texts], layout.rows[layout.images]
+        for (fused, norms, linears), mods in zip(self._blocks, blocks, strict=True):
+            rows_vary(
+                text, image, text_rows, image_rows, order, cos, sin, layout.texts, layout.images
+            )
+            query, key, value = self._before(
+                text, image, mods, text_rows, image_rows, order, cos, sin, fused, norms
+            )
+            seen = attend(query, key, value, layout.groups)
+            rows_vary(seen)
+            text = self._after(text, seen, layout.texts, mods, text_rows, linears[0])
+            image = self._after(image, seen, layout.images, mods, image_rows, linears[1])
+        image = modulate(layer_norm(image, EPS), final[0], final[1], image_rows)
+        return self._model.proj_out(image).view(segments, tokens, -1)
+
+    def _split(self, modulations: Tensor) -> tuple[Tensor, Tensor]:
+        """(blocks x 6 x 2B x D, 2 x 2B x D): rows are image and text of each member in turn."""
+        width = self._model.inner_dim
+        members = modulations.shape[0]
+        blocks = modulations[:, : -2 * width].view(members, -1, 2, 6, width)
+        blocks = blocks.permute(1, 3, 0, 2, 4).reshape(-1, 6, 2 * members, width)
+        final = modulations[:, -2 * width :].view(members, 2, 1, width).expand(-1, -1, 2, -1)
+        return blocks, final.permute(1, 0, 2, 3).reshape(2, 2 * members, width)
+
+
+def _fuse(*parts: Any) -> Pair:
+    """One matrix for all; the modules become views of it, so nothing is held twice."""
+    weight = torch.cat([part.weight.data for part in parts])
+    bias = torch.cat([part.bias.data for part in parts])
+    count = len(parts)
+    for part, own_weight, own_bias in zip(
+        parts, weight.chunk(count), bias.chunk(count), strict=True
+    ):
+        part.weight.data, part.bias.data = own_weight, own_bias
+    return weight, bias
+
+
+def _block_weights(block: Any) -> tuple[tuple[Pair, Pair], tuple[Pair, Pair], Any]:
+    """(query-key-value, norms, linears), each for text and image."""
+    a = block.attn
+    fused = (_fuse(a.add_q_proj, a.add_k_proj, a.add_v_proj), _fuse(a.to_q, a.to_k, a.to_v))
+    norms = (
+        (a.norm_added_q.weight.data, a.norm_added_k.weight.data),
+        (a.norm_q.weight.data, a.norm_k.weight.data),
+    )
+
+    def pair(linear: Any) -> Pair:
+        return linear.weight.data, linear.bias.data
+
+    text, image = block.txt_mlp.net, block.img_mlp.net
+    linears = (
+        (pair(a.to_add_out), pair(text[0].proj), pair(text[2])),
+        (pair(a.to_out[0]), pair(image[0].proj), pair(image[2])),
+    )
+    return fused, norms, linears
+
+
+class QwenImage(FlowFamily):
+    """The family `qwen_image`."""
+
+    name = "qwen_image"
+
+    def __init__(
+        self, denoiser: QwenDenoiser, pictures: Pictures, read: TextReader,
+        sampling: samplers.FlowMatch,
+    ) -> None:  # fmt: skip
+        super().__init__(denoiser, pictures, read)
+        self._sampling = sampling
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, device: str = "cpu", dtype: str = "float32", compiled: bool = False
+    ) -> QwenImage:
+        """From a folder in diffusers' layout. Raises CheckpointError."""
+        found = Checkpoint.open(folder, "QwenImagePipeline", device=device, dtype=dtype)
+        kind = "Qwen2_5_VLForConditionalGeneration"
+        return cls(
+            QwenDenoiser(
+                found.model("transformer", "QwenImageTransformer2DModel"), compiled=compiled
+            ),
+            QwenPictures(found.model("vae", "AutoencoderKLQwenImage")),
+            QwenText(found.tokenizer(), found.text_encoder({kind: kind})),
+            found.sampling(),
+        )
+
+    def guided(self, job: Job) -> bool:
+        return job.guidance > 1 and bool(job.negative_prompt)
+
+    def schedule(self, steps: int, tokens: int) -> samplers.Schedule:
+        return samplers.qwen_image(self._sampling, steps, tokens)
+
+    def combine(self, wanted: Tensor, unwanted: Tensor, guidance: Tensor) -> Tensor:
+        guided = unwanted + guidance * (wanted - unwanted)
+        return guided * (wanted.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))

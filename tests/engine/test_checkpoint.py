@@ -1,0 +1,93 @@
+"""Checkpoint folders that cannot be used: each fault is named before a weight is read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the engine extra: make install-engine")
+pytest.importorskip("diffusers", reason="the engine extra: make install-engine")
+
+from danqing.engine.families.checkpoint import CheckpointError  # noqa: E402
+from danqing.engine.families.cogview4 import CogView4  # noqa: E402
+from tests.engine.torch_families import FAMILIES  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+
+def change(path: Path, **fields: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | fields), "utf-8")
+
+
+def pickled(folder: Path) -> None:
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+
+
+def missing_weight(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    del weights["proj_out.bias"]
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def lost_shard(folder: Path) -> None:
+    index = {"weight_map": {"proj_out.bias": "diffusion_pytorch_model-00002-of-00002.safetensors"}}
+    path = folder / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
+    path.write_text(json.dumps(index), "utf-8")
+
+
+FAULTS: list[tuple[Callable[[Path], Any], str]] = [
+    (shutil.rmtree, "is no folder"),
+    (lambda f: (f / "model_index.json").unlink(), "model_index.json is missing"),
+    (lambda f: (f / "model_index.json").write_text("[1]"), "is no JSON object"),
+    (lambda f: (f / "model_index.json").write_text("{"), "cannot be read"),
+    (lambda f: change(f / "model_index.json", _class_name="FluxPipeline"), "holds a FluxPipeline, not a CogView4Pipeline"),
+    (lambda f: change(f / "model_index.json", vae=["diffusers", "AutoencoderTiny"]), "the vae is a AutoencoderTiny, not a AutoencoderKL"),
+    (lambda f: change(f / "model_index.json", text_encoder=None), "the text_encoder is a None, not a GlmForCausalLM or GlmModel"),
+    (lambda f: shutil.rmtree(f / "vae"), "vae is missing"),
+    (lambda f: shutil.rmtree(f / "tokenizer"), "tokenizer is missing"),
+    (lambda f: (f / "tokenizer" / "tokenizer.json").write_text("no"), "tokenizer"),
+    (lambda f: (f / "transformer" / "config.json").unlink(), "config.json is missing"),
+    (lambda f: (f / "scheduler" / "scheduler_config.json").unlink(), "scheduler_config.json is missing"),
+    (lambda f: change(f / "scheduler" / "scheduler_config.json", _class_name="DDIMScheduler"), "the scheduler is a DDIMScheduler"),
+    (lambda f: change(f / "scheduler" / "scheduler_config.json", use_karras_sigmas=True), "use_karras_sigmas is not supported"),
+    (pickled, "only safetensors are loaded"),
+    (missing_weight, "1 weights are missing, proj_out.bias first"),
+    (lost_shard, "00002-of-00002.safetensors is missing"),
+    (lambda f: change(f / "transformer" / "config.json", attention_head_dim=16), "transformer: "),
+    (lambda f: (f / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"no"), "vae: "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "message"), FAULTS, ids=[message for _, message in FAULTS])
+def test_a_spoilt_checkpoint_is_refused_by_name(
+    spoil: Callable[[Path], Any], message: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(folders["cogview4"], folder)
+    spoil(folder)
+    with pytest.raises(CheckpointError) as caught:
+        CogView4.load(folder)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_precisions_and_pipelines_are_checked(folders: dict[str, Path]) -> None:
+    with pytest.raises(CheckpointError, match="the precision is 'float16'"):
+        CogView4.load(folders["cogview4"], dtype="float16")
+    with pytest.raises(CheckpointError, match="holds a QwenImagePipeline, not a CogView4Pipeline"):
+        CogView4.load(folders["qwen_image"])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_prompt_beyond_the_encoders_limit_is_refused(name: str, families: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="at most 1024 are read"):
+        families[name]._read("猫 " * 1100)
