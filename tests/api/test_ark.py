@@ -10,6 +10,7 @@ import httpx2
 import pytest
 from PIL import Image
 
+from tests.api.sse import all_events
 from tests.conftest import LiveServer
 
 PATH = "/api/v3/images/generations"
@@ -101,6 +102,40 @@ def test_more_images_than_the_balance_covers(server: LiveServer) -> None:
     assert answer.json()["error"]["code"] == "AccountOverdueError"
     assert answer.headers["x-should-retry"] == "false"
     assert server.balance("ark-poor") == 15_000
+
+
+def test_a_stream(server: LiveServer) -> None:
+    body = {
+        "model": "seedream-4-0-250828",
+        "prompt": "画两张，横版的小猫",
+        "size": "1K",
+        "sequential_image_generation": "auto",
+        "stream": True,
+    }
+    sent = all_events(server.client.post(PATH, json=body))
+    names = ["image_generation.partial_succeeded"] * 2 + ["image_generation.completed"]
+    assert [event.name for event in sent] == [*names, "message"]
+    assert sent[-1].data == "[DONE]"
+    assert [event.data["type"] for event in sent[:-1]] == names
+    assert {event.data["model"] for event in sent[:-1]} == {"seedream-4-0-250828"}
+    assert sorted(event.data["image_index"] for event in sent[:2]) == [0, 1]
+    for event in sent[:2]:
+        assert set(event.data) == {"type", "model", "created", "image_index", "url", "size"}
+        assert opened(httpx2.get(event.data["url"]).content).size == (1280, 720)
+    assert sent[2].data["usage"] == {
+        "generated_images": 2,
+        "output_tokens": 7200,
+        "total_tokens": 7200,
+    }
+
+
+def test_a_stream_that_is_refused_is_a_plain_error(server: LiveServer) -> None:
+    answer = server.client.post(PATH, json={"prompt": "x", "stream": True, "size": "1x1"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "size"
+    pro = {"prompt": "x", "stream": True, "model": "doubao-seedream-5-0-pro-260628"}
+    answer = server.client.post(PATH, json=pro)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "stream")
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ SEEDREAM = card(
     n_max=15,
     format="jpeg",
     references_max=14,
-    features=frozenset({"response_format", "watermark", "sequential", "optimize_fast"}),
+    features=frozenset({"response_format", "watermark", "sequential", "optimize_fast", "stream"}),
 )
 SEEDREAM_PRO = card(
     "doubao-seedream-5-0-pro-260628",

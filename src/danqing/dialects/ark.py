@@ -8,7 +8,7 @@ from typing import Annotated, Literal, cast
 from pydantic import Field
 
 from danqing.dialects import ark_shapes
-from danqing.dialects.base import Dialect, Reply
+from danqing.dialects.base import Dialect, Reply, ServerEvent
 from danqing.dialects.fields import (
     EndUser,
     Form,
@@ -19,7 +19,6 @@ from danqing.dialects.fields import (
     read_references,
     read_size,
     read_source,
-    refuse_stream,
     validate,
 )
 from danqing.dialects.prompt_hints import read_count, read_ratio
@@ -31,7 +30,15 @@ from danqing.domain.errors import (
     UnsupportedField,
 )
 from danqing.domain.sizes import SQUARE, Size
-from danqing.domain.task import SEED_MAX, Delivery, ImageResult, ImageSource, ImageTask
+from danqing.domain.task import (
+    SEED_MAX,
+    Delivery,
+    ImageResult,
+    ImageSource,
+    ImageTask,
+    StreamEvent,
+    StreamHead,
+)
 
 IMAGES_MAX = 15
 """References and outputs of one call together (Ark's image generation API)."""
@@ -101,6 +108,7 @@ class ArkDialect(Dialect):
             form=wire.response_format,
             format=wire.output_format or card.format,
             truncated=cut + negative_cut,
+            stream=wire.stream is True,
             asked_model=wire.model or None,
         )
         return task, delivery
@@ -111,9 +119,15 @@ class ArkDialect(Dialect):
     def encode_error(self, error: DanqingError, request_id: str) -> Reply:
         return ark_shapes.encode_error(error, request_id)
 
+    def encode_event(
+        self, event: StreamEvent, head: StreamHead, delivery: Delivery
+    ) -> list[ServerEvent]:
+        return ark_shapes.encode_event(event, head, delivery)
+
 
 def _refuse_unsupported(wire: ArkBody, card: Card) -> None:
-    refuse_stream(wire.stream)
+    if wire.stream and "stream" not in card.features:
+        raise UnsupportedField(f"'stream' is not supported by the model '{card.name}'.", "stream")
     if wire.guidance_scale is not None:
         raise UnsupportedField(
             "'guidance_scale' is not supported: a model's guidance goes with its quality.",

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from danqing.dialects.base import Reply
+from danqing.dialects.base import Reply, ServerEvent
 from danqing.dialects.openai_shapes import count_usage, error_headers
 from danqing.domain import errors
-from danqing.domain.task import DeliveredImage, Delivery, ImageResult
+from danqing.domain.task import (
+    Broken,
+    DeliveredImage,
+    Delivery,
+    FailedImage,
+    Finished,
+    FinishedImage,
+    ImageResult,
+    StreamEvent,
+    StreamHead,
+)
 
 UNAUTHENTICATED = "the API key or AK/SK in the request is missing or invalid."
 """The provider's own words for every fault of a key."""
@@ -118,3 +128,31 @@ def usage(result: ImageResult) -> dict[str, int]:
         "output_tokens": tokens,
         "total_tokens": tokens,
     }
+
+
+def encode_event(event: StreamEvent, head: StreamHead, delivery: Delivery) -> list[ServerEvent]:
+    """Ark's events: one for each image as it ends, `completed` with the usage, then `[DONE]`.
+
+    A task that came to nothing ends with an `error` event instead: the SDK raises on it.
+    """
+    match event:
+        case FinishedImage():
+            data = {"image_index": event.index} | item(event.image, delivery)
+            return [_event("partial_succeeded", head, delivery, data)]
+        case FailedImage():
+            data = {"image_index": event.index, "error": item_error(event.error)}
+            return [_event("partial_failed", head, delivery, data)]
+        case Finished():
+            data = {"usage": usage(event.result)}
+            return [_event("completed", head, delivery, data), ServerEvent("[DONE]")]
+        case Broken():
+            error = encode_error(event.error, head.reply_id).body["error"]
+            return [ServerEvent({"type": "error", "error": error}, "error"), ServerEvent("[DONE]")]
+        case _:
+            return []
+
+
+def _event(what: str, head: StreamHead, delivery: Delivery, data: dict[str, Any]) -> ServerEvent:
+    name = f"image_generation.{what}"
+    model = delivery.asked_model or head.model
+    return ServerEvent({"type": name, "model": model, "created": head.created} | data, name)
