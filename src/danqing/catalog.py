@@ -160,7 +160,19 @@ class ModelRow(BaseModel):
 
 class _File(BaseModel):
     model_config = STRICT
-    defaults: dict[Literal["openai", "chat", "draw", "zhipu", "dashscope", "ark"], str]
+    defaults: dict[
+        Literal[
+            "openai",
+            "chat",
+            "draw",
+            "zhipu",
+            "dashscope",
+            "dashscope_native",
+            "dashscope_synthesis",
+            "ark",
+        ],
+        str,
+    ]
     presets: dict[str, dict[str, _PresetRow]]
     backends: dict[str, BackendRow]
     models: dict[str, ModelRow]

@@ -111,6 +111,20 @@ QWEN = card(
     sizes=SizeRule(default=Size(1664, 928), listed=(Size(1664, 928), Size(1328, 1328))),
     prompt_chars_max=800,
     prompt_overlong="truncate",
+    features=frozenset({"revised_prompt"}),
+)
+QWEN_2 = card(
+    "qwen-image-2.0",
+    sizes=SizeRule(
+        default=Size(2048, 2048),
+        listed=(Size(2688, 1536),),
+        free=SizeRange(side_min=128, side_max=8192, multiple=1, pixels_min=2**18, pixels_max=2**22),
+    ),
+    n_max=6,
+    prompt_chars_max=1300,
+    prompt_overlong="truncate",
+    references_max=3,
+    features=frozenset({"revised_prompt"}),
 )
 
 CARDS = {
@@ -123,6 +137,7 @@ CARDS = {
         DALLE3,
         GPT_IMAGE,
         QWEN,
+        QWEN_2,
         SEEDREAM,
         SEEDREAM_PRO,
     )

@@ -13,6 +13,7 @@ from danqing.dialects.fields import Wire
 from danqing.dialects.registry import DIALECTS
 from danqing.domain.errors import (
     InvalidField,
+    InvalidImage,
     MissingField,
     PromptTooLong,
     RequestError,
@@ -220,8 +221,26 @@ CASES: list[tuple[str, dict[str, Any], type[RequestError], str]] = [
     ),
     (
         "dashscope",
-        {"input": {"messages": [{"role": "user", "content": [{"image": "https://x"}]}]}},
+        {
+            "input": {
+                "messages": [
+                    {"role": "user", "content": [{"text": "猫"}, {"image": "https://x/a.png"}]}
+                ]
+            }
+        },
         UnsupportedField,
+        "input.messages[0].content[1].image",
+    ),
+    (
+        "dashscope",
+        {"input": {"messages": [{"role": "user", "content": [{"image": "file:///etc/hosts"}]}]}},
+        InvalidImage,
+        "input.messages[0].content[0].image",
+    ),
+    (
+        "dashscope",
+        {"input": {"messages": [{"role": "user", "content": [{"text": "猫", "image": "x"}]}]}},
+        InvalidField,
         "input.messages[0].content[0].image",
     ),
     *[

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 from tests.dialects.cards import CARDS
 
-from danqing.dialects import ark, ark_shapes, chat, dashscope, openai, openai_shapes, zhipu
+from danqing.dialects import (
+    ark,
+    ark_shapes,
+    chat,
+    dashscope,
+    dashscope_native,
+    openai,
+    openai_shapes,
+    zhipu,
+)
 from danqing.dialects.base import choose_v1_chat, choose_v1_images
 from danqing.dialects.fields import Wire
 from danqing.dialects.registry import DIALECTS
@@ -22,6 +31,7 @@ BODIES: list[tuple[str, type[Wire]]] = [
     ("zhipu", zhipu.ZhipuBody),
     ("qwen", dashscope.Parameters),
     ("ark", ark.ArkBody),
+    ("dashscope", dashscope_native.NativeParameters),
 ]
 EXAMPLE = re.compile(r"<!-- tested -->\n```bash\n(curl .*?)\n```", re.DOTALL)
 
@@ -33,7 +43,7 @@ def page(name: str) -> str:
 @pytest.mark.parametrize(("name", "body"), BODIES)
 def test_every_parameter_is_on_its_page(name: str, body: type[Wire]) -> None:
     text = page(name)
-    prefix = "parameters." if name == "qwen" else ""
+    prefix = "parameters." if name in ("qwen", "dashscope") else ""
     missing = [field for field in body.model_fields if f"`{prefix}{field}`" not in text]
     assert not missing
 
@@ -50,6 +60,8 @@ def test_every_error_code_is_on_its_page() -> None:
     assert not [code for code in theirs if f"`{code}`" not in page("zhipu")]
     arks = {shape.code for shape in ark_shapes.SHAPES.values()} | set(ark_shapes.REFUSALS.values())
     assert not [code for code in arks if f"`{code}`" not in page("ark")]
+    native = {shape.code for shape in dashscope_native.SHAPES.values()}
+    assert not [code for code in native if f"`{code}`" not in page("dashscope")]
 
 
 @pytest.mark.parametrize(
@@ -58,6 +70,7 @@ def test_every_error_code_is_on_its_page() -> None:
         ("openai", "openai", "dall-e-3"),
         ("jimeng", "openai", "jimeng-4.0"),
         ("qwen", "dashscope", "qwen-image"),
+        ("dashscope", "dashscope_native", "qwen-image"),
         ("zhipu", "zhipu", "cogview-4-250304"),
         ("draw", "draw", "draw"),
         ("chat", "chat", "dall-e-3"),

@@ -176,7 +176,7 @@ def test_busy_and_limited_say_when_to_come_back(name: str, wait_s: float, header
 def test_too_many_at_once_may_come_back_in_a_second(name: str) -> None:
     reply = DIALECTS[name].encode_error(errors.ConcurrencyExceeded(4), "r")
     assert reply.headers["retry-after"] == "1"
-    assert "4 requests at once" in reply.body["error"]["message"]
+    assert "4 requests at once" in reply.body.get("error", reply.body)["message"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,16 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from danqing.api import account, admin, admin_more, models, sign_in, tasks, zhipu_tasks
+from danqing.api import (
+    account,
+    admin,
+    admin_more,
+    dashscope_tasks,
+    models,
+    sign_in,
+    tasks,
+    zhipu_tasks,
+)
 from danqing.api.answers import refuse
 from danqing.api.context import Context, attach, context_of
 from danqing.api.generate import Manner, Pick, drawing_route, waits
@@ -96,12 +105,21 @@ def zhipu(context: Context) -> FastAPI:
 
 def ark(context: Context) -> FastAPI:
     """`/api/v3`: Volcengine Ark's path."""
-
-    def always(_body: Mapping[str, Any] | None) -> str:
-        return "ark"
-
     app = _sub_app(context, "ark", "Danqing: Volcengine Ark")
-    _add_drawing(app, "/images/generations", always, context, "ark")
+    _add_drawing(app, "/images/generations", always("ark"), context, "ark")
+    return app
+
+
+def dashscope(context: Context) -> FastAPI:
+    """`/api/v1`: DashScope's paths. Which routes wait and which have tasks is as the provider has it."""
+    app = _sub_app(context, "dashscope_native", "Danqing: DashScope")
+    for path, name, manner in (
+        ("multimodal-generation/generation", "dashscope_native", dashscope_tasks.synchronous),
+        ("image-generation/generation", "dashscope_native", dashscope_tasks.asynchronous),
+        ("text2image/image-synthesis", "dashscope_synthesis", dashscope_tasks.asynchronous),
+    ):
+        _add_drawing(app, f"/services/aigc/{path}", always(name), context, name, manner=manner)
+    app.include_router(dashscope_tasks.router)
     return app
 
 

@@ -35,6 +35,7 @@ def build(context: Context) -> ASGIApp:
     app.mount("/paas/v4", zhipu)
     app.mount("/api/paas/v4", zhipu)
     app.mount("/api/v3", mounts.ark(context))
+    app.mount("/api/v1", mounts.dashscope(context))
     app.mount("/admin/v1", mounts.admin_v1(context))
     app.mount("/account/v1", mounts.account_v1(context))
     reference.attach_to(app)

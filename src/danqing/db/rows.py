@@ -159,6 +159,18 @@ class NewTask:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskSummary:
+    """What a list says of a task."""
+
+    id: str
+    token_id: str | None
+    model: str
+    state: OpenState | EndState
+    created_ms: int
+    finished_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class TaskRow:
     """`draws` counts how often drawing began: a task is requeued once. The lease is the hold's deadline."""
 

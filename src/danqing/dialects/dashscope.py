@@ -1,8 +1,9 @@
-"""DashScope's Qwen-Image body on the OpenAI route as new-api relays take it. Pure; knows no HTTP library."""
+"""DashScope's request body, and its dialect on the OpenAI route as new-api relays take it. Pure; knows no HTTP library."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, cast
 
 from danqing.dialects import openai_shapes
@@ -13,12 +14,14 @@ from danqing.dialects.fields import (
     clip,
     read_n,
     read_prompt,
+    read_references,
     read_size,
+    read_source,
     validate,
 )
 from danqing.domain.card import Card
 from danqing.domain.errors import DanqingError, InvalidField, MissingField, UnsupportedField
-from danqing.domain.task import Delivery, ImageResult, ImageTask
+from danqing.domain.task import Delivery, ImageResult, ImageSource, ImageTask
 
 NEGATIVE_CHARS_MAX = 500
 """The provider cuts a longer negative prompt (Model Studio's qwen-image page)."""
@@ -30,11 +33,11 @@ class Message(Wire):
 
 
 class Content(Wire):
-    """A part of a message. Images are known only to be refused by name."""
+    """A part of a message: a text, or a picture to edit."""
 
     text: str | None = None
-    image: object = None
-    type: Literal["text"] | None = None
+    image: str | None = None
+    type: Literal["text", "image"] | None = None
 
 
 class Input(Wire):
@@ -46,8 +49,10 @@ class Input(Wire):
 
 
 class Parameters(Wire):
+    """`prompt_extend` absent: the model's default, which is true for those that extend prompts at all."""
+
     negative_prompt: str | None = None
-    prompt_extend: bool = True
+    prompt_extend: bool | None = None
     watermark: bool = False
     size: str | None = None
     n: int | None = None
@@ -60,6 +65,15 @@ class DashScopeBody(Wire):
     parameters: Parameters = Parameters()
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an `input` says. `param` is the prompt's path on the wire."""
+
+    prompt: str
+    param: str
+    references: tuple[ImageSource, ...] = ()
+
+
 class DashScopeDialect(Dialect):
     """Body as DashScope's, answers and errors as OpenAI's."""
 
@@ -68,24 +82,8 @@ class DashScopeDialect(Dialect):
 
     def decode_request(self, body: Mapping[str, object], card: Card) -> tuple[ImageTask, Delivery]:
         wire = validate(DashScopeBody, body)
-        parameters = wire.parameters
-        prompt, param = _read_input(wire.input)
-        prompt, cut = read_prompt(prompt, param, card)
-        negative, negative_cut = _read_negative(wire, card)
-        if parameters.watermark:
-            param = "parameters.watermark"
-            raise UnsupportedField(f"'{param}' may not be true: there is no brand mark.", param)
-        task = ImageTask(
-            model=card.name,
-            prompt=prompt,
-            size=read_size(parameters.size, card, "parameters.size"),
-            quality=card.quality_default,
-            n=read_n(parameters.n, card.n_default, card.n_max, "parameters.n"),
-            negative_prompt=negative,
-            seed=parameters.seed,
-            prompt_extend=parameters.prompt_extend,
-        )
-        return task, Delivery(format=card.format, truncated=cut + negative_cut)
+        asked = _read_input(wire.input)
+        return decode(asked, wire.input.negative_prompt, wire.parameters, card)
 
     def encode_result(self, result: ImageResult, delivery: Delivery, reply_id: str) -> Reply:
         return openai_shapes.encode_images(result, delivery)
@@ -94,39 +92,80 @@ class DashScopeDialect(Dialect):
         return openai_shapes.encode_error(error, request_id)
 
 
-def _read_input(wire: Input) -> tuple[str, str]:
-    """The prompt and its path on the wire."""
+def decode(
+    asked: Asked, input_negative: str | None, parameters: Parameters, card: Card
+) -> tuple[ImageTask, Delivery]:
+    """The task that a DashScope body asks for; `input_negative` is `input`'s. Raises RequestError."""
+    prompt, cut = read_prompt(asked.prompt, asked.param, card)
+    negative, negative_cut = _read_negative(input_negative, parameters.negative_prompt, card)
+    if parameters.watermark:
+        param = "parameters.watermark"
+        raise UnsupportedField(f"'{param}' may not be true: there is no brand mark.", param)
+    extend = parameters.prompt_extend
+    references = asked.references
+    task = ImageTask(
+        model=card.name,
+        prompt=prompt,
+        size=read_size(parameters.size, card, "parameters.size"),
+        quality=card.quality_default,
+        n=read_n(parameters.n, card.n_default, card.n_max, "parameters.n"),
+        negative_prompt=negative,
+        seed=parameters.seed,
+        prompt_extend="revised_prompt" in card.features if extend is None else extend,
+        references=read_references(references, references[0].param, card) if references else (),
+    )
+    return task, Delivery(format=card.format, truncated=cut + negative_cut)
+
+
+def _read_input(wire: Input) -> Asked:
+    """An `input` of either kind. Raises RequestError."""
     if wire.messages is None:
         if wire.prompt is None:
             raise MissingField("input.messages")
-        return wire.prompt, "input.prompt"
+        return Asked(wire.prompt, "input.prompt")
     if wire.prompt is not None:
         raise InvalidField(
             "'input.prompt' and 'input.messages' exclude each other.", "input.prompt"
         )
-    if len(wire.messages) != 1:
+    return read_messages(wire.messages)
+
+
+def read_messages(messages: list[object]) -> Asked:
+    """One user message of one text and any number of pictures. Raises RequestError."""
+    if len(messages) != 1:
         raise InvalidField("'input.messages' must hold exactly one message.", "input.messages")
     path = "input.messages[0].content"
-    content = validate(Message, wire.messages[0], "input.messages[0]").content
+    content = validate(Message, messages[0], "input.messages[0]").content
     if content is None:
         raise MissingField(path)
     if isinstance(content, str):
-        return content, path
-    parts = cast("list[object]", content) if isinstance(content, list) else []
-    if len(parts) != 1:
+        return Asked(content, path)
+    texts: list[tuple[str, str]] = []
+    references: list[ImageSource] = []
+    for index, given in enumerate(
+        cast("list[object]", content) if isinstance(content, list) else []
+    ):
+        part = validate(Content, given, f"{path}[{index}]")
+        if part.text is not None and part.image is not None:
+            param = f"{path}[{index}].image"
+            raise InvalidField(f"'{param}' and the text beside it are two parts.", param)
+        if part.image is not None:
+            param = f"{path}[{index}].image"
+            references.append(read_source(part.image, param))
+        elif part.text is not None:
+            texts.append((part.text, f"{path}[{index}].text"))
+        else:
+            raise MissingField(f"{path}[{index}].text")
+    if len(texts) != 1:
         raise InvalidField(f"'{path}' must hold exactly one text.", path)
-    part = validate(Content, parts[0], f"{path}[0]")
-    if part.image is not None:
-        param = f"{path}[0].image"
-        raise UnsupportedField(f"'{param}' is not supported: this route draws from text.", param)
-    if part.text is None:
-        raise MissingField(f"{path}[0].text")
-    return part.text, f"{path}[0].text"
+    ((prompt, param),) = texts
+    return Asked(prompt, param, tuple(references))
 
 
-def _read_negative(wire: DashScopeBody, card: Card) -> tuple[str, tuple[str, ...]]:
+def _read_negative(
+    in_input: str | None, in_parameters: str | None, card: Card
+) -> tuple[str, tuple[str, ...]]:
     """The docs put it into `parameters`, the `dashscope` SDK into `input`."""
-    in_input, in_parameters = wire.input.negative_prompt, wire.parameters.negative_prompt
     if in_input is not None and in_parameters not in (None, in_input):
         raise InvalidField(
             "'parameters.negative_prompt' differs from 'input.negative_prompt'.",

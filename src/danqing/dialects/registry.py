@@ -12,6 +12,7 @@ from danqing.dialects.chat import ChatDialect, DrawDialect
 from danqing.dialects.chat_client import ChatClient, DrawClient
 from danqing.dialects.client import ClientDialect
 from danqing.dialects.dashscope import DashScopeDialect
+from danqing.dialects.dashscope_native import DashScopeMessages, DashScopePrompt
 from danqing.dialects.openai import OpenAIDialect
 from danqing.dialects.openai_client import OpenAIClient
 from danqing.dialects.zhipu import ZhipuDialect
@@ -23,6 +24,8 @@ _ALL: tuple[Dialect, ...] = (
     ZhipuDialect(),
     DashScopeDialect(),
     ArkDialect(),
+    DashScopeMessages(),
+    DashScopePrompt(),
 )
 
 _CLIENTS: tuple[ClientDialect, ...] = (OpenAIClient(), ArkClient(), ChatClient(), DrawClient())

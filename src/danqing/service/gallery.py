@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import cast
 
-from danqing.db.rows import ImageRow, TaskRow
+from danqing.db.rows import ImageRow, TaskRow, TaskSummary
+from danqing.db.task_queries import TaskFilter
 from danqing.domain.card import ImageFormat
 from danqing.domain.errors import DanqingError, EngineFailed, NotFound
 from danqing.domain.sizes import Size
@@ -101,6 +102,12 @@ class Gallery:
         if row is None or row.account_id != account_id:
             raise NotFound("No such task.", "task_id")
         return row, [image for image in await self._ledger.images(row.id) if _is_there(image)]
+
+    async def tasks(
+        self, wanted: TaskFilter, skip: int, rows_max: int
+    ) -> tuple[int, list[TaskSummary]]:
+        """How many background tasks match, and a page of them, the newest first."""
+        return await self._ledger.tasks(wanted, skip, rows_max)
 
     async def outcome(self, row: TaskRow, base_url: str) -> Outcome:
         """The answer of a task that has ended, as it was, with fresh links.

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from danqing.db import book_queries, checks, image_queries, queries
+from danqing.db import book_queries, checks, image_queries, queries, task_queries
 from danqing.db.book_queries import OpenHolds
 from danqing.db.rows import (
     CHARACTERS_MAX,
@@ -23,10 +23,12 @@ from danqing.db.rows import (
     OpenState,
     ResolveKind,
     TaskRow,
+    TaskSummary,
     TransferKind,
     TransferRow,
 )
 from danqing.db.session import Connection, Database
+from danqing.db.task_queries import TaskFilter
 from danqing.domain.errors import InvalidField, QuotaExceeded
 from danqing.domain.ids import uuid7
 from danqing.service import booking
@@ -284,6 +286,17 @@ class Ledger:
 
     async def task(self, task_id: str) -> TaskRow | None:
         return await self._db.read(lambda conn: book_queries.task_by_id(conn, task_id))
+
+    async def tasks(
+        self, wanted: TaskFilter, skip: int, rows_max: int
+    ) -> tuple[int, list[TaskSummary]]:
+        """How many tasks match, and a page of them, the newest first."""
+        return await self._db.read(
+            lambda conn: (
+                task_queries.count_tasks_matching(conn, wanted),
+                task_queries.tasks_matching(conn, wanted, skip, rows_max),
+            )
+        )
 
     async def images(self, task_id: str) -> list[ImageRow]:
         """The task's images in order."""
