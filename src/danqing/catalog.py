@@ -50,6 +50,7 @@ Feature = Literal[
     "watermark",
     "sequential",
     "optimize_fast",
+    "jimeng",
 ]
 
 

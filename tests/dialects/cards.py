@@ -54,11 +54,16 @@ JIMENG = card(
         default=Size(1024, 1024),
         listed=SQUARES,
         named={"1:1": Size(1024, 1024), "2:3": Size(832, 1248)},
+        tiers={
+            "1K": {"1:1": Size(1024, 1024), "2:3": Size(832, 1248)},
+            "2K": {"1:1": Size(2048, 2048), "2:3": Size(1664, 2496), "9:16": Size(1440, 2560)},
+        },
     ),
     n_default=4,
     n_max=4,
     format="jpeg",
-    features=frozenset({"size_required", "response_format", "watermark"}),
+    references_max=2,
+    features=frozenset({"size_required", "response_format", "watermark", "jimeng"}),
 )
 DALLE3 = card(
     "dall-e-3",

@@ -15,6 +15,7 @@ from danqing.dialects import (
     chat,
     dashscope,
     dashscope_native,
+    jimeng,
     openai,
     openai_shapes,
     zhipu,
@@ -31,6 +32,7 @@ BODIES: list[tuple[str, type[Wire]]] = [
     ("zhipu", zhipu.ZhipuBody),
     ("qwen", dashscope.Parameters),
     ("ark", ark.ArkBody),
+    ("jimeng", jimeng.JimengHabits),
     ("dashscope", dashscope_native.NativeParameters),
 ]
 EXAMPLE = re.compile(r"<!-- tested -->\n```bash\n(curl .*?)\n```", re.DOTALL)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from danqing.dialects import openai_shapes
+from danqing.dialects import jimeng, openai_shapes
 from danqing.dialects.base import Dialect, Reply, ServerEvent
 from danqing.dialects.fields import (
     EndUser,
@@ -56,6 +57,13 @@ class OpenAIDialect(Dialect):
     body = GenerationBody
 
     def decode_request(self, body: Mapping[str, object], card: Card) -> tuple[ImageTask, Delivery]:
+        if "jimeng" not in card.features:
+            return self._decode(body, card)
+        plain, changes = jimeng.translate(body, card)
+        task, delivery = self._decode(plain, card)
+        return replace(task, **changes), delivery
+
+    def _decode(self, body: Mapping[str, object], card: Card) -> tuple[ImageTask, Delivery]:
         wire = validate(GenerationBody, body)
         prompt, cut = read_prompt(wire.prompt, "prompt", card)
         negative, negative_cut = clip(wire.negative_prompt, "negative_prompt", card)
