@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -55,6 +56,52 @@ def test_draw_says_what_is_wrong(tmp_path: Path, args: list[str], word: str) -> 
     assert word in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_draw_edits_varies_and_repaints(tmp_path: Path) -> None:
+    cli("draw", "a red apple", "--size", "320x256", "--seed", "5", "-o", "apple.png", cwd=tmp_path)
+    apple = np.asarray(Image.open(tmp_path / "apple.png").convert("RGB")).astype(int)
+    mask = Image.new("RGBA", (320, 256), "black")
+    mask.paste((0, 0, 0, 0), (160, 0, 320, 256))
+    mask.save(tmp_path / "mask.png")
+    edit = ("--reference", "apple.png", "--seed", "1")
+    cli("draw", "a green apple", *edit, "-o", "green.png", cwd=tmp_path)
+    cli("draw", "", *edit, "--strength", "0.4", "-o", "varied.png", cwd=tmp_path)
+    cli("draw", "a dog", *edit, "--mask", "mask.png", "-o", "dog.png", cwd=tmp_path)
+    green, varied, dog = (
+        np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")).astype(int)
+        for name in ("green", "varied", "dog")
+    )
+    red = (apple[:, :, 0] - apple[:, :, 1]) > 90
+    assert (green[red][:, 1] > green[red][:, 0]).mean() > 0.9
+    assert green.shape == varied.shape == apple.shape
+    assert np.abs(varied - apple).mean() > 1
+    np.testing.assert_array_equal(dog[:, :160], apple[:, :160])
+    assert np.abs(dog[:, 160:] - apple[:, 160:]).mean() > 4
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (["x", "--mask", "mask.png"], "--reference"),
+        (["x", "--strength", "0.5"], "--reference"),
+        (["x", "--reference", "mask.png", "--strength", "1.5"], "--strength"),
+        (["x", "--reference", "nowhere.png"], "nowhere.png"),
+        (["x", "--reference", "text.png"], "--reference"),
+        (["x", "--reference", "mask.png", "--mask", "other.png"], "--mask"),
+        (["x", "--reference", "mask.png", "--mask", "opaque.png"], "transparent"),
+    ],
+)
+def test_draw_says_what_is_wrong_with_an_edit(tmp_path: Path, args: list[str], word: str) -> None:
+    Image.new("RGBA", (64, 64)).save(tmp_path / "mask.png")
+    Image.new("RGBA", (64, 32)).save(tmp_path / "other.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "opaque.png")
+    (tmp_path / "text.png").write_text("no picture")
+    done = cli("draw", *args, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert word in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("danqing-*"))
 
 
 def test_accounts_and_tokens(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from danqing.backends import FamilyRow, RelayRow
-from danqing.catalog import ModelRow
+from danqing.catalog import ModelRow, StrengthRow
 from danqing.cli.main import app
 from danqing.observability.metrics import Metrics
 from danqing.settings import Settings
@@ -138,6 +138,13 @@ def render() -> str:
             "| field | default | meaning |",
             "|---|---|---|",
             *catalog_table(RelayRow),
+            "",
+            "One `[strengths.FAMILY]` table per family of local networks: how far its edits leave their reference",
+            "where a request names no strength, from 0 (it stays as it is) to 1 (drawn anew).",
+            "",
+            "| field | default | meaning |",
+            "|---|---|---|",
+            *catalog_table(StrengthRow),
             "",
         ]
     )

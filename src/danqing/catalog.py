@@ -23,6 +23,7 @@ from danqing.domain.card import (
     PixelTier,
     Preset,
     Price,
+    Strength,
 )
 from danqing.domain.errors import ModelNotFound, Unavailable
 from danqing.domain.sizes import SQUARE, Size, SizeRange, SizeRule
@@ -58,6 +59,18 @@ class _PresetRow(BaseModel):
     model_config = STRICT
     steps: int = Field(ge=1, le=200)
     guidance: float = Field(ge=0, le=30)
+
+
+class StrengthRow(BaseModel):
+    """`[strengths.FAMILY]`: how far edits leave their reference unless a request says, 0 to 1."""
+
+    model_config = STRICT
+    edit: float = Field(ge=0, le=1)
+    """With a prompt."""
+    masked: float = Field(ge=0, le=1)
+    """Inside a mask."""
+    variation: float = Field(ge=0, le=1)
+    """Without a prompt."""
 
 
 class _FreeRow(BaseModel):
@@ -175,6 +188,7 @@ class _File(BaseModel):
         str,
     ]
     presets: dict[str, dict[str, _PresetRow]]
+    strengths: dict[str, StrengthRow] = {}
     backends: dict[str, BackendRow]
     models: dict[str, ModelRow]
 
@@ -348,7 +362,17 @@ def _backend(model: str, name: str | None, row: ModelRow, file: _File, fail: Any
         key: Preset(presets[value].steps, presets[value].guidance)
         for key, value in row.qualities.items()
     }
-    return Backend(name or STAND_IN_FAMILY, found.family, stand_in=name is None, presets=drawn)
+    return Backend(
+        name or STAND_IN_FAMILY,
+        found.family,
+        stand_in=name is None,
+        presets=drawn,
+        strength=_strength(file.strengths.get(found.family)),
+    )
+
+
+def _strength(row: StrengthRow | None) -> Strength:
+    return Strength() if row is None else Strength(row.edit, row.masked, row.variation)
 
 
 def _size_rule(row: ModelRow, fail: Any) -> SizeRule:

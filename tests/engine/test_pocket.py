@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danqing.engine.families.pocket import Pocket, PocketState, fit
+from danqing.engine.families.pocket import Pocket, PocketState
 from danqing.engine.messages import Job
+from danqing.engine.pixels import fit
 
 PROMPTS = ("一只可爱的小猪", "a red car in the city", "三只企鹅在雪地里", "glorbnak", "")
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
+from PIL import Image
 
 from danqing import catalog
+from danqing.domain.errors import EngineFailed
 from danqing.domain.ports import DrawOrder
 from danqing.domain.sizes import Size
-from danqing.domain.task import Drawn, Event, ImageTask, Preview, Stepped
+from danqing.domain.task import Drawn, Event, ImageTask, InputImage, Preview, Stepped
 from danqing.engine.client import InProcessClient
 from danqing.engine.core import EngineCore
+from danqing.engine.messages import Job
 from danqing.providers.local import LocalProvider
 from danqing.settings import Settings
 from tests.engine.null_family import NullFamily
@@ -48,6 +54,74 @@ def test_an_order_yields_its_images_and_the_looks_asked_for() -> None:
         assert (look.step, look.steps) == ((2, 5)[look.number], 8)
         assert look.pixels.shape == (128, 64, 3)
         assert np.all(look.pixels == 5 + look.index + look.step)
+
+
+def picture(pixels: np.ndarray) -> InputImage:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return InputImage(out.getvalue(), "png", Size(pixels.shape[1], pixels.shape[0]))
+
+
+def begun(asked: DrawOrder, task: ImageTask) -> list[Job]:
+    """The jobs that the engine got for an order."""
+    family = NullFamily()
+    jobs: list[Job] = []
+    start = family.start
+
+    def kept(job: Job, conditioning: str) -> Any:
+        jobs.append(job)
+        return start(job, conditioning)
+
+    family.start = kept  # type: ignore[method-assign]
+    asyncio.run(drawn(family, replace(asked, task=task, prompt=task.prompt)))
+    return jobs
+
+
+def test_the_reference_and_the_mask_come_at_the_size_of_the_task() -> None:
+    shown = np.zeros((300, 200, 4), np.uint8)  # the task's 64x128 sees 150 of its 200 columns
+    shown[:, :100] = (255, 0, 0, 255)
+    shown[:, 100:, 2] = 255
+    reference, mask = picture(shown[:, :, :3]), picture(shown)
+    asked = order(references=(reference,), mask=mask)
+    first, second = begun(asked, asked.task)
+    assert first.reference is second.reference  # not one copy an image
+    assert first.reference is not None
+    assert first.mask is not None
+    assert first.reference.shape == (128, 64, 3)
+    assert first.mask.shape == (128, 64)
+    assert np.all(first.reference[:, :24] == (255, 0, 0))
+    assert np.all(first.reference[:, 40:] == (0, 0, 255))
+    assert not first.mask[:, :24].any()  # opaque: kept
+    assert first.mask[:, 40:].all()  # transparent: repainted
+
+
+@pytest.mark.parametrize(
+    ("prompt", "masked", "asked", "strength"),
+    [
+        ("a dog", False, None, 0.75),
+        ("", False, None, 0.5),
+        ("a dog", True, None, 1.0),
+        ("", True, None, 1.0),
+        ("a dog", False, 0.2, 0.2),
+        ("a dog", True, 0.0, 0.0),
+    ],
+)
+def test_how_far_an_edit_goes(
+    prompt: str, masked: bool, asked: float | None, strength: float
+) -> None:
+    plain = picture(np.zeros((128, 64, 3), np.uint8))
+    mask = picture(np.zeros((128, 64, 4), np.uint8)) if masked else None
+    wanted = order(references=(plain,), mask=mask)
+    task = replace(wanted.task, prompt=prompt, strength=asked)
+    job = begun(wanted, task)[0]
+    assert job.strength == strength
+    assert job.steps_drawn == max(1, round(8 * strength))
+
+
+def test_a_picture_that_broke_on_the_way_is_our_fault() -> None:
+    broken = InputImage(b"no picture", "png", Size(64, 128))
+    with pytest.raises(EngineFailed):
+        asyncio.run(drawn(NullFamily(), order(references=(broken,))))
 
 
 def test_nobody_asked_so_no_looks_are_made() -> None:

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from training.pocket import export, train_decoder, train_denoiser, train_text
+from training.pocket import export, looks, train_decoder, train_denoiser, train_text
 
 RUN = Path(os.environ.get("POCKET_RUN", "build/pocket"))
 SHARES = {"text": 0.12, "decoder": 0.16, "denoiser": 0.62, "follow": 0.10}
@@ -27,6 +27,7 @@ def main() -> None:
     train_denoiser.train(run, minutes["denoiser"], 16, 1e-3, seed, threads)
     train_decoder.train(run, minutes["follow"], 8, 5e-4, seed, threads, follow=True)
     export.export(run, asked.out, seed)
+    looks.write(asked.out)
 
 
 if __name__ == "__main__":

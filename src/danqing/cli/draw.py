@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,23 @@ from danqing import catalog
 from danqing.app import make_moderator, open_engine
 from danqing.cli.progress import StepBar
 from danqing.domain.card import Card, ImageFormat
-from danqing.domain.errors import InvalidField, MissingField, PromptTooLong, TooManyImages
+from danqing.domain.errors import (
+    InvalidField,
+    InvalidImage,
+    MissingField,
+    PromptTooLong,
+    TooManyImages,
+)
 from danqing.domain.ids import uuid7
 from danqing.domain.ports import DrawOrder
-from danqing.domain.task import SEED_MAX, Drawn, Failed, ImageTask
+from danqing.domain.task import SEED_MAX, Drawn, Failed, ImageTask, InputImage
 from danqing.providers.local import LocalProvider
 from danqing.service.delivery import LabelPlan, finish, new_image_id
 from danqing.settings import Settings
+from danqing.storage.inputs import read_mask, read_reference
+
+PIXELS_MAX = 50_000_000
+"""Of a reference or mask; it is one's own machine, but a picture decodes to four bytes a pixel."""
 
 _FORMATS: dict[str, ImageFormat] = {
     ".png": "png",
@@ -40,12 +51,24 @@ class DrawOptions:
     seed: int | None
     negative: str
     output: Path | None
+    reference: Path | None = None
+    mask: Path | None = None
+    strength: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """The files of an edit, checked."""
+
+    reference: InputImage | None = None
+    mask: InputImage | None = None
 
 
 async def run(settings: Settings, options: DrawOptions) -> list[Path]:
     """Draw and write the images; returns their paths. Raises DanqingError, OSError."""
     card = catalog.load(settings).find(options.model, "openai")
-    task = _task(card, options)
+    pictures = await asyncio.to_thread(_pictures, card, options)
+    task = _task(card, options, pictures)
     make_moderator(settings).require({"user": (task.prompt, task.negative_prompt)})
     plan = LabelPlan.of(card, True, False, settings.labels)
     seed = task.seed if task.seed is not None else secrets.randbelow(SEED_MAX + 1)
@@ -57,6 +80,8 @@ async def run(settings: Settings, options: DrawOptions) -> list[Path]:
         account_id="local",
         prompt=task.prompt,
         seeds=tuple((seed + index) % (SEED_MAX + 1) for index in range(task.n)),
+        references=(pictures.reference,) if pictures.reference else (),
+        mask=pictures.mask,
     )
     paths: list[Path] = []
     async with open_engine(settings, card.backend.family) as client:
@@ -82,9 +107,39 @@ async def run(settings: Settings, options: DrawOptions) -> list[Path]:
     return sorted(paths)
 
 
-def _task(card: Card, options: DrawOptions) -> ImageTask:
+def _pictures(card: Card, options: DrawOptions) -> Pictures:
+    """Read and check the edit's files. Raises InvalidField, OSError."""
+    if options.reference is None:
+        for name, value in (("--mask", options.mask), ("--strength", options.strength)):
+            if value is not None:
+                raise InvalidField(f"'{name}' needs '--reference'.", name)
+        return Pictures()
+    if card.references_max < 1:
+        raise InvalidField(f"'{card.name}' takes no '--reference'.", "--reference")
+    if options.strength is not None and not 0 <= options.strength <= 1:
+        raise InvalidField("'--strength' must be between 0 and 1.", "--strength")
+    reference = _read(options.reference, "--reference", read_reference)
+    if options.mask is None:
+        return Pictures(reference)
+    mask = _read(options.mask, "--mask", read_mask)
+    if mask.size != reference.size:
+        raise InvalidImage(
+            f"'--mask' is {mask.size}, but the reference is {reference.size}.", "--mask"
+        )
+    return Pictures(reference, mask)
+
+
+def _read(path: Path, param: str, read: Callable[..., InputImage]) -> InputImage:
+    data = path.read_bytes()
+    try:
+        return read(data, pixels_max=PIXELS_MAX)
+    except ValueError as error:
+        raise InvalidImage(f"'{param}' {error}.", param) from None
+
+
+def _task(card: Card, options: DrawOptions, pictures: Pictures) -> ImageTask:
     """The same checks the server makes, naming the command line's options."""
-    if not options.prompt.strip():
+    if not options.prompt.strip() and pictures.reference is None:
         raise MissingField("PROMPT")
     for name, text in (("PROMPT", options.prompt), ("--negative", options.negative)):
         if len(text) > card.prompt_chars_max:
@@ -99,9 +154,12 @@ def _task(card: Card, options: DrawOptions) -> ImageTask:
         raise InvalidField(f"'--quality' must be one of {', '.join(card.qualities)}.", "--quality")
     if options.seed is not None and not 0 <= options.seed <= SEED_MAX:
         raise InvalidField(f"'--seed' must be between 0 and {SEED_MAX}.", "--seed")
-    size = (
-        card.sizes.default if options.size is None else card.sizes.resolve(options.size, "--size")
-    )
+    if options.size is not None:
+        size = card.sizes.resolve(options.size, "--size")
+    elif pictures.reference is not None:
+        size = card.sizes.nearest(pictures.reference.size)
+    else:
+        size = card.sizes.default
     return ImageTask(
         model=card.name,
         prompt=options.prompt,
@@ -110,6 +168,7 @@ def _task(card: Card, options: DrawOptions) -> ImageTask:
         n=n,
         negative_prompt=options.negative,
         seed=options.seed,
+        strength=options.strength,
     )
 
 

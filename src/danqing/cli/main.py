@@ -82,6 +82,17 @@ def draw(
     quality: Annotated[str | None, typer.Option("--quality", "-q", help="E.g. hd.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed draws the same image.")] = None,
     negative: Annotated[str, typer.Option("--negative", help="What to keep out.")] = "",
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="A picture to start from; with an empty PROMPT it is varied."),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="A picture of its size, transparent where it is to be repainted."),
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="How far to leave the reference, 0 to 1.")
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="A file (its ending picks the format) or a folder."),
@@ -92,7 +103,9 @@ def draw(
     from danqing.cli.draw import DrawOptions, run
     from danqing.domain.errors import DanqingError, RequestError
 
-    options = DrawOptions(prompt, model, size, n, quality, seed, negative, output)
+    options = DrawOptions(
+        prompt, model, size, n, quality, seed, negative, output, reference, mask, strength
+    )
     try:
         for path in asyncio.run(run(read_settings(config), options)):
             typer.echo(path)

@@ -14,8 +14,8 @@ class StepBar:
     """Counts denoising steps over all images of one drawing."""
 
     def __init__(self, n: int, steps: int) -> None:
-        self._steps = steps
         self._done = dict.fromkeys(range(n), 0)
+        self._steps = dict.fromkeys(range(n), steps)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -45,8 +45,10 @@ class StepBar:
                 self._progress.update(self._task, description="drawing")
             case Stepped():
                 self._done[event.index] = event.step
+                self._steps[event.index] = event.steps  # an edit may take fewer
             case Drawn() | Failed():
-                self._done[event.index] = self._steps
+                self._done[event.index] = self._steps[event.index]
             case _:
                 pass
-        self._progress.update(self._task, completed=sum(self._done.values()))
+        done, steps = sum(self._done.values()), sum(self._steps.values())
+        self._progress.update(self._task, completed=done, total=steps)

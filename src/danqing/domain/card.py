@@ -26,6 +26,21 @@ RELAYED = Preset(steps=1, guidance=0.0)
 """A relay's image is one step, done as soon as its request is sent."""
 
 
+@dataclass(frozen=True, slots=True)
+class Strength:
+    """How far a family's edits leave their reference where a request names no strength, 0-1."""
+
+    edit: float = 0.75
+    masked: float = 1.0
+    variation: float = 0.5
+
+    def of(self, *, masked: bool, variation: bool) -> float:
+        """A mask counts first: what it keeps is kept whatever the strength is."""
+        if masked:
+            return self.masked
+        return self.variation if variation else self.edit
+
+
 def multiplied(characters: int, permille: int) -> int:
     """`characters` times `permille` / 1000, rounded up; permille 0 to PERMILLE_MAX."""
     return -(-characters * permille // 1000)
@@ -90,6 +105,8 @@ class Backend:
     """The provider's name of the model."""
     presets: Mapping[str, Preset] = field(default_factory=dict[str, Preset])
     """How it draws each quality of the card."""
+    strength: Strength = Strength()
+    """What an edit's strength is unless the task says."""
     labels: Literal["ours", "provider"] = "ours"
     """Who puts the visible AI label on its images."""
     rehost: bool = True

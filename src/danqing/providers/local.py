@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Protocol
 
 from danqing.domain.errors import Cancelled, EngineFailed
 from danqing.domain.ports import DrawOrder
-from danqing.domain.task import Drawn, Event, Failed, Preview, Queued, Started, Stepped
+from danqing.domain.task import Drawn, Event, Failed, Pixels, Preview, Queued, Started, Stepped
 from danqing.engine.messages import (
     Job,
     JobCancelled,
@@ -19,7 +20,10 @@ from danqing.engine.messages import (
     JobQueued,
     JobStarted,
     JobStepped,
+    Mask,
 )
+from danqing.engine.pixels import fit, fit_mask
+from danqing.storage import codecs
 
 
 class EngineClient(Protocol):
@@ -37,6 +41,13 @@ class LocalProvider:
     async def draw(self, order: DrawOrder) -> AsyncGenerator[Event, None]:
         """See Provider.draw. Raises Busy (nothing admitted) and EngineFailed (engine lost)."""
         preset = order.card.qualities[order.task.quality]
+        reference, mask = await asyncio.to_thread(_inputs, order)
+        strength = order.task.strength
+        if strength is None:
+            is_variation = not order.prompt.strip()
+            strength = order.card.backend.strength.of(
+                masked=mask is not None, variation=is_variation
+            )
         jobs = tuple(
             Job(
                 id=f"{order.task_id}.{index}",
@@ -50,6 +61,9 @@ class LocalProvider:
                 guidance=preset.guidance,
                 seed=seed,
                 priority=order.priority,
+                reference=reference,
+                mask=mask,
+                strength=strength,
                 previews=order.previews,
             )
             for index, seed in enumerate(order.seeds)
@@ -59,6 +73,23 @@ class LocalProvider:
             async for event in events:
                 yield _translated(event, *place[event.job_id])
                 del event  # its pixels are not to be held while waiting for the next one
+
+
+def _inputs(order: DrawOrder) -> tuple[Pixels | None, Mask | None]:
+    """The reference at the task's size, and where it is repainted. One array for all images of the task.
+
+    A family takes one reference; more were refused by the card. Raises EngineFailed for a picture that
+    cannot be decoded: it was checked when it came.
+    """
+    if not order.references:
+        return None, None
+    width, height = order.task.size
+    try:
+        reference = fit(codecs.decode(order.references[0].data), width, height)
+        mask = order.mask and fit_mask(codecs.decode_mask(order.mask.data), width, height)
+    except OSError as error:
+        raise EngineFailed("The engine could not read the picture to start from.") from error
+    return reference, mask
 
 
 def _translated(event: JobEvent, index: int, seed: int) -> Event:

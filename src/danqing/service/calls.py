@@ -100,6 +100,8 @@ class Work:
     revised: str | None = None
     safety: tuple[SafetyLevel, ...] = ()
     steps_done: dict[int, int] = field(default_factory=dict[int, int])
+    steps: int | None = None
+    """Steps that each image takes, as the provider says: fewer than the preset's where a reference is kept in part."""
     stored: dict[int, StoredImage] = field(default_factory=dict[int, StoredImage])
     images: dict[int, DeliveredImage | DanqingError] = field(
         default_factory=dict[int, DeliveredImage | DanqingError]

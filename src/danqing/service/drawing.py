@@ -102,6 +102,7 @@ class Artist:
                 match event:
                     case Stepped():
                         work.steps_done[event.index] = event.step
+                        work.steps = event.steps
                     case Drawn():
                         storing.append(asyncio.create_task(self._store(work, event)))
                     case Preview():

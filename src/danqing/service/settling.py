@@ -192,7 +192,7 @@ class Settler:
 
 def _share(work: Work, steps_done: Mapping[int, int]) -> int:
     """The hold's share of these steps, where an image that was shown counts as done; rounded up."""
-    steps = work.order.card.qualities[work.order.task.quality].steps
+    steps = work.steps or work.order.card.qualities[work.order.task.quality].steps
     n = work.order.task.n
     done = sum(steps if index in work.left else steps_done.get(index, 0) for index in range(n))
     return min(work.held, -(-work.held * done // (steps * n)))

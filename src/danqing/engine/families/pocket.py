@@ -1,7 +1,8 @@
 """The embedded family: a small latent diffusion network in ONNX, drawn on CPU. Knows numpy and onnxruntime, no torch.
 
 A prompt is read into a wish (pocket_text.py and text.onnx), the seed lays it out on a grid of cells
-(pocket_layout.py), and the denoiser draws the plan from noise, step by step.
+(pocket_layout.py), and the denoiser draws the plan from noise, step by step. An edit begins from its reference
+(pocket_start.py) and ends in its pixels (pocket_edit.py).
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from PIL import Image
 
 from danqing.domain.task import Pixels
 from danqing.engine.families import pocket_layout as layout
 from danqing.engine.families.base import preview_size
+from danqing.engine.families.pocket_edit import Canvas, laid
+from danqing.engine.families.pocket_read import Reader
+from danqing.engine.families.pocket_start import Chance, Editor
 from danqing.engine.families.pocket_text import CHARACTERS_MAX, tokenize
 from danqing.engine.messages import Job
+from danqing.engine.pixels import fit
 
 Floats = npt.NDArray[np.float32]
 
@@ -54,6 +58,14 @@ class PocketState:
     latents: Floats
     clean: Floats
     """The last guess of the finished latents, for previews."""
+    level: float = 1.0
+    """How much noise there was to begin with: less than 1 where a reference was kept in part."""
+    canvas: Canvas | None = None
+    """What an edit is laid on."""
+
+    def noise_left(self, steps_done: int) -> float:
+        """0-1, after so many steps: they are equal."""
+        return self.level * (1 - steps_done / self.job.steps_drawn)
 
 
 def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
@@ -71,16 +83,6 @@ def seeded(seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(seed % 2**64))
 
 
-def fit(picture: npt.NDArray[np.uint8], width: int, height: int) -> Pixels:
-    """Cover width x height: scale until both sides reach, then cut what is over, evenly."""
-    rows, columns = picture.shape[:2]
-    scale = max(width / columns, height / rows)
-    cut_x, cut_y = (columns - width / scale) / 2, (rows - height / scale) / 2
-    box = (cut_x, cut_y, columns - cut_x, rows - cut_y)
-    image = Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS, box=box)
-    return np.asarray(image)
-
-
 class Pocket:
     """The family `pocket`. Loading takes well under a second; nothing is downloaded."""
 
@@ -88,13 +90,16 @@ class Pocket:
 
     def __init__(self, threads: int = 2, weights: Path = WEIGHTS) -> None:
         about = json.loads((weights / "pocket.json").read_text("utf-8"))
-        self._channels: int = about["channels"]
+        self.channels: int = about["channels"]
         self._slots: list[str] = about["slots"]
         self.things: list[str] = about["things"]
         self.scenes: list[str] = about["scenes"]
         self._text = _session(weights / "text.onnx", threads)
         self._denoiser = _session(weights / "denoiser.onnx", threads)
         self._decoder = _session(weights / "decoder.onnx", threads)
+        self._weights = weights
+        self._threads = threads
+        self._editor: Editor | None = None  # made for the first edit
         self._wishes: OrderedDict[str, layout.Wish] = OrderedDict()
         self._positions = [layout.positions(grid) for grid in range(len(layout.GRIDS))]
 
@@ -116,24 +121,44 @@ class Pocket:
         pose, variant = int(rng.integers(layout.POSES)), int(rng.integers(layout.VARIANTS))
         mirrored, elsewhere = bool(rng.integers(2)), int(rng.integers(len(OPEN_AIR)))
         wish = conditioning.wish
-        if not conditioning.understood:  # a landscape is better than an empty page
+        if (
+            job.reference is None and not conditioning.understood
+        ):  # a landscape is better than an empty page
             wish = replace(wish, scene=self.scenes.index(OPEN_AIR[elsewhere]))
         grid = layout.nearest_grid(job.width, job.height)
         rows, columns = layout.GRIDS[grid]
-        noise = rng.standard_normal((rows * columns, self._channels), dtype=np.float32)
+        noise = rng.standard_normal((rows * columns, self.channels), dtype=np.float32)
+        latents, level, canvas = noise, 1.0, None
+        if job.reference is None:
+            plan = layout.plan(wish, grid, pose, variant)
+        else:
+            chance = Chance(pose, variant, mirrored, noise)
+            begun = self._edits().begin(job, job.reference, wish, chance)
+            plan, pose, variant, mirrored = begun.plan, begun.pose, begun.variant, begun.mirrored
+            level, canvas = begun.level, begun.canvas
+            latents = (1 - level) * canvas.latents + level * noise
         negative = layout.dropped_plan(grid, len(self.scenes))
         if conditioning.negative is not None:
             negative = self._negative(conditioning.negative, negative, grid, pose, variant)
-        plan = layout.plan(wish, grid, pose, variant)
-        return PocketState(job, 0, grid, mirrored, plan, negative, noise, noise)
+        return PocketState(job, 0, grid, mirrored, plan, negative, latents, latents, level, canvas)
 
     def step(self, states: Sequence[PocketState]) -> None:
-        """One denoising step of each: t runs from 1 (noise) to 0 in job.steps equal steps."""
-        t = np.array([1 - s.step / s.job.steps for s in states], np.float32)
-        after = np.array([1 - (s.step + 1) / s.job.steps for s in states], np.float32)
+        """One denoising step of each: t runs from its level (1: noise) to 0 in job.steps_drawn equal steps.
+
+        What a mask keeps is put back at every step, with the noise of that step: so the rest grows to fit it.
+        """
+        t = np.array([s.noise_left(s.step) for s in states], np.float32)
+        after = np.array([s.noise_left(s.step + 1) for s in states], np.float32)
         clean = self._guided(states, t)
-        for state, guess, keep in zip(states, clean, after / t, strict=True):
+        for state, guess, left, keep in zip(states, clean, after, after / t, strict=True):
+            canvas = state.canvas
+            if canvas is not None and canvas.leash < 1:
+                guess = canvas.latents + canvas.leash * (guess - canvas.latents)
             state.latents = keep * state.latents + (1 - keep) * guess
+            if canvas is not None and canvas.kept is not None:
+                known = (1 - left) * canvas.latents + left * canvas.noise
+                state.latents = np.where(canvas.kept[:, None], known, state.latents)
+                guess = np.where(canvas.kept[:, None], canvas.latents, guess)
             state.clean = guess
             state.step += 1
 
@@ -146,12 +171,11 @@ class Pocket:
         The guess alone is sharp from the first step on and would look finished; the noise tells how far it is.
         """
         look = (state.latents + state.clean) / 2
-        return fit(self._picture(state, look), *preview_size(state.job))
+        return self._shown(state, look, *preview_size(state.job))
 
     def decode(self, states: Sequence[PocketState]) -> list[Pixels]:
         return [
-            fit(self._picture(state, state.latents), state.job.width, state.job.height)
-            for state in states
+            self._shown(state, state.latents, state.job.width, state.job.height) for state in states
         ]
 
     def _read(self, prompt: str) -> layout.Wish:
@@ -203,6 +227,14 @@ class Pocket:
         if guided:
             latents, t = np.concatenate([latents, latents]), np.concatenate([t, t])
             plans += [s.negative for s in states]
+        clean = self.guess(latents, t, plans, states[0].grid)
+        if not guided:
+            return clean
+        wanted, unwanted = np.split(clean, 2)
+        return unwanted + guidance * (wanted - unwanted)
+
+    def guess(self, latents: Floats, t: Floats, plans: Sequence[layout.Plan], grid: int) -> Floats:
+        """The denoiser, once: what it takes the clean latents to be."""
         inputs: dict[str, Any] = {
             "latents": latents,
             "t": t,
@@ -211,13 +243,41 @@ class Pocket:
             "colours": np.stack([p.colours for p in plans]),
             "scene": np.array([p.scene for p in plans], np.int64),
             "variant": np.array([p.variant for p in plans], np.int64),
-            "positions": self._positions[states[0].grid],
+            "positions": self._positions[grid],
         }
-        clean: Floats = self._denoiser.run(None, inputs)[0]  # type: ignore[assignment]
-        if not guided:
-            return clean
-        wanted, unwanted = np.split(clean, 2)
-        return unwanted + guidance * (wanted - unwanted)
+        clean: Any = self._denoiser.run(None, inputs)[0]
+        return clean
+
+    def _edits(self) -> Editor:
+        if self._editor is None:
+            encoder = _session(self._weights / "encoder.onnx", self._threads)
+
+            def encode(frame: Pixels) -> Floats:
+                picture = frame.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
+                inputs = {"picture": np.ascontiguousarray(picture)}
+                latents: Any = encoder.run(None, inputs)[0]
+                return np.ascontiguousarray(latents[0].reshape(self.channels, -1).T)
+
+            def guess(latents: Floats, t: float, plans: Sequence[layout.Plan], grid: int) -> Floats:
+                return self.guess(latents, np.full(len(plans), t, np.float32), plans, grid)
+
+            scenes = len(self.scenes)
+            reader = Reader(guess, scenes, self._weights / "looks.npz")
+            self._editor = Editor(reader, encode, scenes)
+        return self._editor
+
+    def _shown(self, state: PocketState, latents: Floats, width: int, height: int) -> Pixels:
+        """Latents as a picture of this size; an edit's, laid on its canvas."""
+        canvas = state.canvas
+        if canvas is not None and state.job.strength == 0:
+            return fit(canvas.picture, width, height)
+        drawn = fit(self._picture(state, latents), width, height)
+        if canvas is None:
+            return drawn
+        before = None
+        if canvas.adds_detail:
+            before = fit(self._picture(state, canvas.latents), width, height)
+        return laid(canvas, drawn, before)
 
     def _picture(self, state: PocketState, latents: Floats) -> Pixels:
         """Latents -> pixels, 32 a cell. One at a time: batches gain nothing here on a CPU."""

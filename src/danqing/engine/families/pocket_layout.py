@@ -105,11 +105,19 @@ def _stack(rows: int, columns: int) -> tuple[tuple[int, int, int], tuple[int, in
     )
 
 
-def place(wish: Wish, grid: int, pose: int) -> list[Placement]:
-    """Every thing of the picture in its box."""
+def place(
+    wish: Wish, grid: int, pose: int, area: tuple[int, int, int, int] | None = None
+) -> list[Placement]:
+    """Every thing of the picture in its box; within an area (left, top, columns, rows) where one is given.
+
+    An area must have room (`has_room`); every whole grid has.
+    """
     if not wish.thing:
         return []
     rows, columns = GRIDS[grid]
+    first_column, first_row = 0, 0
+    if area is not None:
+        first_column, first_row, columns, rows = area
     relation = RELATIONS[wish.relation]
     if wish.second and relation in ("on", "under"):
         boxes = _stack(rows, columns)
@@ -124,9 +132,14 @@ def place(wish: Wish, grid: int, pose: int) -> list[Placement]:
     room_right = min(columns - left - side for left, _, side in boxes)
     shift = max(-min(1, room_left), min(pose - 1, min(1, room_right)))
     return [
-        Placement(thing, colour, left + shift, top, side)
+        Placement(thing, colour, first_column + left + shift, first_row + top, side)
         for (thing, colour), (left, top, side) in zip(things, boxes, strict=True)
     ]
+
+
+def has_room(wish: Wish, area: tuple[int, int, int, int]) -> bool:
+    """Whether each thing of the wish can be at least as large as the smallest thing is."""
+    return all(box.side >= SIDES[0] for box in place(wish, 0, 1, area))
 
 
 def _ground_start(scene: int, variant: int, grid: int) -> int:
@@ -147,12 +160,18 @@ def grounds(scene: int, variant: int, grid: int) -> np.ndarray:
     return _ground_start(scene, variant, grid) + np.arange(rows * columns, dtype=np.int64)
 
 
-def plan(wish: Wish, grid: int, pose: int, variant: int) -> Plan:
+def plan(
+    wish: Wish,
+    grid: int,
+    pose: int,
+    variant: int,
+    area: tuple[int, int, int, int] | None = None,
+) -> Plan:
     """The denoiser's conditioning for a wish, one entry a cell in reading order."""
     rows, columns = GRIDS[grid]
     contents = np.full((rows, columns), EMPTY, dtype=np.int64)
     colours = np.zeros((rows, columns), dtype=np.int64)
-    for box in place(wish, grid, pose):
+    for box in place(wish, grid, pose, area):
         parts = np.arange(box.side * box.side).reshape(box.side, box.side)
         area = (slice(box.top, box.top + box.side), slice(box.left, box.left + box.side))
         contents[area] = 2 + (box.thing - 1) * PARTS + _SIDE_START[box.side] + parts
