@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,42 @@ def test_zai_generates(house: LiveServer, kind: str, jwt: bool) -> None:
 def test_zhipuai_generates(zhipuai: Sdk, jwt: bool) -> None:
     answer = zhipuai.call("generate", jwt=jwt, **CAT, size="1440x720")
     assert picture(answer["data"][0]["url"]).size == (1440, 720)
+
+
+def ended(client: Any, task: str) -> Any:
+    """The task's answer once it is no longer processing."""
+    deadline = time.monotonic() + 30
+    while (answer := client.images.retrieve_images_result(task)).task_status == "PROCESSING":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return answer
+
+
+def test_zai_asynchronously(house: LiveServer) -> None:
+    client = zai_client(house, house.token)
+    begun = client.images.async_generations(
+        model="glm-image", prompt="一只小猫", size="1728x960", request_id="job-001"
+    )
+    assert (begun.task_status, begun.request_id, begun.model) == (
+        "PROCESSING",
+        "job-001",
+        "glm-image",
+    )
+    answer = ended(client, begun.id)
+    assert (answer.task_status, answer.request_id) == ("SUCCESS", "job-001")
+    assert picture(answer.image_result[0].url).size == (1728, 960)
+
+
+def test_zai_asynchronously_failing(house: LiveServer) -> None:
+    client = zai_client(house, house.token)
+    begun = client.images.async_generations(model="glm-image", prompt=CRASHING_PROMPT)
+    assert ended(client, begun.id).task_status == "FAIL"
+    with pytest.raises(zai.core.APIRequestFailedError) as refused:
+        client.images.async_generations(model="glm-image", prompt=REFUSED_PROMPT)
+    assert refused.value.response.json()["error"]["code"] == "1301"
+    with pytest.raises(zai.core.APIStatusError) as unknown:
+        client.images.retrieve_images_result("nothing")
+    assert unknown.value.status_code == 404
 
 
 # trouble → what it raises in both clients, HTTP status, Zhipu's code

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from danqing.api import bodies, shapes, statements
+from danqing.api import bodies, schemas, shapes, statements
 from danqing.api.bodies import read, takes
 from danqing.api.callers import Holder, actor
 from danqing.api.context import context_of
@@ -34,7 +34,7 @@ async def me(request: Request, caller: Holder) -> dict[str, Any]:
     return account | {"token": shapes.token(await books.tokens.get(caller.token_id))}
 
 
-@router.get("/statement")
+@router.get("/statement", openapi_extra=schemas.statement())
 async def statement(
     request: Request, caller: Holder, after: After = "", limit: Limit = 100, format: Form = None
 ) -> Response:

@@ -8,7 +8,7 @@ from uuid import NAMESPACE_URL, uuid5
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from danqing.api import bodies, shapes, statements
+from danqing.api import bodies, schemas, shapes, statements
 from danqing.api.bodies import read, takes
 from danqing.api.callers import Admin, actor
 from danqing.api.context import context_of
@@ -135,7 +135,7 @@ def _transfer_id(request: Request, caller: Principal) -> str | None:
     return str(uuid5(NAMESPACE_URL, f"danqing:transfer:{caller.account_id}:{key}"))
 
 
-@router.get("/accounts/{account}/statement")
+@router.get("/accounts/{account}/statement", openapi_extra=schemas.statement())
 async def statement(
     request: Request,
     caller: Admin,

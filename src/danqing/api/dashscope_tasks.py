@@ -15,6 +15,7 @@ from danqing.api.answers import respond
 from danqing.api.callers import drawer
 from danqing.api.context import Context, context_of
 from danqing.api.requests import link_base
+from danqing.api.schemas import DASHSCOPE_CANCELLED, DASHSCOPE_TASK, DASHSCOPE_TASKS, answers
 from danqing.api.tasks import CANCEL_S_MAX
 from danqing.db.rows import TaskRow, TaskSummary
 from danqing.db.task_queries import TaskFilter
@@ -60,7 +61,7 @@ def _asks(request: Request, header: str) -> bool:
     return request.headers.get(header, "").lower() == "enable"
 
 
-@router.get("/tasks/{task_id}")
+@router.get("/tasks/{task_id}", openapi_extra=answers(DASHSCOPE_TASK))
 async def get_task(request: Request, task_id: str) -> Response:
     """How a task stands, and its images once they are there. UNKNOWN: not there, not yours, or a day past its end."""
     context, request_id = context_of(request), _request_id(request)
@@ -72,7 +73,7 @@ async def get_task(request: Request, task_id: str) -> Response:
         return respond(dashscope_native.encode_unknown(task_id, request_id))
 
 
-@router.post("/tasks/{task_id}/cancel")
+@router.post("/tasks/{task_id}/cancel", openapi_extra=answers(DASHSCOPE_CANCELLED))
 async def cancel_task(request: Request, task_id: str) -> Response:
     """Cancel a task that is PENDING; it costs nothing."""
     context, request_id = context_of(request), _request_id(request)
@@ -88,7 +89,7 @@ async def cancel_task(request: Request, task_id: str) -> Response:
     return respond(dashscope_native.encode_not_pending(request_id))
 
 
-@router.get("/tasks")
+@router.get("/tasks", openapi_extra=answers(DASHSCOPE_TASKS))
 async def list_tasks(request: Request) -> Response:
     """The tasks of the last day, the newest first; filtered, a page at a time."""
     context = context_of(request)

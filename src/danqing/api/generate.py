@@ -18,6 +18,7 @@ from starlette.responses import Response
 from danqing.api.answers import accepted, accepted_natively, facts, refuse, respond
 from danqing.api.context import Context, context_of
 from danqing.api.requests import (
+    PEEK_BYTES_MAX,
     client_address,
     idempotency_key,
     link_base,
@@ -33,9 +34,6 @@ from danqing.service.calls import Accepted, Call, ClientKey
 from danqing.service.streaming import Feed
 
 log = get_logger(__name__)
-
-PEEK_BYTES_MAX = 64_000
-"""How much of an unauthenticated body is read, only to answer in the right dialect."""
 
 LARGE_BYTES = 32_000
 

@@ -9,13 +9,14 @@ from fastapi import APIRouter, Request
 
 from danqing.api.context import context_of
 from danqing.api.requests import client_address
+from danqing.api.schemas import MODEL, MODELS, answers
 from danqing.domain.card import Card
 from danqing.domain.errors import ModelNotFound
 
 router = APIRouter(tags=["models"])
 
 
-@router.get("/models")
+@router.get("/models", openapi_extra=answers(MODELS))
 async def list_models(request: Request) -> dict[str, Any]:
     """Every model of the catalog, in OpenAI's shape with a `danqing` object beside it."""
     context = context_of(request)
@@ -28,7 +29,7 @@ async def list_models(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": [_row(card) for card in cards]}
 
 
-@router.get("/models/{name:path}")
+@router.get("/models/{name:path}", openapi_extra=answers(MODEL))
 async def get_model(request: Request, name: str) -> dict[str, Any]:
     """One model, by name or alias."""
     context = context_of(request)

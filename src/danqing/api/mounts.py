@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from danqing.api import (
     account,
@@ -16,6 +17,7 @@ from danqing.api import (
     admin_more,
     dashscope_tasks,
     models,
+    schemas,
     sign_in,
     tasks,
     zhipu_tasks,
@@ -23,7 +25,8 @@ from danqing.api import (
 from danqing.api.answers import refuse
 from danqing.api.context import Context, attach, context_of
 from danqing.api.generate import Manner, Pick, drawing_route, waits
-from danqing.api.reference import body_of, body_schema
+from danqing.api.reference import body_of, body_schema, complete
+from danqing.api.requests import drop_body
 from danqing.dialects.base import choose_v1_chat, choose_v1_images
 from danqing.domain.errors import (
     AuthError,
@@ -47,12 +50,22 @@ def _sub_app(context: Context, dialect: str, title: str) -> FastAPI:
     )
 
     async def on_http(request: Request, error: Exception) -> Response:
-        return _answer(request, dialect, _translated(request, error))
+        translated = _translated(request, error)
+        stranger = isinstance(translated, AuthError)
+        if stranger:
+            await drop_body(request)
+        context = context_of(request)
+        request_id: str = request.scope["danqing.request_id"]
+        answer = refuse(context.dialects[dialect], translated, request_id, close=stranger)
+        if answer.status_code == 405:
+            answer.headers["allow"] = ", ".join(_methods(app, request))
+        return answer
 
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(DanqingError, on_http)
     app.add_exception_handler(RequestValidationError, on_http)
     app.add_exception_handler(Exception, on_http)
+    complete(app, dialect)
     return app
 
 
@@ -75,12 +88,16 @@ def _translated(request: Request, error: Exception) -> DanqingError:
     return ServerFault() if status >= 500 else RequestError(f"Bad request: {where}.")
 
 
-def _answer(request: Request, dialect: str, error: DanqingError) -> Response:
-    context = context_of(request)
-    # What a stranger still sends is not read: the connection ends here.
-    stranger = isinstance(error, AuthError)
-    request_id: str = request.scope["danqing.request_id"]
-    return refuse(context.dialects[dialect], error, request_id, close=stranger)
+def _methods(app: FastAPI, request: Request) -> list[str]:
+    """The methods that the request's path takes (RFC 9110: a 405 names them)."""
+    return [
+        method
+        for method in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in app.routes
+        )
+    ]
 
 
 def v1(context: Context) -> FastAPI:
@@ -162,11 +179,15 @@ def _add_drawing(
     manner: Manner = waits,
 ) -> None:
     """A POST route that draws, with its bodies in the API reference."""
-    schemas = [body_schema(context.dialects[name]) for name in dialects]
+    codecs = [context.dialects[name] for name in dialects]
+    streams = any("encode_event" in vars(type(codec)) for codec in codecs)
+    answers = schemas.drawing(
+        dialects, native=manner not in (waits, dashscope_tasks.synchronous), events=streams
+    )
     app.add_api_route(
         path,
         drawing_route(pick, manner),
         methods=["POST"],
         summary="Draw: " + " or ".join(dialects),
-        openapi_extra=body_of(*schemas),
+        openapi_extra=body_of(*map(body_schema, codecs)) | answers,
     )

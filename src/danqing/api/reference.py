@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount
 
+from danqing.api import schemas
 from danqing.dialects.base import Dialect
 
 Schema = dict[str, Any]
@@ -30,7 +31,41 @@ def model_schema(model: type[BaseModel]) -> Schema:
 
 def body_of(*schemas: Schema) -> Schema:
     """FastAPI's `openapi_extra` of a route that reads its body itself: one of these."""
-    return {"requestBody": {"content": {"application/json": {"schema": {"anyOf": [*schemas]}}}}}
+    content = {"application/json": {"schema": {"anyOf": [*schemas]}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def complete(app: FastAPI, dialect: str) -> None:
+    """Make an app's own document whole: who is let in, and every error as `dialect` shapes it."""
+    made = app.openapi
+
+    def openapi() -> Schema:
+        if app.openapi_schema is None:
+            document = made()
+            schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+            schemes["token"] = {"type": "http", "scheme": "bearer"}
+            for operation in _operations(document):
+                _complete(operation, schemas.ERRORS.get(dialect, {}))
+            # FastAPI's own error for what it reads itself; ours is in its place.
+            for name in ("HTTPValidationError", "ValidationError"):
+                document["components"].get("schemas", {}).pop(name, None)
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _operations(document: Schema) -> list[Schema]:
+    return [operation for item in document["paths"].values() for operation in item.values()]
+
+
+def _complete(operation: Schema, error: Schema) -> None:
+    responses = operation["responses"]
+    responses.pop("422", None)
+    content = {"application/json": {"schema": error}}
+    responses["4XX"] = {"description": "The request cannot be honoured.", "content": content}
+    responses["5XX"] = {"description": "The server failed.", "content": content}
+    operation.setdefault("security", [{"token": []}])
 
 
 def _inlined(value: Any, parts: Schema) -> Any:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Coroutine
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, TypeVar
 
 from fastapi import Request
 from starlette.types import Receive
 
-from danqing.domain.errors import BodyTooLarge, Cancelled, InvalidField
+from danqing.domain.errors import BodyTooLarge, Cancelled, DanqingError, InvalidField
 from danqing.settings import Settings
 
 T = TypeVar("T")
@@ -19,6 +20,10 @@ T = TypeVar("T")
 DRAIN_BYTES_MAX = 16_000_000
 """An over-long body is read and thrown away up to here, so that the client can read our answer."""
 DRAIN_S_MAX = 5.0
+PEEK_BYTES_MAX = 64_000
+"""How much of an unauthenticated body is read, only to answer in the right dialect."""
+_READ = "danqing.body_read"
+"""In the scope of a request whose body was read whole: waiting for more would wait for the client to leave."""
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _HOST = re.compile(r"([A-Za-z0-9.-]{1,100}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?")
 BODY_S_MAX = 30.0
@@ -51,9 +56,20 @@ async def read_body(request: Request, bytes_max: int, *, drain: bool = True) -> 
                         await _drain(request.receive, DRAIN_BYTES_MAX)
                     raise too_large
                 if not message.get("more_body", False):
+                    request.scope[_READ] = True
                     return bytes(body)
     except TimeoutError:
         raise Cancelled("The request body did not arrive in time.") from None
+
+
+async def drop_body(request: Request) -> None:
+    """Read what a stranger still sends, up to PEEK_BYTES_MAX.
+
+    To close a connection with unread bytes in it cuts it, and the client may never see our answer.
+    """
+    if _READ not in request.scope:
+        with suppress(DanqingError):
+            await read_body(request, PEEK_BYTES_MAX, drain=False)
 
 
 async def _drain(receive: Receive, expected: int) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount
 from starlette.types import ASGIApp
 
 from danqing import __version__
@@ -38,6 +41,10 @@ def build(context: Context) -> ASGIApp:
     app.mount("/api/v1", mounts.dashscope(context))
     app.mount("/admin/v1", mounts.admin_v1(context))
     app.mount("/account/v1", mounts.account_v1(context))
+    for route in app.routes:
+        if isinstance(route, Mount):
+            # Else a path with a line break in it is no mount's, and is answered in none's shape.
+            route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)
     reference.attach_to(app)
     return RequestLog(app)
 

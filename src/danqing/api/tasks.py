@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from danqing.api.callers import drawer
 from danqing.api.context import context_of
 from danqing.api.requests import link_base
+from danqing.api.schemas import STORED_TASK, answers
 from danqing.db.rows import ImageRow, TaskRow
 
 CANCEL_S_MAX = 10.0
@@ -18,7 +19,7 @@ CANCEL_S_MAX = 10.0
 router = APIRouter(tags=["tasks"])
 
 
-@router.get("/images/tasks/{task_id}")
+@router.get("/images/tasks/{task_id}", openapi_extra=answers(STORED_TASK))
 async def get_task(request: Request, task_id: str) -> dict[str, Any]:
     """State, charge and images of a task."""
     context = context_of(request)
@@ -27,7 +28,7 @@ async def get_task(request: Request, task_id: str) -> dict[str, Any]:
     return _shown(request, row, images)
 
 
-@router.delete("/images/tasks/{task_id}")
+@router.delete("/images/tasks/{task_id}", openapi_extra=answers(STORED_TASK))
 async def cancel_task(request: Request, task_id: str) -> dict[str, Any]:
     """Cancel a task: free while it is queued, then charged by the model's rule. One that is over stays as it is.
 

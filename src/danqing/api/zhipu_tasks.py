@@ -9,11 +9,12 @@ from danqing.api.answers import respond
 from danqing.api.callers import drawer
 from danqing.api.context import context_of
 from danqing.api.requests import link_base
+from danqing.api.schemas import ZHIPU_TASK, answers
 
 router = APIRouter(tags=["tasks"])
 
 
-@router.get("/async-result/{id}")
+@router.get("/async-result/{id}", openapi_extra=answers(ZHIPU_TASK))
 async def get_result(request: Request, id: str) -> Response:
     """A task's status, and its image once it is there. Somebody else's task is an unknown one."""
     context = context_of(request)
