@@ -286,6 +286,44 @@ def test_the_sdk_may_leave(live: LiveServer) -> None:
         time.sleep(0.1)
 
 
+CHAT = {"model": "dall-e-3", "messages": [{"role": "user", "content": "a cat"}], "stream": True}
+
+
+def test_the_sdk_chats(live: LiveServer) -> None:
+    client = openai.OpenAI(api_key=live.token, base_url=f"{live.url}/v1", max_retries=0)
+    chunks = list(client.chat.completions.create(**CHAT, stream_options={"include_usage": True}))
+    assert chunks[0].choices[0].delta.role == "assistant"
+    words = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert words.startswith("![image](http")
+    assert httpx2.get(words[9:-1]).status_code == 200
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
+    assert (chunks[-1].choices, chunks[-1].usage.total_tokens) == ([], 4101)
+    assert len({chunk.id for chunk in chunks}) == 1
+    helper = client.chat.completions.stream(
+        model="dall-e-3", messages=[{"role": "user", "content": "a cat"}]
+    )
+    with helper as stream:
+        assert stream.get_final_completion().choices[0].message.content.startswith("![image](")
+
+
+def test_a_chat_that_fails(live: LiveServer) -> None:
+    body = CHAT | {"messages": [{"role": "user", "content": "fail@3"}]}
+    role, told = all_events(live.client.post("/v1/chat/completions", json=body))
+    assert role.data["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert told.data["error"]["code"] == "server_error"
+    client = openai.OpenAI(api_key=live.token, base_url=f"{live.url}/v1", max_retries=0)
+    with pytest.raises(openai.APIError):
+        list(client.chat.completions.create(**body))
+    poor = live.client.post(
+        "/v1/chat/completions",
+        json=CHAT | {"n": 4},
+        headers={"authorization": f"Bearer {live.account('poor-chat')}"},
+    )
+    assert (poor.status_code, poor.json()["error"]["code"]) == (429, "insufficient_quota")
+    drawn = live.client.post("/v1/chat/completions", json={"prompt": "a cat", "stream": True})
+    assert (drawn.status_code, drawn.json()["error"]["param"]) == (200, "stream")
+
+
 def test_async_clients_side_by_side(live: LiveServer) -> None:
     """Ten streams at once, each with its own task and its own events."""
     import asyncio

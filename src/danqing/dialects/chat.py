@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from danqing.dialects import openai_shapes
-from danqing.dialects.base import Dialect, Reply
+from danqing.dialects.base import Dialect, Reply, ServerEvent
+from danqing.dialects.chat_messages import UNUSED, Conversation, read_messages
 from danqing.dialects.fields import (
     EndUser,
     Form,
@@ -16,6 +17,7 @@ from danqing.dialects.fields import (
     read_n,
     read_prompt,
     read_quality,
+    read_references,
     read_size,
     refuse_stream,
     validate,
@@ -24,12 +26,22 @@ from danqing.domain.card import Card
 from danqing.domain.errors import (
     AuthError,
     DanqingError,
-    InvalidField,
-    MissingField,
     QuotaExceeded,
     UnsupportedField,
 )
-from danqing.domain.task import DeliveredImage, Delivery, ImageResult, ImageTask
+from danqing.domain.task import (
+    Begun,
+    Broken,
+    DeliveredImage,
+    Delivery,
+    Finished,
+    FinishedImage,
+    ImageResult,
+    ImageSource,
+    ImageTask,
+    StreamEvent,
+    StreamHead,
+)
 
 BAD_KEY = "密钥错误或已过期，请联系管理员获取"
 """Clients match its first words; the original goes on to name a site."""
@@ -88,7 +100,9 @@ class DrawDialect(Dialect):
 # Text parameters that chat front ends send with every request and that mean nothing for images.
 MEANINGLESS = frozenset(
     {
+        "chat_id",
         "frequency_penalty",
+        "include_reasoning",
         "logit_bias",
         "max_completion_tokens",
         "max_tokens",
@@ -97,19 +111,29 @@ MEANINGLESS = frozenset(
         "parallel_tool_calls",
         "presence_penalty",
         "prompt_cache_key",
+        "prompt_cache_retention",
+        "reasoning",
         "reasoning_effort",
         "repetition_penalty",
         "service_tier",
+        "session_id",
         "stop",
         "store",
-        "stream_options",
         "temperature",
+        "thinking",
         "tool_choice",
         "top_k",
         "top_p",
         "verbosity",
     }
 )
+
+
+class StreamOptions(Wire):
+    """`include_obfuscation` pads chunks against eavesdroppers who count bytes: we never do."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
 
 
 class ChatBody(Wire):
@@ -125,6 +149,8 @@ class ChatBody(Wire):
     user: EndUser | None = None
     safety_identifier: EndUser | None = None
     stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    edit_last_image: bool | None = None
     modalities: list[Literal["text", "image"]] | None = None
     response_format: object = None
     logprobs: bool | None = None
@@ -133,40 +159,24 @@ class ChatBody(Wire):
     functions: list[object] | None = None
 
 
-class Message(Wire):
-    """One turn. `content` is a string or a list of text parts."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: object = None
-    name: str | None = None
-    refusal: str | None = None
-    annotations: list[object] | None = None
-    reasoning_content: str | None = None
-
-
-class Part(Wire):
-    """A part of a message. The kinds that are no text are known only to be refused by name."""
-
-    type: Literal["text", "image_url", "input_audio", "file"]
-    text: str | None = None
-    image_url: object = None
-    input_audio: object = None
-    file: object = None
-
-
 class ChatDialect(Dialect):
-    """The last user message is drawn; the answer shows the images as Markdown."""
+    """The last user message is drawn, from its pictures if it has any; the answer shows the images as Markdown."""
 
     name = "chat"
     body = ChatBody
 
     def decode_request(self, body: Mapping[str, object], card: Card) -> tuple[ImageTask, Delivery]:
-        ignored = tuple(sorted(key for key in MEANINGLESS if body.get(key) is not None))
+        ignored = [key for key in MEANINGLESS if body.get(key) is not None]
         wire = validate(ChatBody, {key: body[key] for key in body if key not in MEANINGLESS})
-        prompt, param, history = _read_messages(wire.messages)
-        prompt, cut = read_prompt(prompt, param, card)
+        conversation = read_messages(wire.messages)
+        references = _read_references(conversation, wire, card)
+        prompt, cut = _read_prompt(conversation, card, optional=bool(references))
         negative, negative_cut = clip(wire.negative_prompt, "negative_prompt", card)
         _refuse_unsupported(wire)
+        if conversation.has_earlier_pictures and not wire.edit_last_image:
+            ignored.append(UNUSED)
+        if wire.stream_options is not None and not wire.stream:
+            ignored.append("stream_options")
         task = ImageTask(
             model=card.name,
             prompt=prompt,
@@ -176,18 +186,21 @@ class ChatDialect(Dialect):
             negative_prompt=negative,
             seed=wire.seed,
             end_user=wire.safety_identifier or wire.user or None,
-            history=history,
+            history=conversation.history,
+            references=references,
+            fit_reference=bool(references) and wire.size is None,
         )
         delivery = Delivery(
             form=_read_form(wire.response_format),
             format=card.format,
-            ignored=ignored,
+            ignored=tuple(sorted(ignored)),
             truncated=cut + negative_cut,
+            stream=wire.stream is True,
+            echo=bool(wire.stream and wire.stream_options and wire.stream_options.include_usage),
         )
         return task, delivery
 
     def encode_result(self, result: ImageResult, delivery: Delivery, reply_id: str) -> Reply:
-        prompt_tokens, completion_tokens = openai_shapes.count_usage(result)
         content = "\n\n".join(_markdown(image, delivery) for image in result.delivered)
         message = {"role": "assistant", "content": content, "refusal": None}
         body: dict[str, Any] = {
@@ -198,51 +211,89 @@ class ChatDialect(Dialect):
             "choices": [
                 {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
             ],
-            "usage": {
-                "prompt_tokens": prompt_tokens,
-                "completion_tokens": completion_tokens,
-                "total_tokens": prompt_tokens + completion_tokens,
-            },
+            "usage": _usage(result),
         }
         return Reply(200, body)
 
     def encode_error(self, error: DanqingError, request_id: str) -> Reply:
         return openai_shapes.encode_error(error, request_id)
 
+    def encode_event(
+        self, event: StreamEvent, head: StreamHead, delivery: Delivery
+    ) -> list[ServerEvent]:
+        """openai-openapi's chat.completion.chunk objects; each image whole in one of them."""
+        match event:
+            case Begun():
+                return [_chunk(head, delivery, {"role": "assistant", "content": ""})]
+            case FinishedImage():
+                gap = "\n\n" if head.n > 1 else ""
+                return [_chunk(head, delivery, {"content": _markdown(event.image, delivery) + gap})]
+            case Finished():
+                last = [_chunk(head, delivery, {}, "stop")]
+                if delivery.echo:
+                    last.append(_chunk(head, delivery, None, usage=_usage(event.result)))
+                return [*last, ServerEvent("[DONE]")]
+            case Broken():
+                error = openai_shapes.encode_error(event.error, head.reply_id).body
+                return [ServerEvent(error)]
+            case _:
+                return []
 
-def _read_messages(messages: list[object]) -> tuple[str | None, str, tuple[str, ...]]:
-    """The last user turn's text, its path on the wire, and the texts of all other turns."""
-    turns: list[tuple[str, str | None]] = []
-    for index, raw in enumerate(messages):
-        message = validate(Message, raw, f"messages[{index}]")
-        turns.append((message.role, _read_content(message.content, f"messages[{index}].content")))
-    asked = [index for index, (role, _) in enumerate(turns) if role == "user"]
-    if not asked:
-        raise InvalidField("'messages' must hold a message of the role 'user'.", "messages")
-    last = asked[-1]
-    history = tuple(text for index, (_, text) in enumerate(turns) if index != last and text)
-    return turns[last][1], f"messages[{last}].content", history
+
+def _chunk(
+    head: StreamHead,
+    delivery: Delivery,
+    delta: dict[str, Any] | None,
+    finish_reason: str | None = None,
+    usage: dict[str, int] | None = None,
+) -> ServerEvent:
+    """One chunk; without `delta` the one that only states the usage, and has no choices."""
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    data: dict[str, Any] = {
+        "id": f"chatcmpl-{head.reply_id}",
+        "object": "chat.completion.chunk",
+        "created": head.created,
+        "model": head.model,
+        "choices": [] if delta is None else [choice],
+    }
+    if delivery.echo:  # asked for: every chunk has the key, the last one its value
+        data["usage"] = usage
+    return ServerEvent(data)
 
 
-def _read_content(content: object, path: str) -> str | None:
-    if content is None or isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise InvalidField(f"'{path}' must be a string or a list of text parts.", path)
-    parts: list[str] = []
-    for index, raw in enumerate(cast("list[object]", content)):
-        part_path = f"{path}[{index}]"
-        part = validate(Part, raw, part_path)
-        if part.type != "text":
-            raise UnsupportedField(f"'{part_path}': only parts of type 'text' are read.", part_path)
-        if part.text is None:
-            raise MissingField(f"{part_path}.text")
-        parts.append(part.text)
-    return "\n".join(parts)
+def _usage(result: ImageResult) -> dict[str, int]:
+    prompt_tokens, completion_tokens = openai_shapes.count_usage(result)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def _read_references(
+    conversation: Conversation, wire: ChatBody, card: Card
+) -> tuple[ImageSource, ...]:
+    """What an edit starts from: the last turn's pictures; the conversation's last one only where asked for."""
+    own = conversation.pictures()
+    if own:
+        return read_references(own, f"{conversation.asking.path}.content", card)
+    if not wire.edit_last_image:
+        return ()
+    last = conversation.last_picture()
+    return () if last is None else read_references([last], "edit_last_image", card)
+
+
+def _read_prompt(
+    conversation: Conversation, card: Card, *, optional: bool
+) -> tuple[str, tuple[str, ...]]:
+    """The prompt, and its path where it was cut. A picture without words asks for a variation of it."""
+    asking = conversation.asking
+    if optional and not (asking.text or "").strip():
+        return "", ()
+    return read_prompt(asking.text, f"{asking.path}.content", card)
 
 
 def _refuse_unsupported(wire: ChatBody) -> None:
-    refuse_stream(wire.stream)
     for param in ("tools", "functions", "logprobs", "top_logprobs"):
         if getattr(wire, param):
             raise UnsupportedField(f"'{param}' is not supported: this route draws images.", param)

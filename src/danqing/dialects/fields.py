@@ -175,7 +175,7 @@ def read_style(style: Style | None, card: Card) -> Style | None:
 def refuse_stream(stream: bool | None) -> None:
     """Raises UnsupportedField for a stream."""
     if stream:
-        raise UnsupportedField("'stream' is not supported yet: leave it out or false.", "stream")
+        raise UnsupportedField("'stream' is not supported here: leave it out or false.", "stream")
 
 
 def read_source(text: str, param: str, *, chars_max: int = IMAGE_CHARS_MAX) -> ImageSource:
