@@ -40,6 +40,7 @@ class Pending:
     """The provider draws in the background: ask again by `poll`, in about `after_s` seconds."""
 
     upstream_id: str
+    """Empty in an answer to `poll` that does not repeat it: go on asking as before."""
     poll: Outgoing
     after_s: float = 1.0
     cancel: Outgoing | None = None

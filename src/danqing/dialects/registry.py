@@ -12,10 +12,12 @@ from danqing.dialects.chat import ChatDialect, DrawDialect
 from danqing.dialects.chat_client import ChatClient, DrawClient
 from danqing.dialects.client import ClientDialect
 from danqing.dialects.dashscope import DashScopeDialect
+from danqing.dialects.dashscope_client import DashScopeClient
 from danqing.dialects.dashscope_native import DashScopeMessages, DashScopePrompt
 from danqing.dialects.openai import OpenAIDialect
 from danqing.dialects.openai_client import OpenAIClient
 from danqing.dialects.zhipu import ZhipuDialect
+from danqing.dialects.zhipu_client import ZhipuClient
 
 _ALL: tuple[Dialect, ...] = (
     OpenAIDialect(),
@@ -28,7 +30,14 @@ _ALL: tuple[Dialect, ...] = (
     DashScopePrompt(),
 )
 
-_CLIENTS: tuple[ClientDialect, ...] = (OpenAIClient(), ArkClient(), ChatClient(), DrawClient())
+_CLIENTS: tuple[ClientDialect, ...] = (
+    OpenAIClient(),
+    ArkClient(),
+    ChatClient(),
+    DrawClient(),
+    ZhipuClient(),
+    DashScopeClient(),
+)
 
 DIALECTS: Mapping[str, Dialect] = MappingProxyType({dialect.name: dialect for dialect in _ALL})
 CLIENTS: Mapping[str, ClientDialect] = MappingProxyType({one.name: one for one in _CLIENTS})
@@ -41,7 +50,9 @@ def client_of(name: str, extras: frozenset[str]) -> ClientDialect:
     Raises KeyError for a dialect that has no client side, ValueError for an extra it has not.
     """
     client = CLIENTS[name]
-    if isinstance(client, OpenAIClient | ArkClient | ChatClient | DrawClient):
+    if isinstance(
+        client, OpenAIClient | ArkClient | ChatClient | DrawClient | ZhipuClient | DashScopeClient
+    ):
         return type(client)(extras)
     if extras:
         raise ValueError(f"{name} has none, not {', '.join(sorted(extras))}")
