@@ -159,6 +159,59 @@ def test_errors(server: LiveServer, body: object, status: int, code: str, param:
     assert answer.headers["x-error-code"] == code
 
 
+def test_an_edit_starts_from_its_picture(server: LiveServer) -> None:
+    """A link of ours, and a data URL: with the same seed the edit is neither the picture nor a new drawing."""
+    body = {"prompt": "a red apple on a table", "size": "1K", "seed": 5}
+    url = server.client.post(PATH, json=body).json()["data"][0]["url"]
+    apple = httpx2.get(url).content
+    inline = f"data:image/jpeg;base64,{base64.b64encode(apple).decode()}"
+    change = body | {"prompt": "a green apple on a table"}
+    edits = [server.client.post(PATH, json=change | {"image": image}) for image in (url, [inline])]
+    assert [answer.status_code for answer in edits] == [200, 200], edits[0].text
+    drawn = [opened(httpx2.get(edit.json()["data"][0]["url"]).content) for edit in edits]
+    anew = server.client.post(PATH, json=change).json()["data"][0]["url"]
+    assert drawn[0].tobytes() == drawn[1].tobytes()
+    others = (opened(apple), opened(httpx2.get(anew).content))
+    assert all(drawn[0].tobytes() != other.tobytes() for other in others)
+
+
+def test_jimeng_edits_by_its_own_habits(server: LiveServer) -> None:
+    """`sample_strength` 0 all but keeps the picture, 1 leaves it."""
+    path = "/v1/images/generations"
+    body = {"model": "jimeng-4.5", "prompt": "a blue bird", "n": 1, "seed": 5}
+    by_ratio = body | {"ratio": "3:2", "resolution": "1k"}
+    url = server.client.post(path, json=by_ratio).json()["data"][0]["url"]
+    bird = opened(httpx2.get(url).content).convert("RGB")
+    assert bird.size == (1248, 832)
+
+    def distance(strength: float) -> float:
+        change = by_ratio | {"prompt": "a yellow flower", "image": url, "sample_strength": strength}
+        answer = server.client.post(path, json=change)
+        assert answer.status_code == 200, answer.text
+        edit = opened(httpx2.get(answer.json()["data"][0]["url"]).content).convert("RGB")
+        assert edit.size == (1248, 832)
+        first, second = (image.resize((64, 64)).tobytes() for image in (bird, edit))
+        return sum(abs(a - b) for a, b in zip(first, second, strict=True)) / len(first)
+
+    near, far = distance(0), distance(1)
+    assert near < 20 < far
+
+
+@pytest.mark.parametrize(
+    ("image", "code", "param"),
+    [
+        (["data:image/png;base64,QUJD"] * 15, "InvalidParameter", "image"),
+        ("data:image/png;base64,QUJD", "InvalidImageURL.InvalidFormat", "image"),
+        (["http://127.0.0.1:1/a.png"], "InvalidImageURL.InvalidFormat", "image[0]"),
+        ("ftp://img.example/a.png", "InvalidImageURL.InvalidFormat", "image"),
+    ],
+)
+def test_pictures_that_are_none(server: LiveServer, image: object, code: str, param: str) -> None:
+    answer = server.client.post(PATH, json={"prompt": "x", "image": image})
+    assert answer.status_code == 400
+    assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == (code, param)
+
+
 def test_stray_paths_and_methods_speak_ark(server: LiveServer) -> None:
     assert server.client.get(PATH).status_code == 405
     lost = server.client.post("/api/v3/videos")
