@@ -124,6 +124,14 @@ def busy(full_house: LiveServer) -> Iterator[LiveServer]:
         yield full_house
 
 
+@pytest.fixture
+def busy_queue(null_server: Callable[..., LiveServer]) -> Iterator[LiveServer]:
+    """A slow server that draws one image at a time; while the test runs another is first."""
+    live = null_server(NULL_STEP_S="1", DANQING_ENGINE__LIVE_MAX="1")
+    with occupied(live):
+        yield live
+
+
 def picture(url: str | None = None, b64: str | None = None) -> Image.Image:
     """The image behind a link, fetched without a token, or in base64."""
     if url is not None:

@@ -50,6 +50,75 @@ def test_base64_with_what_was_applied(client: openai.OpenAI) -> None:
     assert answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens
 
 
+EVENT = {
+    *("type", "b64_json", "created_at", "size", "quality", "background", "output_format"),
+}
+"""Keys of every event of a stream (openai-openapi's ImageGenPartialImageEvent and -CompletedEvent)."""
+
+
+def test_streams(client: openai.OpenAI) -> None:
+    seen = list(client.images.generate(**GPT, size="1024x1536", stream=True, partial_images=2))
+    assert [event.type for event in seen] == [
+        "image_generation.partial_image",
+        "image_generation.partial_image",
+        "image_generation.completed",
+    ]
+    assert [event.partial_image_index for event in seen[:-1]] == [0, 1]
+    for event in seen:
+        assert set(event.model_dump()) >= EVENT
+        assert all(getattr(event, key) is not None for key in EVENT)
+        assert picture(b64=event.b64_json)
+    assert picture(b64=seen[-1].b64_json).size == (1024, 1536)
+    assert seen[-1].usage.total_tokens > 0
+
+
+def test_streams_to_the_async_client(house: LiveServer) -> None:
+    async def work() -> list[Any]:
+        async with openai.AsyncOpenAI(
+            api_key=house.token, base_url=f"{house.url}/v1", max_retries=0
+        ) as client:
+            stream = await client.images.generate(**GPT, stream=True)
+            return [event async for event in stream]
+
+    assert [event.type for event in asyncio.run(work())] == ["image_generation.completed"]
+
+
+def test_streams_to_node(node: Sdk) -> None:
+    seen = node.call("stream", **GPT, partial_images=1)
+    assert [event["type"] for event in seen] == [
+        "image_generation.partial_image",
+        "image_generation.completed",
+    ]
+    assert all(set(event) >= EVENT and picture(b64=event["b64_json"]) for event in seen)
+
+
+def test_a_stream_that_breaks(client: openai.OpenAI, node: Sdk) -> None:
+    with pytest.raises(openai.APIError):
+        list(client.images.generate(**GPT | {"prompt": CRASHING_PROMPT}, stream=True))
+    with pytest.raises(SdkError) as raised:
+        node.call("stream", **GPT | {"prompt": CRASHING_PROMPT})
+    assert "APIError" in raised.value.types
+
+
+def test_a_stream_that_cannot_begin(client: openai.OpenAI, callers: Callers) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.images.generate(**GPT | {"prompt": REFUSED_PROMPT}, stream=True)
+    assert refused.value.code == "content_policy_violation"
+    with pytest.raises(openai.RateLimitError):
+        client.with_options(api_key=callers.poor).images.generate(**GPT, stream=True)
+
+
+def test_chat_streams(client: openai.OpenAI, node: Sdk) -> None:
+    said = {"model": "dall-e-3", "messages": [{"role": "user", "content": "a cat"}]}
+    chunks = list(client.chat.completions.create(**said, stream=True))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert "](http" in text
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    chunks = node.call("chat_stream", **said)
+    text = "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"])
+    assert "](http" in text
+
+
 def test_async_client(house: LiveServer) -> None:
     async def work() -> list[Any]:
         async with openai.AsyncOpenAI(

@@ -1,0 +1,163 @@
+"""The dashscope SDK: synchronous calls, tasks with polling, and the failures that it returns instead of raising."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.conftest import LiveServer
+from tests.contract.conftest import CRASHING_PROMPT, REFUSED_PROMPT, Callers, picture
+from tests.contract.sdk import Sdk
+
+pytestmark = pytest.mark.slow
+
+MODEL = "qwen-image"
+
+
+@pytest.fixture(scope="session")
+def dashscope(start: Callable[[str], Sdk]) -> Sdk:
+    return start("dashscope")
+
+
+def said(text: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [{"text": text}]}]
+
+
+@pytest.mark.parametrize("call", ["conversation", "conversation_async"])
+def test_synchronously(dashscope: Sdk, call: str) -> None:
+    answer = dashscope.call(
+        call,
+        model=MODEL,
+        messages=said("一只猫"),
+        size="1328*1328",
+        n=1,
+        negative_prompt="云",
+        prompt_extend=False,
+        watermark=False,
+        seed=7,
+    )
+    assert answer["status_code"] == 200, answer
+    assert answer["code"] == ""
+    assert answer["request_id"]
+    (content,) = answer["output"]["choices"][0]["message"]["content"]
+    assert picture(content["image"]).size == (1328, 1328)
+    usage = answer["usage"]  # the SDK adds counts of its own
+    assert (usage["image_count"], usage["width"], usage["height"]) == (1, 1328, 1328)
+
+
+def test_synthesis_posts_and_polls(dashscope: Sdk) -> None:
+    answer = dashscope.call(
+        "synthesis", model=MODEL, prompt="一只猫", negative_prompt="云", size="1664*928", n=1
+    )
+    assert answer["status_code"] == 200, answer
+    assert answer["output"]["task_status"] == "SUCCEEDED"
+    (result,) = answer["output"]["results"]
+    assert result["orig_prompt"] == "一只猫"
+    assert picture(result["url"]).size == (1664, 928)
+    assert answer["usage"]["image_count"] == 1
+
+
+def test_synthesis_step_by_step(dashscope: Sdk) -> None:
+    begun = dashscope.call("synthesis_start", model=MODEL, prompt="一只猫")
+    assert begun["status_code"] == 200, begun
+    task = begun["output"]["task_id"]
+    assert begun["output"]["task_status"] == "PENDING"
+    ended = dashscope.call("synthesis_wait", task=task)
+    assert ended["output"]["task_status"] == "SUCCEEDED"
+    fetched = dashscope.call("synthesis_fetch", task=task)
+    assert picture(fetched["output"]["results"][0]["url"])
+    listed = dashscope.call("synthesis_list", model_name=MODEL, status="SUCCEEDED")
+    assert listed["status_code"] == 200, listed
+
+
+def test_image_generation_with_messages(dashscope: Sdk) -> None:
+    asked = {"model": MODEL, "messages": said("一只猫"), "size": "1328*1328"}
+    answer = dashscope.call("generation", **asked)
+    assert answer["status_code"] == 200, answer
+    assert picture(answer["output"]["choices"][0]["message"]["content"][0]["image"])
+    begun = dashscope.call("generation_start", **asked)
+    assert begun["status_code"] == 200, begun
+    ended = dashscope.call("generation_wait", task=begun["output"]["task_id"])
+    assert ended["output"]["task_status"] == "SUCCEEDED", ended
+    assert picture(ended["output"]["choices"][0]["message"]["content"][0]["image"])
+
+
+def test_cancelling_what_waits(dashscope: Sdk, busy_queue: LiveServer) -> None:
+    at = {"url": busy_queue.url, "token": busy_queue.token}
+    begun = dashscope.call("synthesis_start", **at, model=MODEL, prompt="一只猫")
+    task = begun["output"]["task_id"]
+    cancelled = dashscope.call("synthesis_cancel", **at, task=task)
+    assert cancelled["status_code"] == 200, cancelled
+    fetched = dashscope.call("synthesis_fetch", **at, task=task)
+    assert fetched["output"]["task_status"] == "CANCELED"
+    again = dashscope.call("synthesis_cancel", **at, task=task)
+    assert (again["status_code"], again["code"]) == (400, "UnsupportedOperation")
+
+
+def test_a_task_that_fails(dashscope: Sdk) -> None:
+    begun = dashscope.call(
+        "synthesis_start", model=MODEL, prompt=CRASHING_PROMPT, prompt_extend=False
+    )
+    ended = dashscope.call("synthesis_wait", task=begun["output"]["task_id"])
+    assert ended["status_code"] == 200
+    assert ended["output"]["task_status"] == "FAILED"
+    assert ended["output"]["code"] == "InternalError.Algo"
+
+
+def test_an_unknown_task(dashscope: Sdk) -> None:
+    answer = dashscope.call("synthesis_fetch", task="nothing")
+    assert (answer["status_code"], answer["output"]["task_status"]) == (200, "UNKNOWN")
+
+
+# trouble → HTTP status, DashScope's code
+ERRORS = {
+    "bad key": (401, "InvalidApiKey"),
+    "bad field": (400, "InvalidParameter"),
+    "too many": (400, "InvalidParameter"),
+    "unknown model": (404, "ModelNotFound"),
+    "refused": (400, "DataInspectionFailed"),
+    "quota": (400, "Arrearage"),
+    "rate": (429, "Throttling.RateQuota"),
+    "crash": (500, "InternalError.Algo"),
+}
+
+
+def troubled(trouble: str, callers: Callers) -> tuple[str, dict[str, Any]]:
+    """The prompt, and the fields that get into it; the operator's token where they name none."""
+    prompt = {"refused": REFUSED_PROMPT, "crash": CRASHING_PROMPT}.get(trouble, "一只猫")
+    fields = {
+        "bad key": {"token": callers.stranger},
+        "bad field": {"size": "1*1"},
+        "too many": {"n": 2},
+        "unknown model": {"model": "nothing"},
+        "quota": {"token": callers.poor},
+        "rate": {"token": callers.hasty},
+    }.get(trouble, {})
+    return prompt, {"model": MODEL, "prompt_extend": False} | fields
+
+
+@pytest.mark.parametrize("trouble", ERRORS)
+def test_errors_of_a_synchronous_call(dashscope: Sdk, callers: Callers, trouble: str) -> None:
+    prompt, fields = troubled(trouble, callers)
+    answer = dashscope.call("conversation", messages=said(prompt), **fields)
+    assert (answer["status_code"], answer["code"]) == ERRORS[trouble], answer
+    assert answer["message"]
+    assert answer["request_id"]
+    assert not answer["output"]
+
+
+@pytest.mark.parametrize("trouble", [one for one in ERRORS if one != "crash"])
+def test_errors_of_a_task(dashscope: Sdk, callers: Callers, trouble: str) -> None:
+    prompt, fields = troubled(trouble, callers)
+    answer = dashscope.call("synthesis_start", prompt=prompt, **fields)
+    assert (answer["status_code"], answer["code"]) == ERRORS[trouble], answer
+    assert answer["message"]
+
+
+def test_when_the_server_is_busy(dashscope: Sdk, busy: LiveServer) -> None:
+    answer = dashscope.call(
+        "conversation", url=busy.url, token=busy.token, model=MODEL, messages=said("一只猫")
+    )
+    assert (answer["status_code"], answer["code"]) == (429, "Throttling")
