@@ -150,9 +150,9 @@ def test_a_failed_task_is_answered_with_200(live: LiveServer) -> None:
 @pytest.mark.parametrize(
     ("path", "headers", "words"),
     [
-        (PROMPT, {}, "current user api does not support synchronous calls."),
-        (MESSAGES, {}, "current user api does not support synchronous calls."),
-        (SYNC, ASYNC, "current user api does not support asynchronous calls."),
+        (PROMPT, {}, "current user api does not support synchronous calls"),
+        (MESSAGES, {}, "current user api does not support synchronous calls"),
+        (SYNC, ASYNC, "current user api does not support asynchronous calls"),
     ],
 )
 def test_the_header_must_fit_the_route(

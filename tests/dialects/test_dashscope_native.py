@@ -127,13 +127,22 @@ def test_pictures_in_a_message_make_an_edit(name: str) -> None:
         )
     }
     task, _ = DIALECTS[name].decode_request(body, CARDS["qwen-image-2.0"])
-    assert task.prompt == "加帽子"
+    assert (task.prompt, task.fit_reference) == ("加帽子", True)
     path = "input.messages[0].content"
     assert task.references == (
         ImageSource(f"{path}[0].image", url="https://x.example/a.png"),
         ImageSource(f"{path}[2].image", data=b"png"),
     )
     assert [one.param for one in task.references] == [f"{path}[0].image", f"{path}[2].image"]
+
+
+def test_an_edit_may_have_a_size_of_its_own() -> None:
+    body = {
+        "input": messages({"text": "加帽子"}, {"image": PICTURE}),
+        "parameters": {"size": "1024*2048"},
+    }
+    task, _ = DIALECTS["dashscope_native"].decode_request(body, CARDS["qwen-image-2.0"])
+    assert (str(task.size), task.fit_reference) == ("1024x2048", False)
 
 
 PATH = "input.messages[0].content"

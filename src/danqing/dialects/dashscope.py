@@ -113,6 +113,8 @@ def decode(
         seed=parameters.seed,
         prompt_extend="revised_prompt" in card.features if extend is None else extend,
         references=read_references(references, references[0].param, card) if references else (),
+        # As the provider's editing models: the picture's own shape.
+        fit_reference=bool(references) and parameters.size is None,
     )
     return task, Delivery(format=card.format, truncated=cut + negative_cut)
 

@@ -107,6 +107,7 @@ class DashScopeClient(ClientDialect):
             "end_user": task.end_user is not None,
             "client_request_id": task.client_request_id is not None,
             "history": bool(task.history),
+            "fit_reference": task.fit_reference,
             "mask": task.mask is not None,
             "strength": task.strength is not None,
             "form": delivery.form != "url",

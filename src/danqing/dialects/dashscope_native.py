@@ -26,8 +26,8 @@ TASK_LIFE_S = 86_400
 _BEIJING = timezone(timedelta(hours=8))
 
 ARREARAGE = "Access denied, please make sure your account is in good standing."
-NOT_SYNCHRONOUS = "current user api does not support synchronous calls."
-NOT_ASYNCHRONOUS = "current user api does not support asynchronous calls."
+NOT_SYNCHRONOUS = "current user api does not support synchronous calls"
+NOT_ASYNCHRONOUS = "current user api does not support asynchronous calls"
 """The provider's own words, which clients match."""
 
 
