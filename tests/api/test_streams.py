@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import time
+from pathlib import Path
 
 import httpx2
 import openai
@@ -226,6 +227,30 @@ def test_a_server_that_stops_lets_a_stream_end(null_server) -> None:
     server.process.terminate()
     assert b"image_generation.completed" in client.read_until(b"\r\n0\r\n\r\n")
     assert server.process.wait(20) == 0
+
+
+def test_a_server_that_is_killed(tmp_path: Path) -> None:
+    """The image that had left was stored before it left: who cleans up charges it and keeps it."""
+    settings = {"DANQING_TASK_LEASE_S": "1", "DANQING_ENGINE__LIVE_MAX": "1"}
+    first = start_server(
+        tmp_path / "data", module="tests.null_server", NULL_STEP_S="0.2", **settings
+    )
+    try:
+        client = Slow(first, first.token, PATH, BODY | {"n": 2, "quality": "low"})
+        client.read_until(b"image_generation.completed")
+        task_id = client.header("x-danqing-task")
+    finally:
+        first.process.kill()
+        first.process.wait()
+    client.close()
+    second = start_server(tmp_path / "data", module="tests.null_server", **settings)
+    try:
+        task = until_over(second, task_id)
+        assert (task["status"], task["charged"], len(task["data"])) == ("succeeded", 5_000, 1)
+        assert second.client.get(task["data"][0]["url"]).status_code == 200
+        assert second.balance("operator") == 995_000
+    finally:
+        assert stop_server(second) == 0
 
 
 def test_a_reader_that_sleeps(server: LiveServer) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import io
 import random
+import weakref
 from collections import Counter
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -372,6 +374,53 @@ def test_by_every_cards_rule(tmp_path: Path, cancel: str, left: int) -> None:
         async with house(tmp_path / "data", script, catalog_file=catalog) as h:
             await stop_after(h, Feed(), asyncio.Event(), reached, n=2)
             assert await h.balance() == left
+
+    run(check())
+
+
+def test_an_edit_has_its_own_number_of_steps(tmp_path: Path) -> None:
+    """It skips the first ones: what was done is a share of those that it takes."""
+
+    async def check() -> None:
+        reached = asyncio.Event()
+
+        async def script(order: DrawOrder) -> AsyncGenerator[Event, None]:
+            yield Stepped(0, 3, 4)  # the card says 8
+            yield Stepped(1, 1, 3)
+            reached.set()
+            await asyncio.sleep(60)
+
+        async with house(tmp_path, script) as h:
+            await stop_after(h, Feed(), asyncio.Event(), reached, n=2)
+            assert await h.balance() == 100_000 - 3750 - 1667  # rounded up, once
+
+    run(check())
+
+
+def test_a_sleeping_reader_holds_no_pixels(tmp_path: Path) -> None:
+    pixels: list[weakref.ref[np.ndarray]] = []
+
+    async def script(order: DrawOrder) -> AsyncGenerator[Event, None]:
+        for index in range(order.task.n):
+            for number in range(3):
+                shown = preview(index, number)
+                pixels.append(weakref.ref(shown.pixels))
+                yield shown
+                del shown
+                await asyncio.sleep(0.02)
+            drawn = image(order, index)
+            pixels.append(weakref.ref(drawn.pixels))
+            yield drawn
+            del drawn
+
+    async def check() -> None:
+        async with house(tmp_path, script) as h:
+            feed = Feed()
+            await h.draw(n=4, feed=feed, delivery=STREAM)
+            gc.collect()
+            assert len(pixels) == 16
+            assert [ref for ref in pixels if ref() is not None] == []
+            assert sum(isinstance(event, FinishedImage) for event in taken(feed)) == 4
 
     run(check())
 

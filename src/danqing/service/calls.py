@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Literal
 
 from danqing.db.rows import ImageRow
@@ -99,7 +100,8 @@ class Work:
     epoch: int = 1
     revised: str | None = None
     safety: tuple[SafetyLevel, ...] = ()
-    steps_done: dict[int, int] = field(default_factory=dict[int, int])
+    done: dict[int, Fraction] = field(default_factory=dict[int, Fraction])
+    """Index → the share of the image's own steps that is done; an edit has fewer than a drawing."""
     steps: int | None = None
     """Steps that each image takes, as the provider says: fewer than the preset's where a reference is kept in part."""
     stored: dict[int, StoredImage] = field(default_factory=dict[int, StoredImage])
@@ -121,7 +123,7 @@ class Work:
 
     @property
     def started(self) -> bool:
-        return bool(self.steps_done or self.images)
+        return bool(self.done or self.images)
 
     @property
     def left(self) -> frozenset[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 from danqing.domain.errors import DanqingError, ServerFault
@@ -101,7 +102,7 @@ class Artist:
                     feed.admit()
                 match event:
                     case Stepped():
-                        work.steps_done[event.index] = event.step
+                        work.done[event.index] = Fraction(event.step, event.steps)
                         work.steps = event.steps
                     case Drawn():
                         storing.append(asyncio.create_task(self._store(work, event)))

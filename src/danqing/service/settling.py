@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Collection, Mapping
+from fractions import Fraction
 
 from danqing.db.rows import EndState
 from danqing.domain.errors import (
@@ -83,7 +85,7 @@ class Settler:
             case "full":
                 charge = work.held
             case "prorata":
-                charge = _share(work, work.steps_done)
+                charge = _share(work, work.done)
         log.info("task_cancelled", task=work.task_id, charged=charge, shown=len(work.left))
         await self._settle(work, charge, "cancelled", Cancelled(), kept=work.kept)
         self._metrics.images.labels(card.name).inc(len(work.kept))
@@ -190,12 +192,12 @@ class Settler:
             log.error("blob_left_behind", key=key, code=error.code)
 
 
-def _share(work: Work, steps_done: Mapping[int, int]) -> int:
-    """The hold's share of these steps, where an image that was shown counts as done; rounded up."""
-    steps = work.steps or work.order.card.qualities[work.order.task.quality].steps
+def _share(work: Work, done: Mapping[int, Fraction]) -> int:
+    """The hold's share of what was done of each image, where one that was shown counts whole; rounded up."""
     n = work.order.task.n
-    done = sum(steps if index in work.left else steps_done.get(index, 0) for index in range(n))
-    return min(work.held, -(-work.held * done // (steps * n)))
+    whole = Fraction(1)
+    images = sum(whole if index in work.left else done.get(index, 0) for index in range(n))
+    return min(work.held, math.ceil(work.held * images / n))
 
 
 def _keys(work: Work, indexes: Collection[int]) -> set[str]:
