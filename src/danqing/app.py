@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -15,9 +15,11 @@ from starlette.types import ASGIApp
 from danqing import catalog
 from danqing.api.context import Context
 from danqing.api.server import build
+from danqing.backends import read_keys
 from danqing.catalog import Catalog
 from danqing.db.session import Database
 from danqing.dialects.registry import DIALECTS
+from danqing.domain.card import Card
 from danqing.domain.errors import DanqingError
 from danqing.domain.ports import Provider
 from danqing.engine.client import InProcessClient
@@ -27,6 +29,7 @@ from danqing.net.outbound import Outbound
 from danqing.observability.logging import get_logger
 from danqing.observability.metrics import Metrics
 from danqing.providers.local import LocalProvider
+from danqing.providers.relay import Relay
 from danqing.providers.router import Router
 from danqing.service.auth import Authenticator
 from danqing.service.books import Books
@@ -43,7 +46,7 @@ from danqing.service.recovery import Recovery
 from danqing.service.references import References
 from danqing.service.settling import Settler
 from danqing.service.webhooks import WebhookSender
-from danqing.settings import Settings
+from danqing.settings import Settings, SettingsError
 from danqing.storage.blobs import Blobs
 
 log = get_logger(__name__)
@@ -141,6 +144,20 @@ def make_moderator(settings: Settings) -> TextModerator:
 
 
 @asynccontextmanager
+async def open_provider(settings: Settings, models: Catalog, card: Card) -> AsyncIterator[Provider]:
+    """What draws one card, without a server. Raises SettingsError where a relay's key is missing."""
+    async with AsyncExitStack() as stack:
+        providers: dict[str, Provider] = {}
+        if card.backend.is_relay:
+            outbound = await stack.enter_async_context(open_outbound())
+            providers |= make_relays(models, outbound, Metrics(), only=card.backend.name)
+        else:
+            client = await stack.enter_async_context(open_engine(settings, card.backend.family))
+            providers[card.backend.name] = LocalProvider(client)
+        yield Router(providers)
+
+
+@asynccontextmanager
 async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books]]:
     """Everything a server needs, running; yields what uvicorn serves, and the books."""
     models = catalog.load(settings)
@@ -149,11 +166,12 @@ async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books]
         open_books(settings) as books,
         open_engine(settings, "pocket", metrics) as client,
         open_outbound() as outbound,
+        open_outbound(sum(row.concurrency_max for row in models.relays.values())) as relaying,
     ):
+        relays = make_relays(models, relaying, metrics)
         local = LocalProvider(client)
-        provider = Router(
-            {name: local for name, backend in models.backends.items() if not backend.is_relay}
-        )
+        drawn_here = [one.name for one in models.backends.values() if not one.is_relay]
+        provider = Router(dict.fromkeys(drawn_here, local) | relays)
         service = make_service(settings, models, metrics, books, provider, outbound)
         sender = WebhookSender(
             Outbox(books.db),
@@ -171,7 +189,8 @@ async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books]
             _every(HOUSEKEEPING_S, recovery.prune, stopping),
         ]
         try:
-            yield build(_context(settings, models, metrics, books, service, client)), books
+            context = _context(settings, models, metrics, books, service, client, relays)
+            yield build(context), books
         finally:
             stopping.set()  # first: what is taken over now would only be given back
             _, late = await asyncio.wait(loops, timeout=STOP_S)
@@ -183,9 +202,30 @@ async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books]
             await sender.aclose()
 
 
+def make_relays(
+    models: Catalog, outbound: Outbound, metrics: Metrics, only: str | None = None
+) -> dict[str, Relay]:
+    """The relays of the catalog (or one of them), with their keys. Raises SettingsError naming the field."""
+    relays: dict[str, Relay] = {}
+    for name, row in models.relays.items():
+        if only is not None and name != only:
+            continue
+        keys = read_keys(name, row, os.environ)
+        try:
+            relays[name] = Relay(name, row, keys, outbound, metrics)
+        except ValueError as error:
+            raise SettingsError(f"catalog: backends.{name}.allow_hosts: {error}") from None
+    return relays
+
+
 @asynccontextmanager
-async def open_outbound() -> AsyncIterator[Outbound]:
-    outbound = Outbound()
+async def open_outbound(requests: int = 0) -> AsyncIterator[Outbound]:
+    """A client for `requests` at once, each over a connection that is kept; 0 = as it comes."""
+    outbound = (
+        Outbound(requests_max=10 * requests, connections_max=2 * requests, idle_max=requests)
+        if requests
+        else Outbound()
+    )
     try:
         yield outbound
     finally:
@@ -269,11 +309,13 @@ def _context(
     books: Books,
     service: Service,
     client: InProcessClient,
+    relays: dict[str, Relay],
 ) -> Context:
     async def health() -> dict[str, object]:
         facts = asdict(client.health())
         facts.pop("fault")  # an exception's raw text; the log has it, the public need not
-        return {"ok": facts["alive"], "engine": facts}
+        backends = {name: relay.health() for name, relay in relays.items()}
+        return {"ok": facts["alive"], "engine": facts, "backends": backends}
 
     metrics.watch(metrics.queue_depth, lambda: client.health().queue_depth)
     metrics.watch(metrics.live, lambda: client.health().live)

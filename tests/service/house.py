@@ -13,6 +13,7 @@ import numpy as np
 
 from danqing import catalog, settings
 from danqing.app import make_service, open_books
+from danqing.domain.card import Card
 from danqing.domain.ports import DrawOrder
 from danqing.domain.sizes import Size
 from danqing.domain.task import Delivery, Drawn, Event, ImageTask, Started, Stepped
@@ -36,6 +37,9 @@ class Scripted:
     def __init__(self, script: Script) -> None:
         self.script = script
         self.orders: list[DrawOrder] = []
+
+    def check(self, task: ImageTask, card: Card) -> None:
+        pass
 
     def draw(self, order: DrawOrder) -> AsyncGenerator[Event, None]:
         self.orders.append(order)

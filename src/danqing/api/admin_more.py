@@ -27,6 +27,12 @@ OfAccount = Annotated[
 ]
 
 
+@router.get("/tasks/{task_id}")
+async def get_task(request: Request, caller: Admin, task_id: str) -> dict[str, Any]:
+    """Anybody's task, and what the providers that it was relayed to said of it: ids, cost, refusals."""
+    return shapes.task(await context_of(request).gallery.anybodys(task_id))
+
+
 @router.get("/tokens")
 async def list_tokens(
     request: Request,

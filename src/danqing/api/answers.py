@@ -34,11 +34,10 @@ def refuse(
 
 def facts(call: Call, outcome: Outcome) -> dict[str, str]:
     """What was really done, one header each; a list has one entry per image, in the answer's order."""
-    backend = call.card.backend
+    backend = outcome.backend or call.card.backend
     headers = {
         "x-danqing-task": outcome.task_id,
         "x-danqing-model": f"{backend.name}; stand-in" if backend.stand_in else backend.name,
-        "x-danqing-seed": ",".join(str(image.seed) for image in outcome.result.delivered),
         "x-danqing-size": str(call.task.size),
         "x-danqing-charged": str(outcome.charged),
         "x-danqing-timing": ", ".join(
@@ -46,6 +45,8 @@ def facts(call: Call, outcome: Outcome) -> dict[str, str]:
         ),
         "openai-processing-ms": str(round((time.time() - call.received_s) * 1000)),
     }
+    if outcome.seeds:
+        headers["x-danqing-seed"] = ",".join(str(image.seed) for image in outcome.result.delivered)
     if outcome.rate is not None:  # as OpenAI names them; the reset is a duration
         headers["x-ratelimit-limit-requests"] = str(outcome.rate.limit)
         headers["x-ratelimit-remaining-requests"] = str(outcome.rate.remaining)

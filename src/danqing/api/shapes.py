@@ -15,6 +15,7 @@ from danqing.db.rows import (
     AuditRow,
     BlockedUserRow,
     RedeemCodeRow,
+    TaskRow,
     TokenRow,
     TransferRow,
     WaiverRow,
@@ -128,6 +129,25 @@ def transfer(row: TransferRow) -> Record:
         "hold_id": row.hold_id,
         "task_id": row.task_id,
         "reason": row.reason,
+    }
+
+
+def task(row: TaskRow) -> Record:
+    result = row.result or {}
+    return {
+        "id": row.id,
+        "object": "task",
+        "account_id": row.account_id,
+        "token_id": None if row.token_id is None else f"sk-{row.token_id}",
+        "dialect": row.dialect,
+        "model": row.model,
+        "status": row.state,
+        "created": row.created_ms // 1000,
+        "finished": _seconds(row.finished_ms),
+        "charged": row.charged,
+        "error": row.error and {name: row.error[name] for name in ("code", "message")},
+        "end_user": row.end_user,
+        "upstream": result.get("upstream", {}).get("requests", []),
     }
 
 

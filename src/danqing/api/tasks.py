@@ -13,6 +13,7 @@ from danqing.api.context import context_of
 from danqing.api.requests import link_base
 from danqing.api.schemas import STORED_TASK, answers
 from danqing.db.rows import ImageRow, TaskRow
+from danqing.service.records import StoredResult
 
 CANCEL_S_MAX = 10.0
 
@@ -49,6 +50,7 @@ async def cancel_task(request: Request, task_id: str) -> dict[str, Any]:
 def _shown(request: Request, row: TaskRow, images: list[ImageRow]) -> dict[str, Any]:
     context = context_of(request)
     base_url = link_base(request, context.settings)
+    upstream = StoredResult.of_json(row.result).upstream
     return {
         "id": row.id,
         "object": "image.task",
@@ -62,8 +64,16 @@ def _shown(request: Request, row: TaskRow, images: list[ImageRow]) -> dict[str, 
             {
                 "url": context.gallery.link(image, base_url),
                 "size": f"{image.width}x{image.height}",
-                "seed": image.seed,
+                "seed": image.seed if upstream.seeded else None,
             }
             for image in images
+        ]
+        + [
+            {
+                "url": link.url,
+                "size": str(link.size),
+                "seed": link.seed if upstream.seeded else None,
+            }
+            for link in upstream.links.values()
         ],
     }

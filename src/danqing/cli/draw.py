@@ -1,4 +1,4 @@
-"""`danqing draw`: one drawing with the local engine, no server, no account, nobody charged."""
+"""`danqing draw`: one drawing with the local engine or a relay, no server, no account, nobody charged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from danqing import catalog
-from danqing.app import make_moderator, open_engine
+from danqing.app import make_moderator, open_provider
 from danqing.cli.progress import StepBar
 from danqing.domain.card import Card, ImageFormat
 from danqing.domain.errors import (
@@ -23,7 +23,6 @@ from danqing.domain.errors import (
 from danqing.domain.ids import uuid7
 from danqing.domain.ports import DrawOrder
 from danqing.domain.task import SEED_MAX, Drawn, Failed, ImageTask, InputImage
-from danqing.providers.local import LocalProvider
 from danqing.service.delivery import LabelPlan, finish, new_image_id
 from danqing.settings import Settings
 from danqing.storage.inputs import read_mask, read_reference
@@ -66,7 +65,8 @@ class Pictures:
 
 async def run(settings: Settings, options: DrawOptions) -> list[Path]:
     """Draw and write the images; returns their paths. Raises DanqingError, OSError."""
-    card = catalog.load(settings).find(options.model, "openai")
+    models = catalog.load(settings)
+    card = models.find(options.model, "openai")
     pictures = await asyncio.to_thread(_pictures, card, options)
     task = _task(card, options, pictures)
     make_moderator(settings).require({"user": (task.prompt, task.negative_prompt)})
@@ -84,9 +84,10 @@ async def run(settings: Settings, options: DrawOptions) -> list[Path]:
         mask=pictures.mask,
     )
     paths: list[Path] = []
-    async with open_engine(settings, card.backend.family) as client:
+    async with open_provider(settings, models, card) as provider:
+        provider.check(task, card)
         with StepBar(task.n, card.qualities[task.quality].steps) as bar:
-            async with aclosing(LocalProvider(client).draw(order)) as events:
+            async with aclosing(provider.draw(order)) as events:
                 async for event in events:
                     bar.on_event(event)
                     if isinstance(event, Failed):

@@ -29,10 +29,16 @@ class DrawOrder:
     """Of the first reference's size; transparent where it is repainted."""
     previews: int = 0
     """Looks at each unfinished image that somebody waits for."""
+    links: bool = False
+    """A provider's own links will do: whoever waits wants links, not bytes."""
 
 
 class Provider(Protocol):
     """Something that draws."""
+
+    def check(self, task: ImageTask, card: Card) -> None:
+        """Raises UnsupportedField for a field of `task` that what draws `card` cannot honour."""
+        ...
 
     def draw(self, order: DrawOrder) -> AsyncGenerator[Event, None]:
         """Yield events until each image is Drawn or Failed. Raises Busy before the first event, EngineFailed.

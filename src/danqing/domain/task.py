@@ -5,8 +5,9 @@ Canonical: no dialect's words, no HTTP. Pixels are numpy arrays, uint8, H x W x 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -210,7 +211,41 @@ class Failed:
     error: DanqingError
 
 
-Event = Queued | Started | Stepped | Preview | Drawn | Failed
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """Image `index` stays where the provider has it: its link is passed on, and nothing is stored here."""
+
+    index: int
+    url: str
+    size: Size
+    seed: int
+    format: ImageFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """What a provider says of one request that drew, or refused, some of a task's images."""
+
+    backend: str
+    upstream_id: str | None = None
+    usage: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What it cost, in the provider's own words."""
+    refusal: str | None = None
+    """Why it drew nothing, in the provider's own words."""
+    revised_prompt: str | None = None
+    safety: tuple[SafetyLevel, ...] = ()
+    seeded: bool = True
+    """The provider drew by the seeds it was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """The task was handed to `backend`, a fallback of its model's."""
+
+    backend: str
+
+
+Event = Queued | Started | Stepped | Preview | Drawn | Failed | Linked | Relayed | Turned
 
 
 # What a streamed answer tells, in this order. It ends with Finished or Broken, and nothing follows.

@@ -22,7 +22,7 @@ class Metrics:
         )
         self.stage_seconds = Histogram(
             "danqing_stage_seconds",
-            "Time an image spent in a stage: queue, encode, denoise, decode, label, store.",
+            "Time an image spent in a stage: queue, encode, denoise, decode, upstream, fetch, label, store.",
             ("stage",),
             buckets=_STAGE_BUCKETS,
             registry=self.registry,
@@ -45,6 +45,19 @@ class Metrics:
         self.step_seconds = Histogram(
             "danqing_engine_step_seconds",
             "Time of one denoising step of a batch.",
+            buckets=_STAGE_BUCKETS,
+            registry=self.registry,
+        )
+        self.upstream_requests = Counter(
+            "danqing_upstream_requests_total",
+            "Requests relayed to providers, by backend and outcome (ok or an error's code).",
+            ("backend", "outcome"),
+            registry=self.registry,
+        )
+        self.upstream_seconds = Histogram(
+            "danqing_upstream_seconds",
+            "Time a provider took, its polling included, the fetching of its images not.",
+            ("backend",),
             buckets=_STAGE_BUCKETS,
             registry=self.registry,
         )

@@ -7,9 +7,20 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Protocol
 
+from danqing.domain.card import Card
 from danqing.domain.errors import Cancelled, EngineFailed
 from danqing.domain.ports import DrawOrder
-from danqing.domain.task import Drawn, Event, Failed, Pixels, Preview, Queued, Started, Stepped
+from danqing.domain.task import (
+    Drawn,
+    Event,
+    Failed,
+    ImageTask,
+    Pixels,
+    Preview,
+    Queued,
+    Started,
+    Stepped,
+)
 from danqing.engine.messages import (
     Job,
     JobCancelled,
@@ -37,6 +48,9 @@ class LocalProvider:
 
     def __init__(self, client: EngineClient) -> None:
         self._client = client
+
+    def check(self, task: ImageTask, card: Card) -> None:
+        """See Provider.check. The families honour all that their cards' requests can say."""
 
     async def draw(self, order: DrawOrder) -> AsyncGenerator[Event, None]:
         """See Provider.draw. Raises Busy (nothing admitted) and EngineFailed (engine lost)."""

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Literal
 
 from danqing.db.rows import ImageRow
-from danqing.domain.card import Card
+from danqing.domain.card import Backend, Card
 from danqing.domain.errors import DanqingError
 from danqing.domain.ids import uuid7
 from danqing.domain.ports import DrawOrder
@@ -20,13 +20,17 @@ from danqing.domain.task import (
     FinishedImage,
     ImageResult,
     ImageTask,
+    Linked,
+    Relayed,
     SafetyLevel,
+    Turned,
 )
 from danqing.service.auth import Principal
 from danqing.service.delivery import LabelPlan, StoredImage
 from danqing.service.ratelimit import Taken
 from danqing.service.references import Inputs
 from danqing.service.streaming import Feed
+from danqing.service.upstream import Upstream, passed_on, worst_of
 
 Stop = Literal["client", "server"]
 """Who ends a drawing early: its client (hung up, or DELETE), or the server that stops."""
@@ -73,11 +77,14 @@ class Outcome:
     task_id: str
     charged: int
     seeds: tuple[int, ...]
+    """Empty where a provider drew that knows no seeds."""
     timing_ms: dict[str, float]
     replayed: bool = False
     """The task was drawn for an earlier request with the same key; nothing was charged for this one."""
     rate: Taken | None = None
     """What is left of the token's rate limit, where it has one."""
+    backend: Backend | None = None
+    """What drew, where it is known that it was not the card's first choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +116,7 @@ class Work:
         default_factory=dict[int, DeliveredImage | DanqingError]
     )
     timing_ms: dict[str, float] = field(default_factory=dict[str, float])
+    upstream: Upstream = field(default_factory=Upstream)
     settle_id: str = field(default_factory=uuid7)
     """The id of the transfer that resolves the hold: the same in every try."""
     stopped: Stop | None = None
@@ -142,8 +150,32 @@ class Work:
 
     @property
     def is_complete(self) -> bool:
-        """Every image came out and is stored."""
-        return len(self.stored) == self.order.task.n
+        """Every image came out, and is stored or stays with its provider."""
+        return len(self.stored) + len(self.upstream.links) == self.order.task.n
+
+    @property
+    def is_asked(self) -> bool:
+        """A provider has the request, and may want to be paid for it."""
+        return self.order.card.backend.is_relay and bool(self.steps_done)
+
+    def hear(self, event: Relayed | Linked | Turned) -> None:
+        """Take in what a relay says."""
+        match event:
+            case Relayed():
+                self.upstream.requests.append(event)
+                self.revised = event.revised_prompt or self.revised
+                self.safety = worst_of(*self.safety, *event.safety)
+            case Linked():
+                self.upstream.links[event.index] = event
+                image = self.images[event.index] = passed_on(event)
+                if self.call.feed is not None:
+                    self.call.feed.tell(FinishedImage(event.index, image, self.revised))
+            case Turned():
+                card = self.order.card
+                backend = next(one for one in card.fallbacks if one.name == event.backend)
+                card = replace(card, backend=backend, qualities=backend.presets)
+                self.order = replace(self.order, card=card)
+                self.steps_done.clear()
 
     def begin_from(self, inputs: Inputs) -> None:
         """Take the pictures of an edit in; they are counted until `release`."""

@@ -10,11 +10,21 @@ from typing import Any
 
 from danqing.domain.errors import DanqingError, ServerFault
 from danqing.domain.ports import Provider
-from danqing.domain.task import Drawn, Failed, Preview, Stepped
+from danqing.domain.task import (
+    Drawn,
+    Event,
+    Failed,
+    Linked,
+    Preview,
+    Relayed,
+    Started,
+    Stepped,
+    Turned,
+)
 from danqing.observability.logging import get_logger
 from danqing.observability.metrics import Metrics
 from danqing.service import prompts
-from danqing.service.calls import Work
+from danqing.service.calls import Call, Work
 from danqing.service.delivery import Deliverer
 from danqing.service.ledger import Ledger, StaleTask
 from danqing.service.looks import Looks
@@ -45,6 +55,10 @@ class Artist:
         self._references = references
         self._metrics = metrics
         self._lease_s = lease_s
+
+    def check(self, call: Call) -> None:
+        """Raises UnsupportedField for what nothing that draws the card can honour."""
+        self._provider.check(call.task, call.card)
 
     async def draw(self, work: Work) -> None:
         """Fill `work` with what comes of it. May be cancelled at any time; ends with nothing going on.
@@ -96,9 +110,11 @@ class Artist:
         """Take the events; images are finished and stored beside the next ones' steps."""
         feed = work.call.feed
         told = not work.call.background and feed is None
+        # Whoever takes the task over must know that a provider may have been asked: it may not be again.
+        sealed = not (work.call.background or work.call.client_key)
         async with aclosing(self._provider.draw(work.order)) as events:
             async for event in events:
-                if feed is not None:
+                if feed is not None and not _may_be_refused(work, event):
                     feed.admit()
                 match event:
                     case Stepped():
@@ -110,12 +126,22 @@ class Artist:
                         looks.show(event)
                     case Failed():
                         work.fail(event.index, event.error)
+                    case Relayed() | Linked() | Turned():
+                        work.hear(event)
+                    case Started() if not sealed and work.order.card.backend.is_relay:
+                        sealed = True
+                        await self._seal(work)
                     case _:
                         pass
                 del event  # an image's pixels are large: not held until the next event
                 if work.started and not told:  # somebody may be looking at the task
                     told = True
                     await self._beat(work)
+
+    async def _seal(self, work: Work) -> None:
+        """Write "running" before a provider is asked. Raises StaleTask, Unavailable, Busy."""
+        if await self._ledger.renew(work.task_id, work.epoch, self._lease_s, "running"):
+            work.stop("client")
 
     async def _renew(self, work: Work) -> None:
         """The heartbeat. Ends only by StaleTask: a renewal that fails otherwise is tried again."""
@@ -156,6 +182,11 @@ class Artist:
         self._metrics.on_timing(timing_ms)
         for stage, value in timing_ms.items():  # images run side by side: the slowest counts
             work.timing_ms[stage] = max(work.timing_ms.get(stage, 0.0), value)
+
+
+def _may_be_refused(work: Work, event: Event) -> bool:
+    """A provider has the request and has said nothing yet: what it says may be an error of its own."""
+    return work.order.card.backend.is_relay and isinstance(event, Started | Stepped | Turned)
 
 
 async def _outlast(*tasks: asyncio.Task[Any]) -> None:

@@ -20,6 +20,7 @@ from danqing.service.calls import Outcome
 from danqing.service.ledger import Ledger
 from danqing.service.links import LinkSigner
 from danqing.service.records import StoredRequest, StoredResult, error_of_json
+from danqing.service.upstream import passed_on
 from danqing.storage.blobs import Blobs
 
 log = get_logger(__name__)
@@ -109,6 +110,13 @@ class Gallery:
         """How many background tasks match, and a page of them, the newest first."""
         return await self._ledger.tasks(wanted, skip, rows_max)
 
+    async def anybodys(self, task_id: str) -> TaskRow:
+        """A task's row, whosever it is, for operators. Raises NotFound."""
+        row = await self._ledger.task(task_id) if _ID.fullmatch(task_id) else None
+        if row is None:
+            raise NotFound("No such task.", "task_id")
+        return row
+
     async def outcome(self, row: TaskRow, base_url: str) -> Outcome:
         """The answer of a task that has ended, as it was, with fresh links.
 
@@ -122,6 +130,7 @@ class Gallery:
             raise NotFound("The answer of this task is no longer kept.") from None
         result = StoredResult.of_json(row.result)
         images: dict[int, DeliveredImage | DanqingError] = dict(result.failed)
+        images |= {index: passed_on(link) for index, link in result.upstream.links.items()}
         for image in await self._ledger.images(row.id):
             if _is_there(image):
                 images[image.idx] = await self._present(image, request.delivery, base_url)
@@ -140,7 +149,7 @@ class Gallery:
             ),
             task_id=row.id,
             charged=row.charged,
-            seeds=request.seeds,
+            seeds=request.seeds if result.upstream.seeded else (),
             timing_ms=result.timing_ms,
             replayed=True,
         )

@@ -131,6 +131,8 @@ class Pipeline:
             card = self._drawable(self._catalog.find(row.model, row.dialect))
         except DanqingError:
             return False
+        if row.state == "running" and any(one.is_relay for one in (card.backend, *card.fallbacks)):
+            return False  # a provider may have been paid for it: it is not asked twice
         return stored.task.quality in card.qualities
 
     async def resume(self, row: TaskRow, stored: StoredRequest) -> None:
@@ -166,6 +168,7 @@ class Pipeline:
             prompt=stored.task.prompt,
             seeds=stored.seeds,
             priority="background",
+            links=stored.delivery.form == "url",
         )
         work.held, work.plan, work.epoch = stored.held, stored.plan, row.epoch
         self._works[row.id] = work
@@ -199,6 +202,7 @@ class Pipeline:
         self._drawable(call.card)
         if not call.task.ai_label and not principal.waiver:
             raise WaiverRequired(LABEL_SWITCH.get(call.dialect, "watermark"))
+        self._artist.check(call)
         if call.task.end_user is not None:
             await self._blocks.require_free(principal.account_id, call.task.end_user)
         return await self._moderate(call)
@@ -273,6 +277,7 @@ class Pipeline:
                 seeds=tuple((seed + index) % (SEED_MAX + 1) for index in range(task.n)),
                 priority="background" if call.background else "interactive",
                 previews=0 if call.feed is None else call.delivery.partial_images,
+                links=call.delivery.form == "url",
             ),
             plan=LabelPlan.of(card, task.ai_label, principal.waiver, self._settings.labels),
         )
@@ -399,7 +404,8 @@ class Pipeline:
             raise Cancelled
         if work.stopped == "server":
             result = Unavailable("The server is stopping. Please retry later.")
-        if work.call.background and isinstance(result, Busy | Unavailable):
+        asked = work.stopped == "server" and work.is_asked
+        if work.call.background and isinstance(result, Busy | Unavailable) and not asked:
             # It was accepted: it waits, under its hold, until a server has room for it.
             await self._ledger.give_back(work.task_id, work.epoch)
             raise result

@@ -6,7 +6,7 @@ The request is enough to draw the task again, the result to answer it again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from danqing.domain import errors
@@ -15,6 +15,7 @@ from danqing.domain.sizes import Size
 from danqing.domain.task import Delivery, ImageSource, ImageTask, SafetyLevel
 from danqing.service.calls import Work
 from danqing.service.delivery import LabelPlan
+from danqing.service.upstream import Upstream
 
 Json = Mapping[str, Any]
 
@@ -108,13 +109,14 @@ class StoredResult:
     safety: tuple[SafetyLevel, ...]
     timing_ms: dict[str, float]
     failed: dict[int, DanqingError]
+    upstream: Upstream = field(default_factory=Upstream)
 
     @classmethod
     def of(cls, work: Work) -> StoredResult:
         failed = {
             index: image for index, image in work.images.items() if isinstance(image, DanqingError)
         }
-        return cls(work.revised, work.safety, work.timing_ms, failed)
+        return cls(work.revised, work.safety, work.timing_ms, failed, work.upstream)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -122,7 +124,7 @@ class StoredResult:
             "safety": [[found.role, found.level] for found in self.safety],
             "timing_ms": {stage: round(ms, 1) for stage, ms in self.timing_ms.items()},
             "failed": {str(index): error_json(error) for index, error in self.failed.items()},
-        }
+        } | ({"upstream": upstream} if (upstream := self.upstream.as_json()) else {})
 
     @classmethod
     def of_json(cls, kept: Json | None) -> StoredResult:
@@ -135,6 +137,7 @@ class StoredResult:
             failed={
                 int(index): error_of_json(error) for index, error in kept.get("failed", {}).items()
             },
+            upstream=Upstream.of_json(kept.get("upstream", {})),
         )
 
 

@@ -57,7 +57,14 @@ class Settler:
         await self._settle(work, charge, "succeeded")
         self._metrics.images.labels(work.order.card.name).inc(count)
         log.info("task_done", task=work.task_id, charged=charge, images=count)
-        return Outcome(result, work.task_id, charge, work.order.seeds, work.timing_ms)
+        return Outcome(
+            result,
+            work.task_id,
+            charge,
+            work.order.seeds if work.upstream.seeded else (),
+            work.timing_ms,
+            backend=work.order.card.backend,
+        )
 
     async def failed(self, work: Work, error: DanqingError) -> None:
         """An end without images: void, or the whole price where the card never refunds."""

@@ -1,0 +1,244 @@
+"""Draws by asking a provider in its own dialect. Knows the dialects' client sides; nothing of money or HTTP serving."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+
+from danqing.backends import RelayRow
+from danqing.dialects.client import ProviderImage, Target
+from danqing.domain.card import Card
+from danqing.domain.errors import Busy, DanqingError, ProviderFailed, Unavailable, UnsupportedField
+from danqing.domain.ports import DrawOrder
+from danqing.domain.task import (
+    Delivery,
+    Drawn,
+    Event,
+    Failed,
+    ImageTask,
+    Linked,
+    Queued,
+    Relayed,
+    Started,
+)
+from danqing.net.outbound import Outbound
+from danqing.observability.logging import get_logger
+from danqing.observability.metrics import Metrics
+from danqing.providers.asking import Asker, Emit, Part
+from danqing.providers.results import Fetcher
+from danqing.providers.upstream import Gate, Untaken
+
+log = get_logger(__name__)
+
+_NAMES = {"ai_label": "watermark", "references": "image"}
+"""What callers call a field of the task."""
+_OURS = frozenset({"prompt_extend", "history", "client_request_id", "end_user"})
+"""What is honoured here, whether the provider is told or not."""
+_ANY_FORM = frozenset({"form", "format", "compression"})
+"""Whatever form the images come in is read."""
+
+
+class Relay:
+    """The Provider port over one provider."""
+
+    def __init__(
+        self,
+        name: str,
+        row: RelayRow,
+        keys: Sequence[tuple[str, int]],
+        outbound: Outbound,
+        metrics: Metrics,
+    ) -> None:
+        """`keys` are texts and weights. Raises ValueError for an entry of `allow_hosts` that is no host."""
+        self.name = name
+        self._row = row
+        self._asker = Asker(name, row, keys, outbound, metrics)
+        self._client = self._asker.client
+        self._fetcher = Fetcher(outbound, [row.host, *row.allow_hosts], row.fetch_timeout_s)
+        self._gate = Gate(row.concurrency_max, row.queue_max)
+
+    def check(self, task: ImageTask, card: Card) -> None:
+        """See Provider.check."""
+        sent = self._task(task, task.prompt, card)
+        cannot = self._cannot(sent) - {"n"}
+        if task.prompt_extend:
+            cannot -= {"style"}  # our extension writes it into the prompt
+        if cannot:
+            field = min(cannot)
+            name = task.references[0].param if field == "references" else _NAMES.get(field, field)
+            raise UnsupportedField(
+                f"'{name}' is not supported by the provider of '{card.name}'.", name
+            )
+
+    def health(self) -> dict[str, object]:
+        """The facts for /healthz: no address, no key."""
+        return {
+            "dialect": self._row.dialect,
+            "circuit": self._asker.breaker.state,
+            "keys": self._asker.ring.total,
+            "keys_usable": self._asker.ring.usable,
+            "running": self._gate.running,
+            "waiting": self._gate.waiting,
+        }
+
+    async def draw(self, order: DrawOrder) -> AsyncGenerator[Event, None]:
+        """See Provider.draw. Raises Untaken where nothing was drawn, and none of it can have been charged."""
+        events: asyncio.Queue[Event | None] = asyncio.Queue()
+        parts = self._parts(order)
+        for part in parts:
+            for place in part.places:
+                yield Started(place)
+        running = [asyncio.create_task(self._run(order, part, events.put_nowait)) for part in parts]
+        together = asyncio.gather(*running, return_exceptions=True)
+        together.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+                del event  # its pixels are not to be held while waiting for the next one
+            ends = together.result()
+        finally:
+            for one in running:
+                one.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+        for failed in self._failures(parts, ends):
+            yield failed
+
+    def _failures(
+        self, parts: Sequence[Part], ends: Sequence[BaseException | None]
+    ) -> list[Failed]:
+        """What became of the parts that gave no images. Raises Untaken where that is all of them."""
+        untaken = [end for end in ends if isinstance(end, Untaken)]
+        if len(untaken) == len(ends):
+            raise untaken[0]
+        failed: list[Failed] = []
+        for part, end in zip(parts, ends, strict=True):
+            if end is None:
+                continue
+            error = end.error if isinstance(end, Untaken) else end
+            if not isinstance(error, DanqingError):
+                raise error
+            if isinstance(error, Busy | Unavailable):
+                # These say "nothing was done, ask again"; but another part may have been drawn.
+                error = ProviderFailed("The provider of this model took only a part of the task.")
+            failed += [Failed(place, error) for place in part.places]
+        return failed
+
+    # What is asked
+
+    def _task(self, task: ImageTask, prompt: str, card: Card) -> ImageTask:
+        """The task in the provider's words, without what is honoured here."""
+        backend = card.backend
+        return replace(
+            task,
+            model=backend.model,
+            prompt=prompt,
+            quality=self._row.qualities.get(task.quality, task.quality),
+            prompt_extend=False,
+            history=(),
+            client_request_id=None,
+            # Whoever labels: the other one need not.
+            ai_label=task.ai_label if backend.labels == "provider" else True,
+        )
+
+    def _cannot(self, task: ImageTask) -> frozenset[str]:
+        return self._client.unsupported(task, Delivery()) - _OURS - _ANY_FORM
+
+    def _parts(self, order: DrawOrder) -> list[Part]:
+        """The requests that ask for all images of an order. Raises UnsupportedField."""
+        task = self._task(order.task, order.prompt, order.card)
+        backend = order.card.backend
+        if order.prompt != order.task.prompt and "style" in self._cannot(task):
+            task = replace(task, style=None)
+        if "end_user" in self._client.unsupported(task, Delivery()):
+            task = replace(task, end_user=None)
+        if (
+            backend.labels == "ours"
+        ):  # ours goes on later: theirs is left off where that can be said
+            unlabelled = replace(task, ai_label=False)
+            task = task if "ai_label" in self._cannot(unlabelled) else unlabelled
+        links = order.links and not backend.rehost
+        inline = Delivery("b64_json")
+        delivery = inline if self._says(task, inline) and not links else Delivery()
+        seeded = "seed" not in self._cannot(replace(task, seed=order.seeds[0]))
+        most = 1 if "n" in self._cannot(replace(task, n=2)) else self._row.n_max
+        parts: list[Part] = []
+        for start in range(0, task.n, most):
+            places = range(start, min(start + most, task.n))
+            seed = order.seeds[start] if seeded else None
+            parts.append(
+                Part(
+                    replace(task, n=len(places), seed=seed),
+                    delivery,
+                    Target(backend.model, order.references, order.mask, self._row.background),
+                    places,
+                    [order.seeds[place] for place in places],
+                    seeded,
+                )
+            )
+        return parts
+
+    def _says(self, task: ImageTask, delivery: Delivery) -> bool:
+        return "form" not in self._client.unsupported(task, delivery)
+
+    # One request and its images
+
+    async def _run(self, order: DrawOrder, part: Part, emit: Emit) -> None:
+        """One part from its place in the queue to its last image. Raises Untaken, DanqingError."""
+
+        def on_wait(position: int, eta_s: float) -> None:
+            emit(Queued(position, eta_s))
+
+        queued = time.perf_counter()
+        async with self._gate.pass_through(on_wait):
+            asked = time.perf_counter()
+            result = await self._asker.ask(part, emit)
+        emit(
+            Relayed(
+                backend=self.name,
+                upstream_id=result.upstream_id,
+                usage=result.usage,
+                revised_prompt=result.revised_prompt,
+                safety=result.safety,
+                seeded=part.seeded,
+            )
+        )
+        timing_ms = {
+            "queue": (asked - queued) * 1000,
+            "upstream": (time.perf_counter() - asked) * 1000,
+        }
+        links = order.links and not order.card.backend.rehost
+        getting = [
+            self._image(part, offset, found, timing_ms, links, emit)
+            for offset, found in enumerate(result.images[: len(part.places)])
+        ]
+        await asyncio.gather(*getting)
+
+    async def _image(
+        self,
+        part: Part,
+        offset: int,
+        found: ProviderImage | DanqingError,
+        timing_ms: dict[str, float],
+        links: bool,
+        emit: Emit,
+    ) -> None:
+        """One image of an answer, fetched and decoded; what is wrong with it is its own result."""
+        place = part.places[offset]
+        if isinstance(found, DanqingError):
+            emit(Failed(place, found))
+            return
+        if links and found.url is not None:
+            size, kind = found.size or part.task.size, found.format or "png"
+            emit(Linked(place, found.url, size, part.seeds[offset], kind))
+            return
+        started = time.perf_counter()
+        try:
+            pixels = await self._fetcher.pixels(found)
+        except ProviderFailed as error:
+            log.warning("provider_image_lost", backend=self.name, reason=error.message)
+            emit(Failed(place, error))
+            return
+        fetched_ms = (time.perf_counter() - started) * 1000
+        emit(Drawn(place, pixels, part.seeds[offset], timing_ms | {"fetch": fetched_ms}))

@@ -1,0 +1,119 @@
+"""Getting a provider's images: fetching their links at once, and decoding what a stranger sent. Knows no dialect."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from weakref import finalize
+
+from danqing.dialects.client import ProviderImage
+from danqing.domain.errors import DanqingError, ProviderFailed
+from danqing.domain.task import Pixels
+from danqing.net.errors import OutboundError, OutboundRefused, OutboundTooLarge
+from danqing.net.outbound import Outbound
+from danqing.net.policy import Policy
+from danqing.storage import codecs, inputs
+
+IMAGE_BYTES_MAX = 32 * 2**20
+PIXELS_MAX = 2**26
+PIXEL_BYTES_MAX = 256 * 2**20
+"""Of decoded images that nobody has taken yet, of one provider."""
+REDIRECTS_MAX = 3
+_FIRST_WAIT_S = 0.1
+_WAIT_S_MAX = 4.0
+_TRY_S_MAX = 30.0
+
+
+class PixelBudget:
+    """Counts decoded images until whoever takes them lets go; beyond `bytes_max` the next ones wait."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._held = 0
+        self._changed = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Until there is room. One that is larger than all of it passes when it is alone."""
+        while self._held >= self._bytes_max:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def count(self, pixels: Pixels) -> None:
+        """Of the loop's thread; the last reference may be dropped in any."""
+        loop = asyncio.get_running_loop()
+        self._held += pixels.nbytes
+        finalize(pixels, _release, self, loop, pixels.nbytes)
+
+    def let_go(self, count: int) -> None:
+        self._held -= count
+        self._changed.set()
+
+
+def _release(budget: PixelBudget, loop: asyncio.AbstractEventLoop, count: int) -> None:
+    with suppress(RuntimeError):  # the loop may be closed: then nobody waits
+        loop.call_soon_threadsafe(budget.let_go, count)
+
+
+class Fetcher:
+    """Fetches results' links: public hosts, and those that the operator named."""
+
+    def __init__(self, outbound: Outbound, hosts: Iterable[str], timeout_s: float) -> None:
+        """Raises ValueError for an entry of `hosts` that is no host."""
+        self._outbound = outbound
+        self._policy = Policy.public(hosts)
+        self._timeout_s = timeout_s
+        self._budget = PixelBudget(PIXEL_BYTES_MAX)
+
+    async def fetch(self, url: str) -> bytes:
+        """The bytes behind a link, asked for again and again: fresh links can be 404 for seconds.
+
+        Raises ProviderFailed, at the latest after the time allowed.
+        """
+        end = time.monotonic() + self._timeout_s
+        wait_s = _FIRST_WAIT_S
+        while True:
+            left_s = end - time.monotonic()
+            try:
+                reply = await self._outbound.request(
+                    "GET",
+                    url,
+                    policy=self._policy,
+                    headers={"accept": "image/*"},
+                    timeout_s=max(0.1, min(left_s, _TRY_S_MAX)),
+                    bytes_max=IMAGE_BYTES_MAX,
+                    redirects_max=REDIRECTS_MAX,
+                )
+                if reply.status == 200:
+                    return reply.content
+            except OutboundRefused as error:
+                raise ProviderFailed("The provider's link leads where it may not.") from error
+            except OutboundTooLarge as error:
+                raise ProviderFailed("The provider's image is too large.") from error
+            except OutboundError:
+                pass
+            if time.monotonic() + wait_s >= end:
+                raise ProviderFailed("The provider's link to the image does not work.")
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, _WAIT_S_MAX)
+
+    async def pixels(self, image: ProviderImage) -> Pixels:
+        """The pixels of a provider's image. Raises ProviderFailed for what is none."""
+        if image.data is None:
+            assert image.url is not None
+            data = await self.fetch(image.url)
+        else:
+            data = image.data
+        await self._budget.wait()
+        pixels = await asyncio.to_thread(decoded, data)
+        self._budget.count(pixels)
+        return pixels
+
+
+def decoded(data: bytes) -> Pixels:
+    """Decode a stranger's image; its size is capped before. CPU-bound. Raises ProviderFailed."""
+    try:
+        return codecs.decode(inputs.read_reference(data, pixels_max=PIXELS_MAX).data)
+    except (DanqingError, ValueError, OSError) as error:
+        raise ProviderFailed("The provider sent something that is no image.") from error

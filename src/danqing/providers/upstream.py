@@ -1,0 +1,213 @@
+"""The state of one provider as we see it: its keys, its health, and how many may ask at once. Makes no request."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from danqing.domain.errors import Busy, DanqingError, ProviderFailed, Unavailable
+from danqing.observability.logging import get_logger
+
+log = get_logger(__name__)
+
+KEY_OFF_S = 3600.0
+"""A key that the provider does not know (401) rests this long; a restart tries it at once."""
+KEY_POOR_S = 60.0
+"""A key whose money is used up, or that may not do this, rests this long."""
+FAILURES_MAX = 5
+"""After as many failures in a row the provider is left alone for a while."""
+OPEN_S = 10.0
+OPEN_S_MAX = 120.0
+
+Clock = Callable[[], float]
+
+
+class Untaken(Exception):
+    """The provider took nothing and can have charged nothing: another backend may be asked. Never leaves this floor."""
+
+    def __init__(self, error: DanqingError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+@dataclass(slots=True)
+class Key:
+    """One key; `text` None asks without any. `number` is how the log calls it."""
+
+    number: int
+    text: str | None
+    weight: int
+    free_at: float = 0.0
+    current: float = 0.0
+    """Of the smooth weighted round robin."""
+
+
+class KeyRing:
+    """Keys in turn by weight; a key that is used up or refused rests."""
+
+    def __init__(
+        self, backend: str, keys: Sequence[tuple[str, int]], clock: Clock = time.monotonic
+    ) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._keys = [Key(number, text, weight) for number, (text, weight) in enumerate(keys, 1)]
+        if not self._keys:
+            self._keys = [Key(0, None, 1)]
+
+    def take(self, tried: Sequence[Key] = ()) -> Key | None:
+        """The next key that works and is not among `tried`; None where there is none."""
+        now = self._clock()
+        free = [key for key in self._keys if key.free_at <= now and key not in tried]
+        if not free:
+            return None
+        for key in free:
+            key.current += key.weight
+        best = max(free, key=lambda key: key.current)
+        best.current -= sum(key.weight for key in free)
+        return best
+
+    def rest(self, key: Key, seconds: float, why: str) -> None:
+        """Leave a key alone for a while."""
+        key.free_at = max(key.free_at, self._clock() + seconds)
+        log.warning(
+            "provider_key_rests",
+            backend=self._backend,
+            number=key.number,
+            seconds=round(seconds, 1),
+            why=why,
+        )
+
+    def free_in_s(self) -> float:
+        """Seconds until the first key works again."""
+        return max(0.0, min(key.free_at for key in self._keys) - self._clock())
+
+    @property
+    def total(self) -> int:
+        return sum(key.text is not None for key in self._keys)
+
+    @property
+    def usable(self) -> int:
+        now = self._clock()
+        return sum(key.text is not None and key.free_at <= now for key in self._keys)
+
+
+class Breaker:
+    """Leaves a provider alone that keeps failing; then one request at a time tries whether it is back."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._failures = 0
+        self._open_s = OPEN_S
+        self._open_until = 0.0
+        self._probing = False
+
+    def admit(self) -> None:
+        """Raises Untaken while the provider is left alone."""
+        if self._failures < FAILURES_MAX:
+            return
+        if self._probing or self._clock() < self._open_until:
+            raise Untaken(
+                Unavailable("The provider of this model keeps failing. Please retry later.")
+            )
+        self._probing = True
+
+    def worked(self) -> None:
+        """It answered sensibly, be it with a refusal."""
+        self._failures = 0
+        self._open_s = OPEN_S
+        self._probing = False
+
+    def failed(self) -> None:
+        self._failures += 1
+        self._probing = False
+        if self._failures >= FAILURES_MAX:
+            self._open_until = self._clock() + self._open_s
+            self._open_s = min(self._open_s * 2, OPEN_S_MAX)
+
+    def left(self) -> None:
+        """A request ended without a verdict: it was cancelled."""
+        self._probing = False
+
+    @property
+    def state(self) -> str:
+        if self._failures < FAILURES_MAX:
+            return "closed"
+        return "open" if self._clock() < self._open_until else "half-open"
+
+
+class Gate:
+    """So many requests at once, and so many that wait; first come, first served."""
+
+    def __init__(self, concurrency_max: int, queue_max: int) -> None:
+        self._free = concurrency_max
+        self._concurrency = concurrency_max
+        self._queue_max = queue_max
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._request_s = 0.0
+        """How long requests take, lately."""
+
+    @asynccontextmanager
+    async def pass_through(
+        self, on_wait: Callable[[int, float], None]
+    ) -> AsyncGenerator[None, None]:
+        """Hold a place; `on_wait` gets the position in the queue and the seconds it may take.
+
+        Raises Untaken with Busy where the queue is full.
+        """
+        if self._free and not self._waiting:
+            self._free -= 1
+        else:
+            await self._queued(on_wait)
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            took_s = time.monotonic() - started
+            self._request_s += 0.2 * (took_s - self._request_s) if self._request_s else took_s
+            self._pass_on()
+
+    async def _queued(self, on_wait: Callable[[int, float], None]) -> None:
+        if len(self._waiting) >= self._queue_max:
+            raise Untaken(Busy(max(1.0, self._eta_s(len(self._waiting)))))
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        on_wait(len(self._waiting), self._eta_s(len(self._waiting)))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._pass_on()  # the place came at the same moment
+            else:
+                self._waiting.remove(turn)
+            raise
+
+    def _pass_on(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    def _eta_s(self, position: int) -> float:
+        return self._request_s * (1 + (position - 1) // self._concurrency)
+
+    @property
+    def running(self) -> int:
+        return self._concurrency - self._free
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+
+def no_key(ring: KeyRing) -> Untaken:
+    """What a request gets while no key works: Busy where one is back within minutes."""
+    wait_s = ring.free_in_s()
+    if wait_s > 10 * KEY_POOR_S:
+        return Untaken(ProviderFailed("The provider does not let this server in."))
+    return Untaken(Busy(max(1.0, wait_s)))

@@ -1,0 +1,398 @@
+"""Relays end to end: a live server that asks another one of ours, and one that asks a provider gone wrong. The ledger is asserted."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from danqing.storage import codecs
+from tests.conftest import LiveServer, start_server, stop_server
+from tests.net.servers import Received, answer, serving
+from tests.providers.provider_server import cut, endless, error, inline, picture, says, silent
+
+PRICE = 5000
+ASKED = {"model": "odd", "prompt": "fine", "size": "1024x1024"}
+
+
+class OddProvider:
+    """A provider in a thread of its own, which does what the prompt says."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.fetched: Counter[str] = Counter()
+        self.keys: list[str] = []
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._ready.wait(30)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join(10)
+
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._over = asyncio.Event()
+        async with serving(self._handle) as server:
+            self.url = server.url
+            self._ready.set()
+            await self._over.wait()
+
+    async def _handle(self, got: Received, writer: asyncio.StreamWriter) -> None:
+        if got.line.startswith("GET"):
+            await self._image(got, writer)
+            return
+        body = json.loads(got.body)
+        prompt = body["prompt"]
+        self.asked[prompt] += 1
+        self.keys.append(got.headers.get("authorization", ""))
+        linked = says({"data": [{"url": f"{self.url}/{prompt.replace(' ', '-')}.png"}]})
+        answers: dict[str, Any] = {
+            "fine": inline(*range(1, body["n"] + 1), usage={"total_tokens": 3}, id="up-1"),
+            "html": says(b"<html>hello</html>"),
+            "empty list": says({"data": []}),
+            "error in 200": says({"error": {"message": "odd", "code": "odd"}}),
+            "refused": error(400, "content_policy_violation", message="violence"),
+            "no money": error(429, "insufficient_quota"),
+            "size": error(400, "invalid_value", param="size", message="Not this size."),
+            "limited": error(429, "rate_limit_exceeded", "Retry-After: 2"),
+            "fault": error(500, "server_error"),
+            "fewer": inline(1),
+            "cut": cut,
+            "silent": silent,
+            "endless": endless,
+            "unseen": error(404, "model_not_found", param="model"),
+        }
+        await answers.get(prompt, linked)(got, writer)
+
+    async def _image(self, got: Received, writer: asyncio.StreamWriter) -> None:
+        name = got.line.split()[1][1:].removesuffix(".png")
+        self.fetched[name] += 1
+        answers: dict[str, Any] = {
+            "never": answer(404),
+            "private-redirect": answer(302, b"", ["Location: http://127.0.0.1:1/x.png"]),
+        }
+        if name == "third-try" and self.fetched[name] < 3:
+            await answer(404)(got, writer)
+        else:
+            await answers.get(name, answer(200, picture()))(got, writer)
+
+
+CATALOG = """
+[backends.odd]
+dialect = "openai"
+base_url = "{odd}/v1"
+key_env = "ODD_KEY"
+timeout_s = 3
+fetch_timeout_s = 3
+
+[backends.passing]
+dialect = "openai"
+base_url = "{odd}/v1"
+rehost = false
+labels = "provider"
+
+[backends.second]
+dialect = "openai"
+base_url = "{second}/v1"
+key_file = "{key}"
+extras = ["response_format", "seed", "negative_prompt", "style"]
+
+[models.odd]
+like = "dall-e-3"
+backend = "odd"
+features = ["response_format", "style"]
+
+[models.odd-else]
+like = "odd"
+fallbacks = ["pocket"]
+
+[models.passing]
+like = "odd"
+backend = "passing"
+
+[models.second]
+like = "odd"
+backend = "second"
+backend_model = "dall-e-3"
+label_visible = true
+"""
+
+
+@pytest.fixture(scope="module")
+def odd() -> Iterator[OddProvider]:
+    provider = OddProvider()
+    provider.start()
+    yield provider
+    provider.stop()
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    live = start_server(tmp_path_factory.mktemp("second") / "data", module="tests.null_server")
+    yield live
+    assert stop_server(live) == 0
+
+
+@pytest.fixture(scope="module")
+def first(
+    tmp_path_factory: pytest.TempPathFactory, odd: OddProvider, second: LiveServer
+) -> Iterator[LiveServer]:
+    """The server under test: it relays to `odd` and to `second`."""
+    folder = tmp_path_factory.mktemp("first")
+    live = start_relaying(folder, odd, second)
+    yield live
+    assert stop_server(live) == 0
+
+
+def start_relaying(
+    folder: Path, odd: OddProvider, second: LiveServer | None, **environment: str
+) -> LiveServer:
+    key = folder / "key"
+    key.write_text("none" if second is None else second.token)
+    url = "http://127.0.0.1:1" if second is None else second.url
+    (folder / "catalog.toml").write_text(
+        CATALOG.format(odd=odd.url, second=url, key=key), encoding="utf-8"
+    )
+    return start_server(
+        folder / "data",
+        module="tests.null_server",
+        DANQING_CATALOG_FILE=str(folder / "catalog.toml"),
+        ODD_KEY="sk-odd-odd-odd",
+        **environment,
+    )
+
+
+class Caller:
+    """A client with an account of its own on the server."""
+
+    def __init__(self, server: LiveServer, name: str, characters: int = 100_000) -> None:
+        self.server, self.name, self.start = server, name, characters
+        token = server.account(name, characters)
+        headers = {"authorization": f"Bearer {token}"}
+        self.http = httpx2.Client(base_url=server.url, headers=headers, timeout=60)
+
+    def post(self, path: str = "/v1/images/generations", **body: Any) -> httpx2.Response:
+        return self.http.post(path, json=ASKED | body)
+
+    def paid(self) -> int:
+        return self.start - self.server.balance(self.name)
+
+
+def test_another_server_of_ours_draws(first: LiveServer, second: LiveServer) -> None:
+    before = second.balance("operator")
+    caller = Caller(first, "anne")
+    reply = caller.post(
+        model="second", n=2, seed=7, negative_prompt="dogs", response_format="b64_json"
+    )
+    assert reply.status_code == 200, reply.text
+    assert reply.headers["x-danqing-model"] == "second"
+    assert reply.headers["x-danqing-seed"] == "7,8"
+    assert "upstream" in reply.headers["x-danqing-timing"]
+    assert len(reply.json()["data"]) == 2
+    assert (caller.paid(), before - second.balance("operator")) == (2 * PRICE, 2 * PRICE)
+    # It is ours now: our link, our label, our metadata.
+    link = caller.post(model="second").json()["data"][0]["url"]
+    assert link.startswith(first.url)
+    pixels = codecs.decode(httpx2.get(link).content)
+    assert pixels.shape == (1024, 1024, 3)
+    assert len({tuple(pixel) for pixel in pixels[-100:, -300:].reshape(-1, 3)}) > 2, "no label"
+
+
+def test_every_dialect_reaches_a_relay(first: LiveServer) -> None:
+    caller = Caller(first, "bert")
+    messages = [{"role": "user", "content": "fine"}]
+    chat = caller.http.post("/v1/chat/completions", json={"model": "odd", "messages": messages})
+    assert chat.status_code == 200
+    assert first.url in chat.json()["choices"][0]["message"]["content"]
+    zhipu = caller.http.post(
+        "/api/paas/v4/images/generations", json={"model": "odd", "prompt": "fine"}
+    )
+    assert zhipu.json()["data"][0]["url"].startswith(first.url)
+    assert caller.paid() == 2 * PRICE
+
+
+def test_a_provider_without_seeds_is_not_said_to_have_used_them(first: LiveServer) -> None:
+    caller = Caller(first, "carl")
+    reply = caller.post()
+    assert reply.status_code == 200
+    assert "x-danqing-seed" not in reply.headers
+    task = caller.http.get(f"/v1/images/tasks/{reply.headers['x-danqing-task']}").json()
+    assert task["data"][0]["seed"] is None
+    refused = caller.post(seed=5)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "seed")
+    assert caller.paid() == PRICE
+
+
+@pytest.mark.parametrize(
+    ("prompt", "status", "code"),
+    [
+        ("html", 502, "provider_failed"),
+        ("empty list", 502, "provider_failed"),
+        ("error in 200", 502, "provider_failed"),
+        ("refused", 400, "content_policy_violation"),
+        ("size", 400, "invalid_value"),
+        ("cut", 502, "provider_failed"),
+        ("silent", 502, "provider_failed"),
+        ("never", 502, "provider_failed"),
+        ("private redirect", 502, "provider_failed"),
+        ("unseen", 502, "provider_failed"),
+    ],
+)
+def test_a_provider_gone_wrong_costs_the_caller_nothing(
+    first: LiveServer, odd: OddProvider, prompt: str, status: int, code: str
+) -> None:
+    caller = Caller(first, f"wrong-{prompt.replace(' ', '-')}")
+    before = odd.asked[prompt]
+    reply = caller.post(prompt=prompt)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
+    assert odd.asked[prompt] == before + 1
+    # The same in another dialect's own shape.
+    zhipu = caller.http.post(
+        "/api/paas/v4/images/generations", json={"model": "odd", "prompt": prompt}
+    )
+    expected = {"content_policy_violation": "1301", "invalid_value": "1214"}.get(code)
+    assert expected is None or zhipu.json()["error"]["code"] == expected
+    assert set(zhipu.json()["error"]) == {"code", "message"}
+    assert caller.paid() == 0
+
+
+def test_only_what_came_is_paid_for(first: LiveServer) -> None:
+    caller = Caller(first, "dora")
+    reply = caller.post(prompt="fewer", n=3)
+    assert reply.status_code == 200
+    assert len(reply.json()["data"]) == 1
+    assert reply.headers["x-danqing-charged"] == str(PRICE)
+    assert caller.paid() == PRICE
+
+
+def test_a_link_that_works_at_the_third_try(first: LiveServer, odd: OddProvider) -> None:
+    caller = Caller(first, "emil")
+    assert caller.post(prompt="third try").status_code == 200
+    assert odd.fetched["third-try"] == 3
+    assert (odd.asked["third try"], caller.paid()) == (1, PRICE)
+
+
+def test_links_that_are_passed_on(first: LiveServer, odd: OddProvider) -> None:
+    caller = Caller(first, "finn")
+    headers = {"idempotency-key": "finn-1"}
+    body = ASKED | {"model": "passing", "prompt": "elsewhere"}
+    reply = caller.http.post("/v1/images/generations", json=body, headers=headers)
+    link = f"{odd.url}/elsewhere.png"
+    assert reply.json()["data"] == [{"url": link}]
+    assert odd.fetched["elsewhere"] == 0
+    assert caller.paid() == PRICE
+    again = caller.http.post("/v1/images/generations", json=body, headers=headers)
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.json()["data"] == [{"url": link}]
+    task = caller.http.get(f"/v1/images/tasks/{reply.headers['x-danqing-task']}").json()
+    assert task["data"] == [{"url": link, "size": "1024x1024", "seed": None}]
+    # Who wants bytes gets bytes.
+    inline = caller.post(model="passing", prompt="elsewhere", response_format="b64_json").json()
+    assert codecs.decode(base64.b64decode(inline["data"][0]["b64_json"])).shape == (48, 64, 3)
+    assert (odd.fetched["elsewhere"], caller.paid()) == (1, 2 * PRICE)
+
+
+def test_a_fallback_steps_in_where_nothing_was_paid(first: LiveServer, odd: OddProvider) -> None:
+    caller = Caller(first, "gina")
+    reply = caller.post(model="odd-else", prompt="unseen")
+    assert reply.status_code == 200
+    assert reply.headers["x-danqing-model"] == "pocket"
+    assert "x-danqing-seed" in reply.headers
+    for prompt in ("refused", "fault", "html"):  # a refusal, and what may have been paid
+        assert caller.post(model="odd-else", prompt=prompt).status_code in (400, 502)
+    assert caller.paid() == PRICE
+
+
+def test_what_the_provider_said_is_there_for_operators(first: LiveServer) -> None:
+    caller = Caller(first, "hugo")
+    task = caller.post().headers["x-danqing-task"]
+    shown = first.client.get(f"/admin/v1/tasks/{task}").json()
+    assert shown["upstream"] == [
+        {"backend": "odd", "upstream_id": "up-1", "usage": {"total_tokens": 3}}
+    ]
+    assert (shown["charged"], shown["status"]) == (PRICE, "succeeded")
+    assert caller.http.get(f"/admin/v1/tasks/{task}").status_code == 403
+    reply = caller.http.post(
+        "/v1/images/generations",
+        json=ASKED | {"prompt": "refused"},
+        headers={"prefer": "respond-async"},
+    )
+    task = reply.headers["x-danqing-task"]
+    while first.client.get(f"/admin/v1/tasks/{task}").json()["finished"] is None:
+        time.sleep(0.1)
+    shown = first.client.get(f"/admin/v1/tasks/{task}").json()
+    assert "violence" in shown["upstream"][0]["refusal"]
+    assert (shown["error"]["code"], shown["charged"]) == ("content_refused", 0)
+
+
+def test_health_and_metrics_know_the_backends_and_no_secret(
+    first: LiveServer, odd: OddProvider
+) -> None:
+    health = first.client.get("/healthz")
+    assert health.json()["backends"]["odd"]["keys"] == 1
+    assert health.json()["backends"]["passing"]["dialect"] == "openai"
+    models = {row["id"]: row["danqing"] for row in first.client.get("/v1/models").json()["data"]}
+    assert (models["odd-else"]["relay"], models["odd-else"]["fallbacks"]) == ("openai", ["pocket"])
+    assert first.metric("danqing_upstream_requests_total") > 0
+    everything = health.text + first.client.get("/metrics").text + json.dumps(first.lines)
+    assert "sk-odd-odd-odd" not in everything
+    assert set(odd.keys) <= {"Bearer sk-odd-odd-odd", ""}
+
+
+def test_limits_at_the_provider_are_a_busy_server_to_the_caller(
+    tmp_path: Path, odd: OddProvider
+) -> None:
+    live = start_relaying(tmp_path, odd, None)
+    try:
+        caller = Caller(live, "ida")
+        reply = caller.post(prompt="limited")
+        assert (reply.status_code, reply.headers["retry-after"]) == (429, "2")
+        assert reply.json()["error"]["code"] == "rate_limit_exceeded"
+        # Our money at the provider is not the caller's quota.
+        while (reply := caller.post(prompt="no money")).status_code == 429:
+            time.sleep(0.5)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (502, "provider_failed")
+        assert caller.paid() == 0
+    finally:
+        assert stop_server(live) == 0
+
+
+def test_a_provider_that_may_have_been_paid_is_not_asked_by_the_next_server(
+    tmp_path: Path, odd: OddProvider
+) -> None:
+    live = start_relaying(tmp_path, odd, None, DANQING_TASK_LEASE_S="1")
+    caller = Caller(live, "jane")
+    before = odd.asked["silent"]
+    body = ASKED | {"prompt": "silent"}
+    reply = caller.http.post(
+        "/v1/images/generations", json=body, headers={"prefer": "respond-async"}
+    )
+    task = reply.headers["location"]
+    while odd.asked["silent"] == before:
+        time.sleep(0.05)
+    live.process.kill()
+    live.process.wait()
+    live.client.close()
+    again = start_relaying(tmp_path, odd, None, DANQING_TASK_LEASE_S="1")
+    try:
+        caller.http = httpx2.Client(base_url=again.url, headers=caller.http.headers, timeout=60)
+        caller.server = again
+        while (shown := caller.http.get(task).json())["status"] in ("queued", "running"):
+            time.sleep(0.1)
+        assert shown["status"] == "failed"
+        assert (odd.asked["silent"], caller.paid()) == (before + 1, 0)
+    finally:
+        assert stop_server(again) == 0

@@ -1,0 +1,548 @@
+"""A relay against a provider on loopback: what is sent, what is taken of the answer, and what is never sent twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from danqing.domain import errors
+from danqing.domain.task import (
+    Drawn,
+    Failed,
+    ImageSource,
+    InputImage,
+    Linked,
+    Queued,
+    Relayed,
+    Started,
+    Stepped,
+)
+from danqing.providers.upstream import Untaken
+from tests.net.servers import Received, answer, run, serving
+from tests.providers.provider_server import (
+    SIZE,
+    Bench,
+    bench,
+    cut,
+    endless,
+    error,
+    inline,
+    picture,
+    says,
+    shades,
+    silent,
+)
+
+OURS = ["response_format", "seed", "negative_prompt", "style", "watermark", "output_format"]
+
+
+async def failure(far: Bench, **changes: Any) -> errors.DanqingError:
+    """The error that a drawing without images came to."""
+    try:
+        events = await far.draw(**changes)
+    except Untaken as untaken:
+        return untaken.error
+    found = [event.error for event in events if isinstance(event, Failed)]
+    assert found
+    assert not shades(events)
+    return found[0]
+
+
+def test_an_image_and_all_that_is_said_of_it() -> None:
+    async def test() -> None:
+        async with bench(
+            inline(10, usage={"total_tokens": 9}), qualities={"standard": "medium"}
+        ) as far:
+            far.provider.drawings[0] = with_header(far.provider.drawings[0], "X-Request-Id: req-9")
+            events = await far.draw(end_user="user-1")
+            (sent,) = far.provider.posts
+            assert sent.line == "POST /v1/images/generations HTTP/1.1"
+            assert sent.headers["authorization"] == "Bearer sk-first-key"
+            assert far.provider.asked == [
+                {
+                    "model": "theirs",
+                    "prompt": "a cat",
+                    "n": 1,
+                    "size": "64x48",
+                    "quality": "medium",
+                    "user": "user-1",
+                }
+            ]
+            assert events[:2] == [Started(0), Stepped(0, 1, 1)]
+            assert events[2] == Relayed("far", "req-9", {"total_tokens": 9}, seeded=False)
+            assert isinstance(events[3], Drawn)
+            assert events[3].pixels.shape == (48, 64, 3)
+            assert set(events[3].timing_ms) == {"queue", "upstream", "fetch"}
+            assert far.outcomes() == {"ok": 1}
+
+    run(test)
+
+
+def with_header(inner: Any, *lines: str) -> Any:
+    """The same answer with more headers."""
+
+    async def write(got: Received, writer: asyncio.StreamWriter) -> None:
+        class Patched:
+            def write(self, data: bytes) -> None:
+                head, _, rest = data.partition(b"\r\n\r\n")
+                writer.write(
+                    b"\r\n".join([head, *(x.encode() for x in lines)]) + b"\r\n\r\n" + rest
+                )
+
+            async def drain(self) -> None:
+                await writer.drain()
+
+        await inner(got, Patched())
+
+    return write
+
+
+def test_all_fields_reach_a_server_that_knows_them() -> None:
+    async def test() -> None:
+        async with bench(inline(1, 2), extras=OURS, qualities={"hd": ""}) as far:
+            events = await far.draw(n=2, negative_prompt="dogs", style="vivid", seed=5)
+            (sent,) = far.provider.asked
+            assert sent == {
+                "model": "theirs",
+                "prompt": "a cat",
+                "n": 2,
+                "size": "64x48",
+                "quality": "standard",
+                "negative_prompt": "dogs",
+                "style": "vivid",
+                "seed": 5,
+                "response_format": "b64_json",
+                "output_format": "png",
+                "watermark": False,
+            }
+            assert shades(events) == {0: 1, 1: 2}
+            assert all(event.seeded for event in events if isinstance(event, Relayed))
+
+    run(test)
+
+
+def test_what_the_provider_cannot_say_is_refused_by_name() -> None:
+    async def test() -> None:
+        async with bench(inline(1)) as far:
+            for field, value in [("negative_prompt", "dogs"), ("style", "vivid"), ("seed", 5)]:
+                with pytest.raises(errors.UnsupportedField) as refused:
+                    far.relay.check(far.order(**{field: value}).task, far.card)
+                assert refused.value.param == field
+            # What is honoured here is no reason: earlier turns, our extension, the end user.
+            kept = far.order(history=("hi",), prompt_extend=True, style="vivid", end_user="u")
+            far.relay.check(kept.task, far.card)
+            assert far.provider.posts == []
+            await far.draw(
+                history=("hi",), prompt_extend=True, style="vivid", extended="a vivid cat"
+            )
+            assert far.provider.asked[0]["prompt"] == "a vivid cat"
+            assert "style" not in far.provider.asked[0]
+
+    run(test)
+
+
+def test_the_label_is_the_providers_where_the_catalog_says_so() -> None:
+    async def test() -> None:
+        for labels, wanted, expected in [
+            ("ours", True, False),
+            ("ours", False, False),
+            ("provider", True, None),
+            ("provider", False, False),
+        ]:
+            async with bench(inline(1), extras=OURS, backend={"labels": labels}) as far:
+                await far.draw(ai_label=wanted)
+                assert far.provider.asked[0].get("watermark") is expected
+        async with bench(inline(1), backend={"labels": "provider"}) as far:
+            with pytest.raises(errors.UnsupportedField, match="watermark"):
+                far.relay.check(far.order(ai_label=False).task, far.card)
+
+    run(test)
+
+
+def test_many_images_go_in_several_requests() -> None:
+    async def test() -> None:
+        async def as_asked(got: Received, writer: asyncio.StreamWriter) -> None:
+            await inline(*range(1, json.loads(got.body)["n"] + 1))(got, writer)
+
+        async with bench(as_asked, n_max=2, extras=["seed"]) as far:
+            events = await far.draw(n=5, seed=100)
+            assert sorted(one["n"] for one in far.provider.asked) == [1, 2, 2]
+            assert sorted(one["seed"] for one in far.provider.asked) == [100, 102, 104]
+            assert sorted(shades(events)) == [0, 1, 2, 3, 4]
+
+    run(test)
+
+
+def test_edits_carry_their_pictures() -> None:
+    async def test() -> None:
+        async with bench(inline(1)) as far:
+            source = ImageSource("image", data=b"x")
+            order = far.order(references=(source,), mask=source)
+            image = InputImage(picture(), "png", SIZE)
+            from dataclasses import replace
+
+            order = replace(order, references=(image,), mask=image)
+            async with aclosing(far.relay.draw(order)) as drawing:
+                assert any([isinstance(event, Drawn) async for event in drawing])
+            (sent,) = far.provider.posts
+            assert sent.line.startswith("POST /v1/images/edits ")
+            assert sent.headers["content-type"].startswith("multipart/form-data; boundary=")
+            assert sent.body.count(picture()) == 2
+            assert b'name="image"; filename="image.png"\r\nContent-Type: image/png' in sent.body
+
+    run(test)
+
+
+# Images behind links
+
+
+def test_a_link_is_fetched_at_once_and_again_while_it_is_404() -> None:
+    async def test() -> None:
+        async with bench(images=[answer(404), answer(404), answer(200, picture(33))]) as far:
+            far.provider.drawings.append(far.provider.link())
+            assert shades(await far.draw()) == {0: 33}
+            assert len(far.provider.gets) == 3
+            assert "authorization" not in far.provider.gets[0].headers, "the key is not for links"
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("images", "word"),
+    [
+        ([answer(404)], "does not work"),
+        ([answer(200, b"<html>please wait</html>")], "no image"),
+        ([answer(200, picture()[:-30])], "no image"),
+        ([answer(200, b"")], "no image"),
+        ([endless], "too large"),
+        ([answer(302, b"", ["Location: http://127.0.0.1:1/x.png"])], "may not"),
+        ([answer(302, b"", ["Location: http://169.254.169.254/x.png"])], "may not"),
+        ([silent], "does not work"),
+    ],
+)
+def test_a_link_that_gives_no_image(images: Any, word: str) -> None:
+    async def test() -> None:
+        async with bench(images=images, fetch_timeout_s=0.5) as far:
+            far.provider.drawings.append(far.provider.link())
+            error = await failure(far)
+            assert isinstance(error, errors.ProviderFailed)
+            assert word in error.message
+            assert len(far.provider.posts) == 1, "it is not asked for again"
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1/x.png", "http://[::1]/x", "file:///etc/passwd", "http://10.0.0.1/"]
+)
+def test_links_to_private_places_are_not_followed(url: str) -> None:
+    async def test() -> None:
+        async with bench(says({"data": [{"url": url}]})) as far:
+            assert "may not" in (await failure(far)).message
+
+    run(test)
+
+
+def test_allowed_hosts_may_be_private() -> None:
+    async def test() -> None:
+        async with serving(answer(200, picture(44))) as store:
+            host = f"127.0.0.1:{store.port}"
+            body = {"data": [{"url": f"http://{host}/x.png"}]}
+            async with bench(says(body), allow_hosts=[host]) as far:
+                assert shades(await far.draw()) == {0: 44}
+
+    run(test)
+
+
+def test_a_bomb_is_not_decoded() -> None:
+    async def test() -> None:
+        import struct
+        import zlib
+
+        def chunk(kind: bytes, data: bytes) -> bytes:
+            return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))  # fmt: skip
+
+        header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+        bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"x")
+        async with bench(images=[answer(200, bomb)]) as far:
+            far.provider.drawings.append(far.provider.link())
+            assert "no image" in (await failure(far)).message
+
+    run(test)
+
+
+def test_links_pass_through_where_the_catalog_and_the_client_want_it() -> None:
+    async def test() -> None:
+        async with bench(backend={"rehost": False, "labels": "provider"}) as far:
+            far.provider.drawings.append(far.provider.link())
+            events = await far.draw(links=True)
+            (linked,) = [event for event in events if isinstance(event, Linked)]
+            assert linked == Linked(0, far.provider.server.url + "/1.png", SIZE, 7, "png")
+            assert far.provider.gets == []
+            assert shades(await far.draw(links=False)) == {0: 90}, "bytes are fetched"
+
+    run(test)
+
+
+# What is wrong with an answer
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        (says(b"<html>hello</html>"), errors.ProviderFailed),
+        (says({"created": 1, "data": []}), errors.ProviderFailed),
+        (says({"error": {"message": "oops", "code": None}}), errors.ProviderFailed),
+        (error(400, "content_policy_violation"), errors.ContentRefused),
+        (error(200, "content_policy_violation"), errors.ContentRefused),
+        (error(400, "invalid_value", param="size"), errors.InvalidField),
+        (error(500, "server_error"), errors.ProviderFailed),
+        (answer(302, b"", ["Location: http://127.0.0.1:1/"]), errors.ProviderFailed),
+        (cut, errors.ProviderFailed),
+        (endless, errors.ProviderFailed),
+        (silent, errors.ProviderFailed),
+    ],
+)
+def test_whoever_may_have_been_paid_is_not_asked_again(said: Any, kind: Any) -> None:
+    async def test() -> None:
+        async with bench(said, inline(1), timeout_s=1) as far:
+            events = (
+                await far.draw()
+            )  # raises nothing: Untaken would mean that a fallback may be asked
+            assert [type(one.error) for one in events if isinstance(one, Failed)] == [kind]
+            assert len(far.provider.posts) == 1
+
+    run(test)
+
+
+def test_the_providers_own_words_are_kept() -> None:
+    async def test() -> None:
+        async with bench(error(400, "moderation_blocked", message="category: violence")) as far:
+            events = await far.draw()
+            (relayed,) = [event for event in events if isinstance(event, Relayed)]
+            assert "category: violence" in str(relayed.refusal)
+            assert isinstance(events[-1], Failed)
+
+    run(test)
+
+
+def test_fewer_images_than_asked_for_are_failures_in_their_places() -> None:
+    async def test() -> None:
+        async with bench(inline(1, 2)) as far:
+            events = await far.draw(n=4)
+            assert shades(events) == {0: 1, 1: 2}
+            failed = {event.index: event.error for event in events if isinstance(event, Failed)}
+            assert set(failed) == {2, 3}
+            assert all(isinstance(one, errors.ProviderFailed) for one in failed.values())
+
+    run(test)
+
+
+# What is asked again
+
+
+@pytest.mark.parametrize("status", [503, 429, 401, 402])
+def test_what_is_free_may_go_elsewhere(status: int) -> None:
+    async def test() -> None:
+        async with bench(error(status, "no_more", "Retry-After: 7")) as far:
+            with pytest.raises(Untaken):
+                await far.draw()
+            assert len(far.provider.posts) == (3 if status == 503 else 1)
+
+    run(test)
+
+
+def test_an_overload_is_waited_out() -> None:
+    async def test() -> None:
+        async with bench(error(503, "overloaded"), inline(5)) as far:
+            assert shades(await far.draw()) == {0: 5}
+            assert len(far.provider.posts) == 2
+
+    run(test)
+
+
+def test_a_limited_key_rests_and_the_next_one_asks() -> None:
+    async def test() -> None:
+        keys = [("sk-one-one", 1), ("sk-two-two", 1)]
+        async with bench(
+            error(429, "rate_limit_exceeded", "Retry-After: 30"), inline(5), keys=keys
+        ) as far:
+            assert shades(await far.draw()) == {0: 5}
+            used = [post.headers["authorization"] for post in far.provider.posts]
+            assert used == ["Bearer sk-one-one", "Bearer sk-two-two"]
+            await far.draw()
+            assert far.provider.posts[-1].headers["authorization"] == "Bearer sk-two-two"
+            assert (far.relay.health()["keys"], far.relay.health()["keys_usable"]) == (2, 1)
+
+    run(test)
+
+
+def test_the_last_key_that_is_limited_says_when_to_come_back() -> None:
+    async def test() -> None:
+        async with bench(error(429, "rate_limit_exceeded", "Retry-After: 30")) as far:
+            for _ in range(2):  # the second is not even asked
+                with pytest.raises(Untaken) as untaken:
+                    await far.draw()
+                assert isinstance(untaken.value.error, errors.Busy)
+                assert 25 < untaken.value.error.retry_after_s <= 30
+            assert len(far.provider.posts) == 1
+
+    run(test)
+
+
+def test_a_key_that_the_provider_does_not_know_is_left_off() -> None:
+    async def test() -> None:
+        keys = [("sk-bad-bad", 1), ("sk-good-one", 1)]
+        async with bench(error(401, "invalid_api_key"), inline(5), keys=keys) as far:
+            for _ in range(3):
+                assert shades(await far.draw()) == {0: 5}
+            used = [post.headers["authorization"] for post in far.provider.posts]
+            assert used == ["Bearer sk-bad-bad"] + ["Bearer sk-good-one"] * 3
+
+    run(test)
+
+
+def test_nobody_there_is_tried_again_and_then_left() -> None:
+    async def test() -> None:
+        async with serving(answer()) as gone:
+            pass
+        async with bench(inline(5), base_url=f"{gone.url}/v1") as far:
+            with pytest.raises(Untaken) as untaken:
+                await far.draw()
+            assert isinstance(untaken.value.error, errors.ProviderFailed)
+            assert far.outcomes() == {"provider_failed": 1}
+
+    run(test)
+
+
+def test_a_provider_that_keeps_failing_is_left_alone_for_a_while() -> None:
+    async def test() -> None:
+        async with bench(*[error(500, "x")] * 5, inline(5)) as far:
+            for _ in range(5):
+                await far.draw()
+            assert far.relay.health()["circuit"] == "open"
+            with pytest.raises(Untaken) as untaken:
+                await far.draw()
+            assert isinstance(untaken.value.error, errors.Unavailable)
+            assert len(far.provider.posts) == 5
+            far.relay._asker.breaker._open_until = 0.0
+            assert far.relay.health()["circuit"] == "half-open"
+            assert shades(await far.draw()) == {0: 5}
+            assert far.relay.health()["circuit"] == "closed"
+
+    run(test)
+
+
+# Many at once, and hanging up
+
+
+def test_a_full_house_queues_and_then_says_busy() -> None:
+    async def test() -> None:
+        gate = asyncio.Event()
+
+        async def slow(got: Received, writer: asyncio.StreamWriter) -> None:
+            await gate.wait()
+            await inline(5)(got, writer)
+
+        async with bench(slow, concurrency_max=1, queue_max=1) as far:
+            first = asyncio.create_task(far.draw())
+            while not far.provider.posts:
+                await asyncio.sleep(0.01)
+            second = asyncio.create_task(far.draw())
+            while not far.relay.health()["waiting"]:
+                await asyncio.sleep(0.01)
+            with pytest.raises(Untaken) as untaken:
+                await far.draw()
+            assert isinstance(untaken.value.error, errors.Busy)
+            gate.set()
+            assert shades(await first) == {0: 5}
+            waited = await second
+            assert shades(waited) == {0: 5}
+            (queued,) = [event for event in waited if isinstance(event, Queued)]
+            assert queued.position == 1
+            assert far.relay.health()["running"] == 0
+
+    run(test)
+
+
+def test_hanging_up_closes_the_connection() -> None:
+    async def test() -> None:
+        closed = asyncio.Event()
+
+        async def wait(got: Received, writer: asyncio.StreamWriter) -> None:
+            while not writer.is_closing() and not writer.transport.is_closing():
+                writer.write(b"HTTP/1.1 102 Processing\r\n\r\n")
+                try:
+                    await writer.drain()
+                except ConnectionError:
+                    break
+                await asyncio.sleep(0.02)
+            closed.set()
+
+        async with bench(wait) as far:
+            drawing = asyncio.create_task(far.draw())
+            while not far.provider.posts:
+                await asyncio.sleep(0.01)
+            drawing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await drawing
+            await asyncio.wait_for(closed.wait(), 10)
+            assert far.relay.health()["running"] == 0
+            assert far.outcomes() == {"cancelled": 1}
+
+    run(test)
+
+
+def test_a_client_that_leaves_the_queue_takes_no_place() -> None:
+    async def test() -> None:
+        gate = asyncio.Event()
+
+        async def slow(got: Received, writer: asyncio.StreamWriter) -> None:
+            await gate.wait()
+            await inline(5)(got, writer)
+
+        async with bench(slow, concurrency_max=1) as far:
+            first, second, third = (asyncio.create_task(far.draw()) for _ in range(3))
+            while far.relay.health()["waiting"] != 2:
+                await asyncio.sleep(0.01)
+            second.cancel()
+            await asyncio.wait({second})
+            gate.set()
+            assert shades(await first) == shades(await third) == {0: 5}
+            assert len(far.provider.posts) == 2
+
+    run(test)
+
+
+def test_finished_pixels_are_bounded() -> None:
+    from danqing.providers.results import PixelBudget
+
+    async def test() -> None:
+        import numpy as np
+
+        budget = PixelBudget(100)
+        first = np.zeros((10, 10, 3), np.uint8)
+        await budget.wait()
+        budget.count(first)
+        waiting = asyncio.create_task(budget.wait())
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        del first
+        await asyncio.wait_for(waiting, 5)
+
+    run(test)
+
+
+def test_the_time_for_a_request_is_bounded() -> None:
+    async def test() -> None:
+        async with bench(silent, timeout_s=1) as far:
+            started = time.monotonic()
+            assert isinstance(await failure(far), errors.ProviderFailed)
+            assert time.monotonic() - started < 20
+
+    run(test)
