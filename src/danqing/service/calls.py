@@ -156,7 +156,7 @@ class Work:
     @property
     def is_asked(self) -> bool:
         """A provider has the request, and may want to be paid for it."""
-        return self.order.card.backend.is_relay and bool(self.steps_done)
+        return self.order.card.backend.is_relay and bool(self.done)
 
     def hear(self, event: Relayed | Linked | Turned) -> None:
         """Take in what a relay says."""
@@ -175,7 +175,7 @@ class Work:
                 backend = next(one for one in card.fallbacks if one.name == event.backend)
                 card = replace(card, backend=backend, qualities=backend.presets)
                 self.order = replace(self.order, card=card)
-                self.steps_done.clear()
+                self.done.clear()
 
     def begin_from(self, inputs: Inputs) -> None:
         """Take the pictures of an edit in; they are counted until `release`."""
