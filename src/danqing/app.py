@@ -328,6 +328,7 @@ def _context(
         gallery=service.gallery,
         books=books,
         metrics=metrics,
+        uploads=service.uploads,
         health=health,
     )
 

@@ -34,6 +34,9 @@ DAY_S = 86_400
 PRICE_MAX = 10**12
 """The most characters a request may cost; times the highest multiplier it is still one transfer."""
 
+REFERENCES_MAX = 16
+LOCAL_REFERENCES = {"pocket": 1}
+"""Pictures that a family edits from; one that is not here only draws."""
 PIXELS_MAX = 2**26
 SIDE_MIN = 16
 
@@ -52,6 +55,20 @@ Feature = Literal[
     "sequential",
     "optimize_fast",
     "jimeng",
+]
+
+
+_Route = Literal[
+    "openai",
+    "openai_edits",
+    "openai_variations",
+    "chat",
+    "draw",
+    "zhipu",
+    "dashscope",
+    "dashscope_native",
+    "dashscope_synthesis",
+    "ark",
 ]
 
 
@@ -166,27 +183,15 @@ class ModelRow(BaseModel):
     """How long an image's links are good."""
     format: ImageFormat = "png"
     """The image format when a request names none."""
-    references_max: int = Field(default=0, ge=0, le=16)
-    """Pictures an edit may start from; 0 = the model only draws."""
+    references_max: int = Field(default=0, ge=0, le=REFERENCES_MAX)
+    """Pictures an edit may start from; 0 = the model only draws. No more than its backends take: pocket one."""
     features: tuple[Feature, ...] = ()
     """Optional parameters the model honours."""
 
 
 class _File(BaseModel):
     model_config = STRICT
-    defaults: dict[
-        Literal[
-            "openai",
-            "chat",
-            "draw",
-            "zhipu",
-            "dashscope",
-            "dashscope_native",
-            "dashscope_synthesis",
-            "ark",
-        ],
-        str,
-    ]
+    defaults: dict[_Route, str]
     presets: dict[str, dict[str, _PresetRow]]
     strengths: dict[str, StrengthRow] = {}
     backends: dict[str, BackendRow]
@@ -334,9 +339,14 @@ def _card(name: str, row: ModelRow, file: _File, policy: str) -> Card:
         format=row.format,
         backend=backend,
         fallbacks=fallbacks,
-        references_max=row.references_max,
+        references_max=min(row.references_max, *map(_references_max, (backend, *fallbacks))),
         features=frozenset(row.features),
     )
+
+
+def _references_max(backend: Backend) -> int:
+    """How many pictures it can start from; of a relay the provider's own word counts, in the model's row."""
+    return REFERENCES_MAX if backend.is_relay else LOCAL_REFERENCES.get(backend.family, 0)
 
 
 def _backend(model: str, name: str | None, row: ModelRow, file: _File, fail: Any) -> Backend:

@@ -39,7 +39,7 @@ CLASSES = [
     for _, cls in inspect.getmembers(errors, inspect.isclass)
     if issubclass(cls, errors.DanqingError)
 ]
-OPENAI_SHAPED = ("openai", "chat", "dashscope")
+OPENAI_SHAPED = ("openai", "openai_edits", "openai_variations", "chat", "dashscope")
 
 # class: (OpenAI status, type, code), (Zhipu status, code)
 TABLE: dict[str, tuple[tuple[int, str, str | None], tuple[int, str]]] = {

@@ -38,7 +38,7 @@ def facts(call: Call, outcome: Outcome) -> dict[str, str]:
     headers = {
         "x-danqing-task": outcome.task_id,
         "x-danqing-model": f"{backend.name}; stand-in" if backend.stand_in else backend.name,
-        "x-danqing-size": str(call.task.size),
+        "x-danqing-size": str(outcome.result.delivered[0].size),
         "x-danqing-charged": str(outcome.charged),
         "x-danqing-timing": ", ".join(
             f"{stage};dur={outcome.timing_ms[stage]:.1f}" for stage in outcome.timing_ms

@@ -12,6 +12,7 @@ from danqing.dialects.base import Dialect
 from danqing.observability.metrics import Metrics
 from danqing.service.auth import Authenticator
 from danqing.service.books import Books
+from danqing.service.budget import ByteBudget
 from danqing.service.gallery import Gallery
 from danqing.service.pipeline import Pipeline
 from danqing.settings import Settings
@@ -29,6 +30,8 @@ class Context:
     gallery: Gallery
     books: Books
     metrics: Metrics
+    uploads: ByteBudget
+    """What clients' pictures in memory are counted with."""
     health: Callable[[], Awaitable[dict[str, object]]]
     """Facts for /healthz and /readyz; key "ok" says whether all is well."""
 

@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from danqing.api.answers import accepted, accepted_natively, facts, refuse, respond
 from danqing.api.context import Context, context_of
+from danqing.api.payload import TEXT, Bodies, read_payload
 from danqing.api.requests import (
     PEEK_BYTES_MAX,
     client_address,
@@ -26,16 +27,16 @@ from danqing.api.requests import (
     until_hang_up,
 )
 from danqing.api.streams import begin_stream
-from danqing.dialects.base import Dialect, parse_json
+from danqing.dialects.base import Dialect, Upload, parse_json
 from danqing.domain.errors import DanqingError, ServerFault, Unavailable, UnsupportedField
 from danqing.observability.logging import get_logger
 from danqing.service.auth import Principal, require_scope
+from danqing.service.budget import Share
 from danqing.service.calls import Accepted, Call, ClientKey
 from danqing.service.streaming import Feed
 
 log = get_logger(__name__)
 
-LARGE_BYTES = 32_000
 
 Pick = Callable[[Mapping[str, Any] | None], str]
 """Chooses a dialect by the body; None when it could not be read."""
@@ -49,16 +50,22 @@ def waits(_request: Request) -> bool:
     return False
 
 
-def drawing_route(pick: Pick, manner: Manner = waits) -> Callable[[Request], Awaitable[Response]]:
+def drawing_route(
+    pick: Pick, manner: Manner = waits, bodies: Bodies = TEXT
+) -> Callable[[Request], Awaitable[Response]]:
     """A handler for POST of a drawing request whose dialect `pick` chooses."""
 
     async def handle(request: Request) -> Response:
-        return await _handle(request, context_of(request), pick, manner)
+        context = context_of(request)
+        with context.uploads.share() as share:
+            return await _handle(request, context, pick, manner, bodies, share)
 
     return handle
 
 
-async def _handle(request: Request, context: Context, pick: Pick, manner: Manner) -> Response:
+async def _handle(
+    request: Request, context: Context, pick: Pick, manner: Manner, bodies: Bodies, share: Share
+) -> Response:
     received_s = time.time()
     request_id: str = request.scope["danqing.request_id"]
     try:
@@ -84,16 +91,14 @@ async def _handle(request: Request, context: Context, pick: Pick, manner: Manner
         )
 
     try:
-        raw = await read_body(request, context.settings.body_bytes_max)
-        # A large body takes a while to check: not on the event loop, where others would wait.
-        body = parse_json(raw) if len(raw) < LARGE_BYTES else await to_thread(parse_json, raw)
+        body, is_large = await read_payload(request, bodies, context.settings, share)
         dialect = context.dialects[pick(body)]
         asynchronous = manner(request)
         background = asynchronous or "respond-async" in _preferences(request)
         decode = partial(
             _decode, request, context, dialect, body, principal, received_s, background
         )
-        call = decode() if len(raw) < LARGE_BYTES else await to_thread(decode)
+        call = await to_thread(decode) if is_large else decode()
         model = call.card.name
         if call.feed is not None:
             stream = await begin_stream(request, context.pipeline, dialect, call, record)
@@ -162,12 +167,20 @@ def _client_key(
     # Zhipu's two prefixes are one route.
     route = request.url.path.removeprefix("/api")
     text = "\0".join((principal.account_id, route, kind, str(name)))
-    canonical = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    canonical = json.dumps(
+        body, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_fingerprint
+    )
     return ClientKey(
         digest=hashlib.sha256(text.encode()).hexdigest(),
         fingerprint=hashlib.sha256(canonical.encode()).hexdigest(),
         replays=key is not None,
     )
+
+
+def _fingerprint(value: object) -> str:
+    """What stands for a file in the fingerprint of a form. Its name is the client's own affair."""
+    assert isinstance(value, Upload)
+    return "sha256:" + hashlib.sha256(value.data).hexdigest()
 
 
 def _preferences(request: Request) -> set[str]:
@@ -178,6 +191,6 @@ def _preferences(request: Request) -> set[str]:
 
 async def _peek(request: Request) -> Mapping[str, Any] | None:
     try:
-        return parse_json(await read_body(request, PEEK_BYTES_MAX, drain=False))
+        return parse_json(await read_body(request, PEEK_BYTES_MAX, drained=False))
     except DanqingError:
         return None

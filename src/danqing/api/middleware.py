@@ -15,6 +15,7 @@ from danqing.observability.logging import get_logger
 log = get_logger("danqing.access")
 
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+OPENAI_VERSION = b"2020-10-01"
 _CLIENT_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -55,6 +56,31 @@ class RequestLog:
                     status=status,
                     ms=round((time.perf_counter() - started) * 1000, 1),
                 )
+
+
+class OpenAIHeaders:
+    """The headers that OpenAI puts on every answer: `openai-version` and `openai-processing-ms`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+
+        async def send_with_both(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers: list[Any] = message.setdefault("headers", [])
+                ms = str(round((time.perf_counter() - started) * 1000)).encode()
+                there = {name for name, _ in headers}
+                for name, value in (
+                    (b"openai-version", OPENAI_VERSION),
+                    (b"openai-processing-ms", ms),
+                ):
+                    if name not in there:
+                        headers.append((name, value))
+            await send(message)
+
+        await self._app(scope, receive, send_with_both)
 
 
 def _client_id(scope: Scope) -> str | None:

@@ -71,5 +71,7 @@ def _row(card: Card) -> dict[str, Any]:
             "link_ttl_s": card.link_ttl_s,
             "label_visible": card.label.visible,
             "format": card.format,
+            "references_max": card.references_max,
+            "features": sorted(card.features),
         },
     }

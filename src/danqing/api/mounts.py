@@ -25,7 +25,9 @@ from danqing.api import (
 from danqing.api.answers import refuse
 from danqing.api.context import Context, attach, context_of
 from danqing.api.generate import Manner, Pick, drawing_route, waits
-from danqing.api.reference import body_of, body_schema, complete
+from danqing.api.middleware import OpenAIHeaders
+from danqing.api.payload import EDITS, FORM, PICTURES, TEXT, Bodies
+from danqing.api.reference import bodies_of, body_schema, complete, form_schema
 from danqing.api.requests import drop_body
 from danqing.dialects.base import choose_v1_chat, choose_v1_images
 from danqing.domain.errors import (
@@ -104,9 +106,13 @@ def v1(context: Context) -> FastAPI:
     """`/v1`: OpenAI's paths, which the draw, jimeng and qwen seeds share."""
     app = _sub_app(context, "openai", "Danqing: OpenAI, draw, jimeng and Qwen-Image")
     _add_drawing(app, "/images/generations", choose_v1_images, context, "openai", "dashscope")
-    _add_drawing(app, "/chat/completions", choose_v1_chat, context, "chat", "draw")
+    _add_drawing(app, "/chat/completions", choose_v1_chat, context, "chat", "draw", bodies=PICTURES)
+    edits, variations = "openai_edits", "openai_variations"
+    _add_drawing(app, "/images/edits", always(edits), context, edits, bodies=EDITS)
+    _add_drawing(app, "/images/variations", always(variations), context, variations, bodies=FORM)
     app.include_router(models.router)
     app.include_router(tasks.router)
+    app.add_middleware(OpenAIHeaders)
     return app
 
 
@@ -123,7 +129,7 @@ def zhipu(context: Context) -> FastAPI:
 def ark(context: Context) -> FastAPI:
     """`/api/v3`: Volcengine Ark's path."""
     app = _sub_app(context, "ark", "Danqing: Volcengine Ark")
-    _add_drawing(app, "/images/generations", always("ark"), context, "ark")
+    _add_drawing(app, "/images/generations", always("ark"), context, "ark", bodies=PICTURES)
     return app
 
 
@@ -135,7 +141,8 @@ def dashscope(context: Context) -> FastAPI:
         ("image-generation/generation", "dashscope_native", dashscope_tasks.asynchronous),
         ("text2image/image-synthesis", "dashscope_synthesis", dashscope_tasks.asynchronous),
     ):
-        _add_drawing(app, f"/services/aigc/{path}", always(name), context, name, manner=manner)
+        where = f"/services/aigc/{path}"
+        _add_drawing(app, where, always(name), context, name, manner=manner, bodies=PICTURES)
     app.include_router(dashscope_tasks.router)
     return app
 
@@ -177,6 +184,7 @@ def _add_drawing(
     context: Context,
     *dialects: str,
     manner: Manner = waits,
+    bodies: Bodies = TEXT,
 ) -> None:
     """A POST route that draws, with its bodies in the API reference."""
     codecs = [context.dialects[name] for name in dialects]
@@ -184,10 +192,14 @@ def _add_drawing(
     answers = schemas.drawing(
         dialects, native=manner not in (waits, dashscope_tasks.synchronous), events=streams
     )
+    taken = {
+        "application/json": [body_schema(one) for one in codecs if bodies.json],
+        "multipart/form-data": [form_schema(one) for one in codecs if bodies.form],
+    }
     app.add_api_route(
         path,
-        drawing_route(pick, manner),
+        drawing_route(pick, manner, bodies),
         methods=["POST"],
         summary="Draw: " + " or ".join(dialects),
-        openapi_extra=body_of(*map(body_schema, codecs)) | answers,
+        openapi_extra=bodies_of(taken) | answers,
     )

@@ -29,9 +29,28 @@ def model_schema(model: type[BaseModel]) -> Schema:
     return inlined
 
 
+def form_schema(dialect: Dialect) -> Schema:
+    """The JSON Schema of a dialect's multipart form: its texts, and its files as binary strings."""
+    assert dialect.form is not None
+    schema = model_schema(dialect.form) | {"title": dialect.name}
+    one = {"type": "string", "format": "binary"}
+    files = {
+        name: one if "[]" not in name else {"type": "array", "items": one} for name in dialect.files
+    }
+    schema["properties"] = files | schema["properties"]
+    if not any("[]" in name for name in dialect.files):
+        schema["required"] = [*dialect.files, *schema.get("required", [])]
+    return schema
+
+
 def body_of(*schemas: Schema) -> Schema:
-    """FastAPI's `openapi_extra` of a route that reads its body itself: one of these."""
-    content = {"application/json": {"schema": {"anyOf": [*schemas]}}}
+    """FastAPI's `openapi_extra` of a route that reads its body itself: JSON, one of these."""
+    return bodies_of({"application/json": [*schemas]})
+
+
+def bodies_of(schemas: dict[str, list[Schema]]) -> Schema:
+    """The same with the schemas of each media type."""
+    content = {kind: {"schema": {"anyOf": some}} for kind, some in schemas.items() if some}
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -122,8 +141,11 @@ def _page(document: Schema) -> str:
 
 def _bodies(operation: Schema) -> list[Schema]:
     content = operation.get("requestBody", {}).get("content", {})
-    schema = content.get("application/json", {}).get("schema", {})
-    return schema.get("anyOf", [])
+    return [
+        schema | {"title": f"{schema['title']} ({kind})" if len(content) > 1 else schema["title"]}
+        for kind, entry in content.items()
+        for schema in entry.get("schema", {}).get("anyOf", [])
+    ]
 
 
 def _table(schema: Schema) -> str:

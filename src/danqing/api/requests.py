@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, TypeVar
@@ -27,39 +27,67 @@ _READ = "danqing.body_read"
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _HOST = re.compile(r"([A-Za-z0-9.-]{1,100}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?")
 BODY_S_MAX = 30.0
-"""A body must have come in whole after this long."""
+"""A body must have come in whole after this long,"""
+UPLOAD_S_MAX = 300.0
+"""one that may hold pictures after this,"""
+SILENCE_S_MAX = 30.0
+"""and its next bytes after this."""
+
+Counted = Callable[[int], None]
+"""Told the bytes of a body that have come in so far. May raise Busy."""
 
 
-async def read_body(request: Request, bytes_max: int, *, drain: bool = True) -> bytes:
+async def read_body(
+    request: Request, bytes_max: int, *, drained: bool = True, counted: Counted | None = None
+) -> bytes:
     """The whole body. Raises BodyTooLarge beyond `bytes_max`, Cancelled when the client leaves or dawdles.
 
-    `drain` reads an over-long body's rest (within limits), so that a client that sends first and
-    reads afterwards gets its answer.
+    `counted` raises Busy for a large body there is no memory for. `drained` reads a refused body's
+    rest (within limits), so that a client that sends first and reads afterwards gets its answer.
     """
     declared = request.headers.get("content-length", "")
     too_large = BodyTooLarge(f"The request body is too large: at most {bytes_max} bytes.")
     if declared.isdigit() and int(declared) > bytes_max:
         # A client that waits for "100 Continue" has sent nothing yet: answering at once saves it the trouble.
-        if drain and "100-continue" not in request.headers.get("expect", "").lower():
-            await _drain(request.receive, int(declared))
+        if drained and not expects_continue(request):
+            await drain(request.receive, int(declared))
         raise too_large
     body = bytearray()
+    until_s = deadline(BODY_S_MAX if counted is None else UPLOAD_S_MAX)
+    while True:
+        chunk, is_last = await next_chunk(request, until_s)
+        body += chunk
+        try:
+            if len(body) > bytes_max:
+                raise too_large
+            if counted is not None:
+                counted(len(body))
+        except DanqingError:
+            if drained and not is_last:
+                await drain(request.receive, DRAIN_BYTES_MAX)
+            raise
+        if is_last:
+            return bytes(body)
+
+
+def deadline(seconds: float) -> float:
+    """A moment of the running loop's clock, so many seconds from now."""
+    return asyncio.get_running_loop().time() + seconds
+
+
+async def next_chunk(request: Request, until_s: float) -> tuple[bytes, bool]:
+    """The body's next bytes, and whether they are its last. Raises Cancelled when the client leaves or dawdles."""
     try:
-        async with asyncio.timeout(BODY_S_MAX):
-            while True:
-                message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise Cancelled("The client left before its request was complete.")
-                body += message.get("body", b"")
-                if len(body) > bytes_max:
-                    if drain:
-                        await _drain(request.receive, DRAIN_BYTES_MAX)
-                    raise too_large
-                if not message.get("more_body", False):
-                    request.scope[_READ] = True
-                    return bytes(body)
+        async with asyncio.timeout_at(min(until_s, deadline(SILENCE_S_MAX))):
+            message = await request.receive()
     except TimeoutError:
         raise Cancelled("The request body did not arrive in time.") from None
+    if message["type"] == "http.disconnect":
+        raise Cancelled("The client left before its request was complete.")
+    is_last = not message.get("more_body", False)
+    if is_last:
+        request.scope[_READ] = True
+    return message.get("body", b""), is_last
 
 
 async def drop_body(request: Request) -> None:
@@ -69,10 +97,15 @@ async def drop_body(request: Request) -> None:
     """
     if _READ not in request.scope:
         with suppress(DanqingError):
-            await read_body(request, PEEK_BYTES_MAX, drain=False)
+            await read_body(request, PEEK_BYTES_MAX, drained=False)
 
 
-async def _drain(receive: Receive, expected: int) -> None:
+def expects_continue(request: Request) -> bool:
+    return "100-continue" in request.headers.get("expect", "").lower()
+
+
+async def drain(receive: Receive, expected: int) -> None:
+    """Read and throw away a body that is refused, within limits, so that its client can read the answer."""
     if expected > DRAIN_BYTES_MAX:
         return
     left = DRAIN_BYTES_MAX

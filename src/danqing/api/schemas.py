@@ -232,6 +232,8 @@ ACCEPTED = _object({"id": _TEXT, "object": {"const": "image.task"}, "status": {"
 
 ANSWERS: dict[str, Schema] = {
     "openai": IMAGES,
+    "openai_edits": IMAGES,
+    "openai_variations": IMAGES,
     "dashscope": IMAGES,
     "chat": COMPLETION,
     "draw": DRAW,
@@ -244,6 +246,8 @@ ANSWERS: dict[str, Schema] = {
 
 ERRORS: dict[str, Schema] = {
     "openai": OPENAI_ERROR,
+    "openai_edits": OPENAI_ERROR,
+    "openai_variations": OPENAI_ERROR,
     "dashscope": OPENAI_ERROR,
     "chat": OPENAI_ERROR,
     "draw": OPENAI_ERROR,

@@ -122,7 +122,7 @@ def item_error(error: errors.DanqingError) -> dict[str, str]:
 
 def usage(result: ImageResult) -> dict[str, int]:
     """`output_tokens` is the sum of width x height / 256 over the images that came, rounded."""
-    _, tokens = count_usage(result)
+    tokens = count_usage(result).output
     return {
         "generated_images": len(result.delivered),
         "output_tokens": tokens,

@@ -29,7 +29,8 @@ DRAW_MODELS = frozenset({"draw", "bc-img"})
 # Strings and everything else that is no bracket. The possessive loops and the `\Z` ending (an
 # unterminated string runs to the end) make every character be looked at once: linear time.
 _NOT_BRACKETS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[^]["{}]+', re.DOTALL)
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+"""What no database or header takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,10 @@ class Dialect(Protocol):
     name: str
     body: type[BaseModel]
     """The request's fields, for the API reference; `decode_request` checks more than their types."""
+    form: type[BaseModel] | None = None
+    """The texts of its multipart form, where it takes one, and"""
+    files: tuple[str, ...] = ()
+    """the names of that form's files; those in [] may come several times."""
 
     def requested_model(self, body: Mapping[str, object]) -> str | None:
         """The model's name as the client wrote it; None when absent, null or empty.
@@ -151,7 +156,7 @@ def parse_json(raw: bytes) -> dict[str, object]:
         raise InvalidBody("The request body is not valid JSON.") from None
     if not isinstance(value, dict):
         raise InvalidBody("The request body must be a JSON object.")
-    if any(_UNSTORABLE.search(string) for string in _strings(cast("object", value))):
+    if any(UNSTORABLE.search(string) for string in _strings(cast("object", value))):
         raise InvalidBody("The request body holds a NUL or a lone surrogate in a string.")
     return cast("dict[str, object]", value)
 

@@ -262,7 +262,8 @@ def _chunk(
 
 
 def _usage(result: ImageResult) -> dict[str, int]:
-    prompt_tokens, completion_tokens = openai_shapes.count_usage(result)
+    usage = openai_shapes.count_usage(result)
+    prompt_tokens, completion_tokens = usage.input, usage.output
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,

@@ -69,9 +69,9 @@ class OpenAIDialect(Dialect):
         negative, negative_cut = clip(wire.negative_prompt, "negative_prompt", card)
         if wire.size is None and "size_required" in card.features:
             raise MissingField("size")
-        if wire.watermark is not None and "watermark" not in card.features:
-            raise UnknownField("watermark")
-        _refuse_unsupported(wire, card)
+        check_watermark(wire.watermark, card)
+        check_stream(wire.stream, wire.partial_images, card)
+        check_options(wire.background, wire.moderation)
         task = ImageTask(
             model=card.name,
             prompt=prompt,
@@ -85,9 +85,9 @@ class OpenAIDialect(Dialect):
             ai_label=wire.watermark is not False,
             end_user=wire.safety_identifier or wire.user or None,
         )
-        image_format, compression = _read_format(wire, card)
+        image_format, compression = read_format(wire.output_format, wire.output_compression, card)
         delivery = Delivery(
-            form=_read_form(wire.response_format, card, stream=wire.stream is True),
+            form=read_form(wire.response_format, card, stream=wire.stream is True),
             format=image_format,
             compression=compression,
             truncated=cut + negative_cut,
@@ -109,11 +109,17 @@ class OpenAIDialect(Dialect):
         return openai_shapes.encode_event(event, head)
 
 
-def _refuse_unsupported(wire: GenerationBody, card: Card) -> None:
-    check_stream(wire.stream, wire.partial_images, card)
-    if wire.background == "transparent":
+def check_watermark(watermark: bool | None, card: Card) -> None:
+    """Raises UnknownField where the model has no such switch."""
+    if watermark is not None and "watermark" not in card.features:
+        raise UnknownField("watermark")
+
+
+def check_options(background: str | None, moderation: str | None) -> None:
+    """Raises UnsupportedField for what nothing here can do."""
+    if background == "transparent":
         raise UnsupportedField("'background' may not be 'transparent' here.", "background")
-    if wire.moderation == "low":
+    if moderation == "low":
         raise UnsupportedField("'moderation' may not be 'low' here.", "moderation")
 
 
@@ -125,7 +131,8 @@ def check_stream(stream: bool | None, partial_images: int | None, card: Card) ->
         raise UnsupportedField("'partial_images' needs 'stream': true.", "partial_images")
 
 
-def _read_form(asked: Form | None, card: Card, *, stream: bool = False) -> Form:
+def read_form(asked: Form | None, card: Card, *, stream: bool = False) -> Form:
+    """Links or base64. Raises UnsupportedField, UnknownField."""
     if asked == "url" and stream:
         raise UnsupportedField(
             "'response_format' may not be 'url' in a stream: its events carry base64.",
@@ -141,15 +148,17 @@ def _read_form(asked: Form | None, card: Card, *, stream: bool = False) -> Form:
     return asked
 
 
-def _read_format(wire: GenerationBody, card: Card) -> tuple[ImageFormat, int | None]:
-    """Format and compression; compression means something for jpeg and webp only."""
-    for param in ("output_format", "output_compression"):
-        if getattr(wire, param) is not None and "output_format" not in card.features:
+def read_format(
+    asked: ImageFormat | None, compression: int | None, card: Card
+) -> tuple[ImageFormat, int | None]:
+    """Format and compression; compression means something for jpeg and webp only. Raises UnsupportedField."""
+    for param, value in (("output_format", asked), ("output_compression", compression)):
+        if value is not None and "output_format" not in card.features:
             raise UnsupportedField(f"'{param}' is not supported by the model '{card.name}'.", param)
-    image_format = wire.output_format or card.format
-    if image_format == "png" and wire.output_compression not in (None, 100):
+    image_format = asked or card.format
+    if image_format == "png" and compression not in (None, 100):
         raise UnsupportedField(
             "'output_compression' other than 100 needs 'output_format' jpeg or webp.",
             "output_compression",
         )
-    return image_format, None if image_format == "png" else wire.output_compression
+    return image_format, None if image_format == "png" else compression

@@ -93,7 +93,14 @@ def encode_error(error: errors.DanqingError, request_id: str) -> Reply:
     if isinstance(error, errors.TooManyImages) and error.n_max == 1:
         param = code = None  # dall-e-3's and draw's own shape for this one
     body = {"error": {"message": message, "type": shape.type, "param": param, "code": code}}
-    return Reply(shape.status, body, error_headers(error, request_id))
+    headers = error_headers(error, request_id)
+    if isinstance(error, errors.RateLimited) and not isinstance(error, errors.ConcurrencyExceeded):
+        headers |= {
+            "x-ratelimit-limit-requests": str(error.limit),
+            "x-ratelimit-remaining-requests": "0",
+            "x-ratelimit-reset-requests": f"{max(1, math.ceil(error.retry_after_s))}s",
+        }
+    return Reply(shape.status, body, headers)
 
 
 def encode_images(result: ImageResult, delivery: Delivery) -> Reply:
@@ -112,17 +119,17 @@ def encode_images(result: ImageResult, delivery: Delivery) -> Reply:
             "output_format": first.format,
             "quality": result.quality,
             "size": str(first.size),
-            "usage": _usage(*count_usage(result)),
+            "usage": _usage(count_usage(result)),
         }
     return Reply(200, body)
 
 
-def _usage(input_tokens: int, output_tokens: int) -> dict[str, Any]:
+def _usage(usage: Usage) -> dict[str, Any]:
     return {
-        "total_tokens": input_tokens + output_tokens,
-        "input_tokens": input_tokens,
-        "output_tokens": output_tokens,
-        "input_tokens_details": {"text_tokens": input_tokens, "image_tokens": 0},
+        "total_tokens": usage.input + usage.output,
+        "input_tokens": usage.input,
+        "output_tokens": usage.output,
+        "input_tokens_details": {"text_tokens": usage.text, "image_tokens": usage.image},
     }
 
 
@@ -139,7 +146,7 @@ def encode_event(event: StreamEvent, head: StreamHead) -> list[ServerEvent]:
         case FinishedImage():
             image = event.image
             data = _event_data(head, "completed", event.index, image.format, image.b64)
-            data["usage"] = _usage(*count_tokens(head.prompt, image.size.pixels))
+            data["usage"] = _usage(_count(head.prompt, head.input_pixels, image.size.pixels))
             if event.revised_prompt is not None:
                 data["revised_prompt"] = event.revised_prompt
         case Broken():
@@ -174,15 +181,26 @@ def _item(image: DeliveredImage, result: ImageResult, delivery: Delivery) -> dic
     return item
 
 
-def count_usage(result: ImageResult) -> tuple[int, int]:
-    """Tokens in and out, by a formula of our own that the docs state; they are not what is charged.
+class Usage(NamedTuple):
+    """Tokens by a formula of our own that the docs state; they are not what is charged."""
 
-    In: characters (code points) of the prompt. Out: one per 256 pixels delivered, rounded over the
-    sum, as Volcengine Ark counts its `output_tokens`.
+    text: int
+    image: int
+    output: int
+
+    @property
+    def input(self) -> int:
+        return self.text + self.image
+
+
+def count_usage(result: ImageResult) -> Usage:
+    """Text: characters (code points) of the prompt. Images in and out: one per 256 pixels, rounded.
+
+    It is how Volcengine Ark counts its `output_tokens`.
     """
-    return count_tokens(result.prompt, sum(image.size.pixels for image in result.delivered))
+    pixels = sum(image.size.pixels for image in result.delivered)
+    return _count(result.prompt, result.input_pixels, pixels)
 
 
-def count_tokens(prompt: str, pixels: int) -> tuple[int, int]:
-    """The same of a prompt and the pixels delivered for it."""
-    return len(prompt), round(pixels / 256)
+def _count(prompt: str, input_pixels: int, output_pixels: int) -> Usage:
+    return Usage(len(prompt), round(input_pixels / 256), round(output_pixels / 256))

@@ -16,11 +16,14 @@ from danqing.dialects.dashscope_client import DashScopeClient
 from danqing.dialects.dashscope_native import DashScopeMessages, DashScopePrompt
 from danqing.dialects.openai import OpenAIDialect
 from danqing.dialects.openai_client import OpenAIClient
+from danqing.dialects.openai_edits import OpenAIEditsDialect, OpenAIVariationsDialect
 from danqing.dialects.zhipu import ZhipuDialect
 from danqing.dialects.zhipu_client import ZhipuClient
 
 _ALL: tuple[Dialect, ...] = (
     OpenAIDialect(),
+    OpenAIEditsDialect(),
+    OpenAIVariationsDialect(),
     ChatDialect(),
     DrawDialect(),
     ZhipuDialect(),

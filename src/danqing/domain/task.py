@@ -264,6 +264,8 @@ class StreamHead:
     size: Size
     n: int
     is_edit: bool = False
+    input_pixels: int = 0
+    """Of all references and the mask together."""
 
 
 @dataclass(frozen=True, slots=True)

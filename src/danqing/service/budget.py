@@ -31,10 +31,14 @@ class Share:
 
     def add(self, count: int) -> None:
         """Take `count` bytes more. Raises Busy where they do not fit; then nothing was taken."""
-        if self._budget.taken + count > self._budget.bytes_max:
-            raise Busy(RETRY_S)
+        self.probe(count)
         self._budget.taken += count
         self.bytes_count += count
+
+    def probe(self, count: int) -> None:
+        """Raises Busy where `count` bytes more would not fit now; takes nothing."""
+        if self._budget.taken + count > self._budget.bytes_max:
+            raise Busy(RETRY_S)
 
     def release(self) -> None:
         """Give all of it back; again does nothing."""

@@ -303,7 +303,8 @@ class Pipeline:
             return Accepted(work.task_id)
         feed = work.call.feed
         if feed is not None:
-            feed.open(_head(work.task_id, work.order.task, work.call.received_s))
+            pixels = 0 if work.inputs is None else work.inputs.pixels
+            feed.open(_head(work.task_id, work.order.task, work.call.received_s, pixels))
         outcome = await self._drawn(work)
         if feed is not None:
             feed.finish(outcome.result)
@@ -456,7 +457,7 @@ class Pipeline:
             task.exception()  # a client that has left asks nobody for it: that is no news for the log
 
 
-def _head(task_id: str, task: ImageTask, received_s: float) -> StreamHead:
+def _head(task_id: str, task: ImageTask, received_s: float, input_pixels: int) -> StreamHead:
     return StreamHead(
         reply_id=task_id,
         created=int(received_s),
@@ -466,6 +467,7 @@ def _head(task_id: str, task: ImageTask, received_s: float) -> StreamHead:
         size=task.size,
         n=task.n,
         is_edit=task.is_edit,
+        input_pixels=input_pixels,
     )
 
 
@@ -475,4 +477,4 @@ def _head_of(row: TaskRow) -> StreamHead:
         stored = StoredRequest.of_json(row.request)
     except ValueError:
         raise NotFound("The answer of this task is no longer kept.") from None
-    return _head(row.id, stored.task, stored.received_s)
+    return _head(row.id, stored.task, stored.received_s, stored.input_pixels)
