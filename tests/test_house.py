@@ -51,9 +51,15 @@ def test_links_between_pages_lead_somewhere() -> None:
 
 
 def test_engine_needs_no_web_stack() -> None:
-    """The GPU machine has none: domain and engine import without it (and without the database)."""
+    """The GPU machine has none: domain and engine import without it, without the database, and uninstalled."""
     code = (
-        "import sys\n"
+        "import sys, importlib.metadata as metadata\n"
+        "found = metadata.version\n"
+        "def version(name):\n"
+        "    if name == 'danqing':\n"
+        "        raise metadata.PackageNotFoundError(name)\n"
+        "    return found(name)\n"
+        "metadata.version = version\n"
         "for name in ('fastapi', 'starlette', 'uvicorn', 'sqlalchemy', 'structlog', 'obstore',"
         " 'prometheus_client', 'pydantic_settings'):\n"
         "    sys.modules[name] = None\n"

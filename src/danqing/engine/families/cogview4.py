@@ -24,7 +24,14 @@ from danqing.engine.families.flow import (
     regional,
     rows_vary,
 )
-from danqing.engine.families.packing import Layout, attend, layer_norm, modulate
+from danqing.engine.families.packing import (
+    Attention,
+    Layout,
+    attend,
+    backends,
+    layer_norm,
+    modulate,
+)
 from danqing.engine.messages import Job
 
 TOKENS_MAX = 1024
@@ -76,7 +83,7 @@ def _before(
     x: Tensor, mods: Tensor, rows: Tensor, cos: Tensor, sin: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rows N x D -> query, key, value, each N x heads x width."""
-    normed = modulate(layer_norm(x, EPS), mods[1], mods[0], rows)
+    normed = modulate(layer_norm(x, EPS), mods[:, 1], mods[:, 0], rows)
     width = cos.shape[-1]
     query, key, value = F.linear(normed, weight, bias).chunk(3, -1)
     query, key, value = (y.unflatten(-1, (-1, width)) for y in (query, key, value))
@@ -89,21 +96,24 @@ def _after(
     up: tuple[Tensor, Tensor], down: tuple[Tensor, Tensor],
 ) -> Tensor:  # fmt: skip
     """What the rows saw, and the feed-forward half of the block."""
-    x = x + F.linear(seen, *out) * mods[2][rows]
-    normed = modulate(layer_norm(x, EPS), mods[4], mods[3], rows)
-    return x + F.linear(F.gelu(F.linear(normed, *up), approximate="tanh"), *down) * mods[5][rows]
+    x = x + F.linear(seen, *out) * mods[:, 2][rows]
+    normed = modulate(layer_norm(x, EPS), mods[:, 4], mods[:, 3], rows)
+    return x + F.linear(F.gelu(F.linear(normed, *up), approximate="tanh"), *down) * mods[:, 5][rows]
 
 
 class CogView4Denoiser:
     """Runs a CogView4Transformer2DModel's weights over packed rows. The model's own modules keep working."""
 
-    def __init__(self, transformer: Any, *, compiled: bool = False) -> None:
+    def __init__(
+        self, transformer: Any, *, compiled: bool = False, attention: Attention = "auto"
+    ) -> None:
         self._model = transformer
         self.device: torch.device = transformer.device
         self._dtype: torch.dtype = transformer.dtype
         self._blocks = [
             (_fuse(block.attn1), _linears(block)) for block in transformer.transformer_blocks
         ]
+        self._backends = backends(attention, self.device)
         self._before = regional(_before, enabled=compiled)
         self._after = regional(_after, enabled=compiled)
 
@@ -141,25 +151,25 @@ class CogView4Denoiser:
         blocks, final = self._split(modulations)
         rows, cos, sin = layout.rows, layout.cos, layout.sin
         for (fused, linears), mods in zip(self._blocks, blocks, strict=True):
-            rows_vary(x, rows, cos, sin)
+            rows_vary(x, mods, rows, cos, sin)
             query, key, value = self._before(x, mods, rows, cos, sin, *fused)
-            seen = attend(query, key, value, layout.groups)
+            seen = attend(query, key, value, layout.groups, self._backends)
             rows_vary(seen)
             x = self._after(x, seen, mods, rows, *linears)
         return self._output(x[layout.images], rows[layout.images], final).view(segments, tokens, -1)
 
     def _split(self, modulations: Tensor) -> tuple[Tensor, Tensor]:
-        """(blocks x 6 x 2B x D, 2 x 2B x D): rows are image and text of each member in turn."""
+        """(blocks x 2B x 6 x D, 2B x 2 x D): rows are image and text of each member in turn."""
         width = self._model.norm_out.linear.out_features // 2
         members = modulations.shape[0]
+        # In the checkpoint: shift, scale, gate, shift, scale, gate, each for image and text.
         blocks = modulations[:, : -2 * width].view(members, -1, 6, 2, width)
-        # One of the 6 is what is added, what scales, what gates; the order in the checkpoint is shift, scale, gate.
-        blocks = blocks.permute(1, 2, 0, 3, 4).reshape(-1, 6, 2 * members, width)
-        final = modulations[:, -2 * width :].view(members, 2, 1, width).expand(-1, -1, 2, -1)
-        return blocks, final.permute(1, 0, 2, 3).reshape(2, 2 * members, width)
+        blocks = blocks.permute(1, 0, 3, 2, 4).reshape(-1, 2 * members, 6, width).contiguous()
+        final = modulations[:, -2 * width :].view(members, 2, width)
+        return blocks, final.repeat_interleave(2, 0)
 
     def _output(self, x: Tensor, rows: Tensor, final: Tensor) -> Tensor:
-        return self._model.proj_out(modulate(layer_norm(x, EPS), final[0], final[1], rows))
+        return self._model.proj_out(modulate(layer_norm(x, EPS), final[:, 0], final[:, 1], rows))
 
 
 def _fuse(attention: Any) -> tuple[Tensor, Tensor]:

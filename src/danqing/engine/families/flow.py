@@ -328,6 +328,7 @@ def fit_projection(pictures: Pictures, device: torch.device) -> Tensor:
     return torch.linalg.lstsq(inputs.cpu(), wanted.cpu()).solution.T.contiguous().to(device)
 
 
+@functools.cache
 def regional(function: Callable[..., Any], *, enabled: bool) -> Callable[..., Any]:
     """A part of a block, compiled once for all blocks and all numbers of rows."""
     if not enabled:

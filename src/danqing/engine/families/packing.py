@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 LAYOUTS_MAX = 16
+
+Attention = Literal["auto", "flash"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +110,30 @@ class Layouts:
         return found
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, groups: Sequence[tuple[int, int]]) -> Tensor:
+def backends(attention: Attention, device: torch.device) -> list[SDPBackend]:
+    """The attention kernels to use, the first that can do it; "auto" has cuDNN's first on a GPU."""
+    found = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    if attention == "auto" and device.type == "cuda":
+        found.insert(0, SDPBackend.CUDNN_ATTENTION)
+    return found
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, groups: Sequence[tuple[int, int]],
+    kernels: list[SDPBackend],
+) -> Tensor:  # fmt: skip
     """Each segment's rows look at that segment's rows. N x heads x width each -> N x (heads x width)."""
     start = 0
     parts: list[Tensor] = []
-    for count, rows in groups:
-        part = slice(start, start + count * rows)
-        heads = [x[part].unflatten(0, (count, rows)).transpose(1, 2) for x in (query, key, value)]
-        found = F.scaled_dot_product_attention(heads[0], heads[1], heads[2])
-        parts.append(found.transpose(1, 2).flatten(2).flatten(0, 1))
-        start = part.stop
+    with sdpa_kernel(kernels, set_priority=True):
+        for count, rows in groups:
+            part = slice(start, start + count * rows)
+            heads = (
+                x[part].unflatten(0, (count, rows)).transpose(1, 2) for x in (query, key, value)
+            )
+            found = F.scaled_dot_product_attention(*heads)
+            parts.append(found.transpose(1, 2).flatten(2).flatten(0, 1))
+            start = part.stop
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from danqing.engine import samplers
 from danqing.engine.families.checkpoint import Checkpoint
 from danqing.engine.families.flow import FlowFamily, Pictures, TextReader, regional, rows_vary
-from danqing.engine.families.packing import Layout, attend, layer_norm, modulate, rms_norm
+from danqing.engine.families.packing import (
+    Attention,
+    Layout,
+    attend,
+    backends,
+    layer_norm,
+    modulate,
+    rms_norm,
+)
 from danqing.engine.messages import Job
 
 TOKENS_MAX = 1024
@@ -116,7 +124,7 @@ def _stream(
     x: Tensor, mods: Tensor, rows: Tensor, fused: Pair, norms: Pair
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One stream's rows -> its query, key, value, each rows x heads x width."""
-    normed = modulate(layer_norm(x, EPS), mods[1], mods[0], rows)
+    normed = modulate(layer_norm(x, EPS), mods[:, 1], mods[:, 0], rows)
     width = norms[0].shape[0]
     query, key, value = F.linear(normed, *fused).chunk(3, -1)
     query, key, value = (y.unflatten(-1, (-1, width)) for y in (query, key, value))
@@ -139,15 +147,17 @@ def _after(
 ) -> Tensor:
     """What one stream's rows saw (the packed rows at `where`), and its feed-forward half of the block."""
     out, up, down = linears
-    x = x + F.linear(seen[where], *out) * mods[2][rows]
-    normed = modulate(layer_norm(x, EPS), mods[4], mods[3], rows)
-    return x + F.linear(F.gelu(F.linear(normed, *up), approximate="tanh"), *down) * mods[5][rows]
+    x = x + F.linear(seen[where], *out) * mods[:, 2][rows]
+    normed = modulate(layer_norm(x, EPS), mods[:, 4], mods[:, 3], rows)
+    return x + F.linear(F.gelu(F.linear(normed, *up), approximate="tanh"), *down) * mods[:, 5][rows]
 
 
 class QwenDenoiser:
     """Runs a QwenImageTransformer2DModel's weights over packed rows. The model's own modules keep working."""
 
-    def __init__(self, transformer: Any, *, compiled: bool = False) -> None:
+    def __init__(
+        self, transformer: Any, *, compiled: bool = False, attention: Attention = "auto"
+    ) -> None:
         """Raises ValueError for a variant that takes more than a time and a text."""
         config = transformer.config
         for name in ("guidance_embeds", "zero_cond_t", "use_additional_t_cond", "use_layer3d_rope"):
@@ -157,6 +167,7 @@ class QwenDenoiser:
         self.device: torch.device = transformer.device
         self._dtype: torch.dtype = transformer.dtype
         self._blocks = [_block_weights(block) for block in transformer.transformer_blocks]
+        self._backends = backends(attention, self.device)
         self._before = regional(_before, enabled=compiled)
         self._after = regional(_after, enabled=compiled)
 
@@ -198,27 +209,26 @@ class QwenDenoiser:
         order, cos, sin = layout.order, layout.cos, layout.sin
         text_rows, image_rows = layout.rows[layout.texts], layout.rows[layout.images]
         for (fused, norms, linears), mods in zip(self._blocks, blocks, strict=True):
-            rows_vary(
-                text, image, text_rows, image_rows, order, cos, sin, layout.texts, layout.images
-            )
+            rows_vary(text, image, mods, text_rows, image_rows, order, cos, sin)
+            rows_vary(layout.texts, layout.images)
             query, key, value = self._before(
                 text, image, mods, text_rows, image_rows, order, cos, sin, fused, norms
             )
-            seen = attend(query, key, value, layout.groups)
+            seen = attend(query, key, value, layout.groups, self._backends)
             rows_vary(seen)
             text = self._after(text, seen, layout.texts, mods, text_rows, linears[0])
             image = self._after(image, seen, layout.images, mods, image_rows, linears[1])
-        image = modulate(layer_norm(image, EPS), final[0], final[1], image_rows)
+        image = modulate(layer_norm(image, EPS), final[:, 0], final[:, 1], image_rows)
         return self._model.proj_out(image).view(segments, tokens, -1)
 
     def _split(self, modulations: Tensor) -> tuple[Tensor, Tensor]:
-        """(blocks x 6 x 2B x D, 2 x 2B x D): rows are image and text of each member in turn."""
+        """(blocks x 2B x 6 x D, 2B x 2 x D): rows are image and text of each member in turn."""
         width = self._model.inner_dim
         members = modulations.shape[0]
         blocks = modulations[:, : -2 * width].view(members, -1, 2, 6, width)
-        blocks = blocks.permute(1, 3, 0, 2, 4).reshape(-1, 6, 2 * members, width)
-        final = modulations[:, -2 * width :].view(members, 2, 1, width).expand(-1, -1, 2, -1)
-        return blocks, final.permute(1, 0, 2, 3).reshape(2, 2 * members, width)
+        blocks = blocks.permute(1, 0, 2, 3, 4).reshape(-1, 2 * members, 6, width).contiguous()
+        final = modulations[:, -2 * width :].view(members, 2, width)
+        return blocks, final.repeat_interleave(2, 0)
 
 
 def _fuse(*parts: Any) -> Pair:

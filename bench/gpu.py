@@ -1,0 +1,203 @@
+"""Our CogView4 and Qwen-Image against diffusers on one GPU: parity, memory, seconds a step. Random weights, full size.
+
+    python -m bench.gpu --smoke --grid --results gpu.jsonl --tables gpu.md [--budget-s 300]
+    python -m bench.gpu --tiny --smoke --grid --results /tmp/tiny.jsonl --tables /tmp/tiny.md   # every path, on a CPU
+
+Every cell is a line of the results file as soon as it is measured; cells that the file has are not measured again. The most
+valuable come first, and none is begun after the budget. Without a GPU (and without --tiny) nothing is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench._gpu_measure import Bench
+
+BATCHES = (1, 2, 4, 8)
+FAMILIES = ("cogview4", "qwen_image")
+PEERS = ("diffusers", "diffusers-compiled")
+Planned = tuple[str, Callable[[], dict[str, Any]], float]
+"""A cell's key, what measures it, and the seconds that it may take."""
+
+
+def plan(bench: Bench, names: list[str], parts: set[str]) -> Iterator[Planned]:
+    """The most valuable first."""
+    from bench import _gpu_measure as m
+
+    small, large = bench.sides[0], bench.sides[1 if bench.tiny else 2]
+    batches = BATCHES[:2] if bench.tiny else BATCHES
+    if "smoke" in parts:
+        for side in (small, large):
+            for name in names:
+                yield f"smoke {name} {side}", lambda n=name, s=side: m.parity(bench, n, s), 25
+        for name in names:
+            yield f"vae {name} {large}", lambda n=name: m.vae(bench, n, large), 3
+    if "profile" in parts:
+        for side in (large, small):
+            for name in names:
+                yield f"profile {name} {side}", lambda n=name, s=side: m.profile(bench, n, s), 3
+    if "grid" not in parts:
+        return
+    first = [(small, 1), (large, 1), (small, batches[-1])]
+    alone = [(side, 1) for side in bench.sides if (side, 1) not in first]
+    rest = [(side, b) for b in batches[1:] for side in bench.sides if (side, b) not in first]
+    yield from _cells(bench, names, first, ("ours", PEERS[0], "ours-flash"))
+    steps, count = 4 if bench.tiny else 20, batches[-1]
+    for name in names:
+        yield f"served {name} {small}", lambda n=name: m.served(bench, n, small, steps, 8), 25
+        yield f"mixed {name} {small} {count}", lambda n=name: m.mixed(bench, n, small, count), 4
+        for batch in (1, count):
+            key = f"cell {name} {small} {batch} ours-unguided"
+            yield key, lambda n=name, b=batch: m.cell(bench, n, small, b, "ours", guided=False), 3
+    yield from _cells(bench, names, alone, ("ours", PEERS[0]))
+    if bench.compiled:
+        yield from _cells(bench, names, first, PEERS[1:], compile_s=20)
+    yield from _cells(bench, names, rest, ("ours", PEERS[0]))
+    if bench.compiled:
+        yield from _cells(bench, names, [*alone, *rest], PEERS[1:], compile_s=10)
+
+
+def _cells(
+    bench: Bench, names: list[str], shapes: list[tuple[int, int]], ways: tuple[str, ...],
+    compile_s: float = 1,
+) -> Iterator[Planned]:  # fmt: skip
+    from bench import _gpu_measure as m
+    from bench._gpu_models import teraflop
+
+    for side, batch in shapes:
+        for name in names:
+            for way in ways:
+                rate = 600 if way.startswith("ours") else 350
+                steps_s = teraflop(name, side, batch) * 6 / rate
+                key = f"cell {name} {side} {batch} {way}"
+                expected_s = compile_s + min(steps_s, 20)
+                yield (
+                    key,
+                    lambda n=name, s=side, b=batch, w=way: m.cell(bench, n, s, b, w),
+                    expected_s,
+                )
+
+
+def tables(done: dict[str, dict[str, Any]]) -> str:
+    """The results as Markdown."""
+    lines = [
+        "## Environment",
+        "",
+        "```",
+        json.dumps(done.get("environment", {}), indent=1),
+        "```",
+        "",
+    ]
+    smoke = {key.split(" ", 1)[1]: row for key, row in done.items() if key.startswith("smoke ")}
+    if smoke:
+        lines += [
+            "## Parity and memory (batch 1, both guidance halves)", "",
+            "| | relative latent error | ours s | diffusers s | ours GiB | diffusers GiB | decode s |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+        ]  # fmt: skip
+        names = (
+            "ours_error",
+            "ours_s",
+            "diffusers_s",
+            "ours_peak_gib",
+            "diffusers_peak_gib",
+            "decode_s",
+        )
+        for key, row in smoke.items():
+            found = " | ".join(str(row.get(name, row.get("error", "-"))) for name in names)
+            lines.append(f"| {key} | {found} |")
+        lines.append("")
+    lines += _grid(done)
+    others = {key: row for key, row in done.items() if key.split()[0] in ("vae", "mixed", "served")}
+    if others:
+        lines += ["## Others", "", "```", *(json.dumps(row) for row in others.values()), "```", ""]
+    return "\n".join(lines)
+
+
+def _grid(done: dict[str, dict[str, Any]]) -> list[str]:
+    cells: dict[tuple[str, int, int], dict[str, dict[str, Any]]] = {}
+    for key, row in done.items():
+        if key.startswith("cell "):
+            _, name, side, batch, way = key.split()
+            cells.setdefault((name, int(side), int(batch)), {})[way] = row
+    if not cells:
+        return []
+    ways = ("ours", *PEERS)
+    lines = [
+        "## Seconds a step", "",
+        "| model | side | batch | ours s | TFLOP/s | GiB | diffusers s | compiled s | ours vs diffusers | vs compiled |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for (name, side, batch), found in sorted(cells.items()):
+        step = {way: found.get(way, {}).get("step_s") for way in ways}
+
+        def times(way: str, step: dict[str, Any] = step) -> str:
+            return (
+                f"{step[way] / step['ours']:.2f}x" if step[way] and step["ours"] else "not measured"
+            )
+
+        ours = found.get("ours", {})
+        values = [f"{step[way]:.4f}" if step[way] else "not measured" for way in ways]
+        lines.append(
+            f"| {name} | {side} | {batch} | {values[0]} | {ours.get('tflops', '-')} | {ours.get('peak_gib', '-')} "
+            f"| {values[1]} | {values[2]} | {times(PEERS[0])} | {times(PEERS[1])} |"
+        )
+    return [*lines, ""]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    for part in ("smoke", "profile", "grid"):
+        parser.add_argument(f"--{part}", action="store_true")
+    parser.add_argument("--tiny", action="store_true", help="small networks on the CPU: a dry run")
+    parser.add_argument("--no-compile", action="store_true", help="torch.compile nowhere")
+    parser.add_argument("--families", default=",".join(FAMILIES))
+    parser.add_argument("--steps", type=int, default=50, help="of a whole image, at least 8")
+    parser.add_argument("--budget-s", type=float, default=1e9)
+    parser.add_argument("--results", type=Path, default=Path("gpu.jsonl"))
+    parser.add_argument("--tables", type=Path)
+    options = parser.parse_args(arguments)
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("diffusers") is None:
+        print("not measured: torch and diffusers are not installed")
+        return
+    import diffusers
+    import torch
+
+    diffusers.utils.logging.set_verbosity_error()
+    if not options.tiny and not torch.cuda.is_available():
+        print("not measured: there is no GPU here")
+        return
+    from bench._gpu_measure import Bench, environment
+
+    device = torch.device("cpu" if options.tiny else "cuda")
+    bench = Bench(
+        options.results,
+        device,
+        options.tiny,
+        not options.no_compile,
+        options.budget_s,
+        options.steps,
+    )
+    if options.results.exists():
+        for line in options.results.read_text("utf-8").splitlines():
+            row = json.loads(line)
+            bench.done[row["key"]] = row
+    bench.run("environment", lambda: environment(bench))
+    parts = {part for part in ("smoke", "profile", "grid") if getattr(options, part)}
+    try:
+        for key, measure, expected_s in plan(bench, options.families.split(","), parts):
+            bench.run(key, measure, 0 if options.tiny else expected_s)
+    finally:
+        if options.tables is not None:
+            options.tables.write_text(tables(bench.done), "utf-8")
+    print(f"{len(bench.done)} cells, {bench.elapsed_s():.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

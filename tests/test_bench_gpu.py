@@ -1,0 +1,62 @@
+"""bench/gpu.py's dry run: every path on the CPU with small networks, so that time with a GPU is spent measuring."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="the engine extra: make install-engine")
+pytest.importorskip("diffusers", reason="the engine extra: make install-engine")
+
+from bench import gpu
+
+pytestmark = pytest.mark.slow
+
+TINY = ["--tiny", "--no-compile", "--steps", "8"]
+
+
+def test_every_path_runs_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results, tables = tmp_path / "gpu.jsonl", tmp_path / "gpu.md"
+    where = ["--results", str(results), "--tables", str(tables)]
+    gpu.main([*TINY, *where, "--smoke", "--profile", "--grid"])
+    rows = {row["key"]: row for row in map(json.loads, results.read_text("utf-8").splitlines())}
+    faults = {
+        key: row for key, row in rows.items() if "error" in row and isinstance(row["error"], str)
+    }
+    assert not faults
+    assert not any(name.endswith("_fault") for row in rows.values() for name in row)
+    kinds = [key.split()[0] for key in rows]
+    counts = {kind: kinds.count(kind) for kind in kinds}
+    assert counts == {
+        "environment": 1, "smoke": 4, "vae": 2, "profile": 4, "served": 2, "mixed": 2, "cell": 26,
+    }  # fmt: skip
+    for name in gpu.FAMILIES:
+        assert rows[f"smoke {name} 64"]["ours_error"] < 1e-5
+        assert not rows[f"served {name} 64"]["failed"]
+    text = tables.read_text("utf-8")
+    assert "not measured" in text, "nothing was compiled"
+    assert text.count("| cogview4 | ") == text.count("| qwen_image | ") == 4
+    capsys.readouterr()
+
+    gpu.main([*TINY, *where, "--smoke", "--profile", "--grid"])
+    assert len(results.read_text("utf-8").splitlines()) == len(rows), "cells are measured once"
+    assert "smoke" not in capsys.readouterr().out
+
+
+def test_nothing_is_begun_after_the_budget(tmp_path: Path) -> None:
+    results = tmp_path / "gpu.jsonl"
+    gpu.main([*TINY, "--smoke", "--grid", "--budget-s", "0", "--results", str(results)])
+    assert not results.exists()
+
+
+def test_without_a_gpu_nothing_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    gpu.main(["--smoke", "--results", str(tmp_path / "gpu.jsonl")])
+    assert capsys.readouterr().out == "not measured: there is no GPU here\n"
