@@ -22,9 +22,12 @@ from danqing.dialects.registry import DIALECTS
 from danqing.domain.card import Card
 from danqing.domain.errors import DanqingError
 from danqing.domain.ports import Provider
-from danqing.engine.client import InProcessClient
-from danqing.engine.core import EngineCore
+from danqing.engine.child import ChildCore
+from danqing.engine.client import Core, InProcessClient
+from danqing.engine.core import WARM_UP, EngineCore
+from danqing.engine.families import load
 from danqing.engine.families.base import Family
+from danqing.engine.messages import Begin
 from danqing.net.outbound import Outbound
 from danqing.observability.logging import get_logger
 from danqing.observability.metrics import Metrics
@@ -51,6 +54,8 @@ from danqing.storage.blobs import Blobs
 
 log = get_logger(__name__)
 
+FAMILY_FACTORY = "danqing.engine.families.load:load_family"
+"""What an engine process calls to load its family."""
 STOP_S = 10.0
 """How long a stopping server waits for what its housekeeping is just doing."""
 HOUSEKEEPING_S = 3600.0
@@ -106,12 +111,33 @@ async def open_books(settings: Settings, *, create: bool = True) -> AsyncIterato
 
 
 def load_family(name: str, settings: Settings) -> Family:
-    """A family with its weights. Raises ValueError for a name no file implements."""
-    if name != "pocket":
-        raise ValueError(f"unknown family {name}")
-    from danqing.engine.families.pocket import Pocket  # loads onnxruntime: only where it draws
+    """A family with its weights, in this process. Raises ValueError for a name no file implements."""
+    return load.load_family(name, settings.engine.threads)
 
-    return Pocket(threads=settings.engine.threads or len(os.sched_getaffinity(0)))
+
+def make_core(settings: Settings, family: str, metrics: Metrics | None = None) -> Core:
+    """An engine for one family, as the settings want it: a thread of this process, or a process of its own."""
+    options = settings.engine
+    on_step = metrics.on_step if metrics else None
+    if options.process == "thread":
+        return EngineCore(
+            lambda: load_family(family, settings),
+            queue_max=options.queue_max,
+            live_max=options.live_max,
+            batch_max=options.batch_max,
+            on_step=on_step,
+        )
+    begin = Begin(
+        factory=FAMILY_FACTORY,
+        options={"name": family, "threads": options.threads},
+        queue_max=options.queue_max,
+        live_max=options.live_max,
+        batch_max=options.batch_max,
+        warm_up=WARM_UP,
+    )
+    return ChildCore(
+        begin, hang_s=options.step_timeout_s, load_s=options.load_timeout_s, on_step=on_step
+    )
 
 
 @asynccontextmanager
@@ -119,15 +145,7 @@ async def open_engine(
     settings: Settings, family: str, metrics: Metrics | None = None
 ) -> AsyncIterator[InProcessClient]:
     """A running engine for one family."""
-    options = settings.engine
-    core = EngineCore(
-        lambda: load_family(family, settings),
-        queue_max=options.queue_max,
-        live_max=options.live_max,
-        batch_max=options.batch_max,
-        on_step=metrics.on_step if metrics else None,
-    )
-    client = InProcessClient(core)
+    client = InProcessClient(make_core(settings, family, metrics))
     try:
         await client.ready()
         yield client
@@ -314,8 +332,9 @@ def _context(
     async def health() -> dict[str, object]:
         facts = asdict(client.health())
         facts.pop("fault")  # an exception's raw text; the log has it, the public need not
+        hangs = (facts["busy_s"] or 0.0) > settings.engine.step_timeout_s
         backends = {name: relay.health() for name, relay in relays.items()}
-        return {"ok": facts["alive"], "engine": facts, "backends": backends}
+        return {"ok": facts["alive"] and not hangs, "engine": facts, "backends": backends}
 
     metrics.watch(metrics.queue_depth, lambda: client.health().queue_depth)
     metrics.watch(metrics.live, lambda: client.health().live)

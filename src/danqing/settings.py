@@ -32,6 +32,12 @@ class EngineSettings(BaseModel):
     """Images in one denoising step at most."""
     threads: int = Field(default=0, ge=0, le=512)
     """CPU threads of the model runtime; 0 = one per core."""
+    process: Literal["thread", "child"] = "thread"
+    """"thread": draw within the server; "child": in a process of its own, which is replaced when it dies or hangs."""
+    step_timeout_s: float = Field(default=120, ge=0.5, le=3600)
+    """A step or decoding that takes longer hangs: /healthz says so, and a "child" is replaced."""
+    load_timeout_s: float = Field(default=600, ge=1, le=86_400)
+    """A "child" that takes longer to load its model is replaced."""
 
 
 class LabelSettings(BaseModel):

@@ -1,21 +1,26 @@
 """A family that draws one colour in no time, for tests of the engine. Faults are asked for by the prompt.
 
-Prompts, words separated by spaces: `fail@K` and `nan@K` (at the step that follows K done ones), `die@K` (ends the
-engine's thread), `fail-encode`, `fail-start`, `fail-preview@K`, `fail-decode`, `wrong-shape`.
+Prompts, words separated by spaces: `fail@K` and `nan@K` (at the step that follows K done ones), `die@K` and `lost@K`
+(end the engine's thread), `kill@K` and `kill-once@K` (its process), `hang@K` and `hang-once@K`, `fail-encode`,
+`fail-start`, `fail-preview@K`, `fail-decode`, `wrong-shape`.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from danqing.domain.task import Pixels
-from danqing.engine.families.base import preview_size
+from danqing.engine import core
+from danqing.engine.families.base import DeviceLost, preview_size
 from danqing.engine.messages import Job
 
 
@@ -38,9 +43,15 @@ class NullFamily:
     name = "null"
 
     def __init__(
-        self, *, step_s: float = 0.0, fits: int | None = None, gated: bool = False
+        self,
+        *,
+        step_s: float = 0.0,
+        fits: int | None = None,
+        gated: bool = False,
+        flag: str | None = None,
     ) -> None:
         self.step_s = step_s
+        self.flag = None if flag is None else Path(flag)
         self.fits = fits
         self.calls: list[list[str]] = []
         """Job ids of every step that was tried."""
@@ -87,13 +98,28 @@ class NullFamily:
             time.sleep(self.step_s)
         if self.fits is not None and len(states) > self.fits:
             raise MemoryError
+        if any(state.asks("lost") for state in states):
+            raise DeviceLost("gone")
         if any(state.asks("die") for state in states):
             raise SystemExit
+        self._end_the_process(states)
         if any(state.asks("fail") for state in states):
             raise RuntimeError("a bad member")
         for state in states:
             state.finite = not state.asks("nan")
             state.step += 1
+
+    def _end_the_process(self, states: Sequence[NullState]) -> None:
+        """For engines in a process of their own. `once` is told by the file `flag`, which outlives the process."""
+        for fault in ("kill", "hang"):
+            once = any(state.asks(f"{fault}-once") for state in states)
+            if once and self.flag is not None and not self.flag.exists():
+                self.flag.touch()
+            elif not any(state.asks(fault) for state in states):
+                continue
+            if fault == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(3600)
 
     def is_finite(self, state: NullState) -> bool:
         return state.finite
@@ -117,6 +143,20 @@ class NullFamily:
             np.full((state.job.height, state.job.width + extra, 3), state.job.seed % 256, np.uint8)
             for state in states
         ]
+
+
+def from_environment(name: str, threads: int) -> NullFamily:
+    """For the process of a null server's engine."""
+    return NullFamily(step_s=float(os.environ.get("NULL_STEP_S", "0")))
+
+
+PIXEL_BYTES_MAX = 700
+
+
+def in_little_memory() -> NullFamily:
+    """For a process of its own: it has room for this many bytes of finished images."""
+    core.PIXEL_BYTES_MAX = PIXEL_BYTES_MAX
+    return NullFamily()
 
 
 def make_job(job_id: str, **changes: Any) -> Job:

@@ -458,6 +458,22 @@ def test_health_answers_during_a_step(open_desk: Callable[..., Desk]) -> None:
     desk.family.wait_entered()
     health = desk.core.health()
     assert (health.alive, health.live, health.queue_depth) == (True, 1, 2)
+    assert health.busy_s is not None
+    later = desk.core.health().busy_s
+    assert later is not None
+    assert later > health.busy_s >= 0
+    desk.family.open()
+    desk.wait_ended("x.0", "x.1", "x.2")
+    desk.submit(make_job("last"))
+    desk.wait_ended("last")
+
+
+def test_a_lost_device_ends_the_engine(open_desk: Callable[..., Desk]) -> None:
+    desk = open_desk(batch_max=1)
+    desk.submit(make_job("x", prompt="lost@1"), make_job("y"))
+    desk.wait_ended("x", "y")
+    assert desk.last("y") == JobFailed("y", LOST)
+    assert desk.core.health().fault == "DeviceLost: gone"
 
 
 def test_submit_and_cancel_from_many_threads(open_desk: Callable[..., Desk]) -> None:

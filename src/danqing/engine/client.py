@@ -1,14 +1,16 @@
-"""The asyncio face of an engine in this process. Knows the core's messages and one event loop per draw."""
+"""The asyncio face of an engine. Knows the core's messages and one event loop per draw."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
 from contextlib import suppress
+from typing import Protocol
 
 from danqing.domain.errors import Busy, EngineFailed
-from danqing.engine.core import EngineCore, EngineHealth
+from danqing.engine.core import EngineHealth
 from danqing.engine.messages import (
     Cancel,
     Job,
@@ -55,10 +57,23 @@ class _Mailbox:
             return self._events.pop(next(iter(self._events)))
 
 
-class InProcessClient:
-    """Draws with an EngineCore of this process; any number of draws at once."""
+class Core(Protocol):
+    """What an engine shows, be it a thread of this process (EngineCore) or a process of its own (ChildCore)."""
 
-    def __init__(self, core: EngineCore) -> None:
+    @property
+    def loaded(self) -> Future[None]: ...
+    def listen(self, listener: Callable[[JobEvent], None]) -> None: ...
+    def start(self) -> None: ...
+    def stop(self, timeout_s: float = 10.0) -> bool: ...
+    def submit(self, message: Submit) -> None: ...
+    def cancel(self, message: Cancel) -> None: ...
+    def health(self) -> EngineHealth: ...
+
+
+class InProcessClient:
+    """Draws with a core whose face is in this process; any number of draws at once."""
+
+    def __init__(self, core: Core) -> None:
         self._core = core
         self._mailboxes: dict[str, _Mailbox] = {}
         core.listen(self._deliver)
@@ -76,7 +91,7 @@ class InProcessClient:
 
         Each job's events come in order: JobQueued, JobStarted, JobStepped and JobPreview (the latest of each: a slow
         reader misses the ones before, a preview's number tells), then one of JobDrawn, JobFailed (the engine's
-        death included), JobCancelled. Closing the generator cancels what is left.
+        death included), JobCancelled. A job that outlives its engine's process begins anew, once. Closing the generator cancels what is left.
         Raises, before the first event, Busy when the queue has no room and EngineFailed when the engine is dead.
         """
         mailbox = _Mailbox()

@@ -69,6 +69,10 @@ class EngineHealth:
     step_s_last: float
     last_step_age_s: float | None
     """Seconds since the last step ended; None before the first."""
+    busy_s: float | None = None
+    """Seconds that the step or decoding at hand has lasted; None while idle."""
+    restarts: int = 0
+    """Processes of the engine that died or hung, and were replaced."""
 
 
 class EngineCore:
@@ -110,6 +114,7 @@ class EngineCore:
         self._batch_size_last = 0
         self._step_s_last = 0.0
         self._stepped_at_s: float | None = None
+        self._busy_since_s: float | None = None
         self.loaded: Future[None] = Future()
         """Done when jobs are accepted; holds EngineFailed when loading failed or was stopped."""
 
@@ -172,7 +177,7 @@ class EngineCore:
     def health(self) -> EngineHealth:
         """The facts at this moment; waits for no step."""
         with self._condition:
-            stepped_at_s = self._stepped_at_s
+            stepped_at_s, busy_since_s = self._stepped_at_s, self._busy_since_s
             running = self._thread is not None and self._thread.is_alive()
             return EngineHealth(
                 alive=running and self._family is not None and not self._stopping,
@@ -185,6 +190,7 @@ class EngineCore:
                 batch_size_last=self._batch_size_last,
                 step_s_last=self._step_s_last,
                 last_step_age_s=None if stepped_at_s is None else self._clock() - stepped_at_s,
+                busy_s=None if busy_since_s is None else self._clock() - busy_since_s,
             )
 
     def _main(self) -> None:
@@ -222,6 +228,7 @@ class EngineCore:
     def _beat(self, runner: Runner) -> bool:
         """One round: a step for one batch, the previews due after it, the decoding of one finished image."""
         with self._condition:
+            self._busy_since_s = None
             works = self._pick()
             while not (works or self._decodable() or self._stopping):
                 if not self._condition.wait(1.0 if self._undecoded else None):
@@ -229,6 +236,7 @@ class EngineCore:
                 works = self._pick()
             if self._stopping:
                 return False
+            self._busy_since_s = self._clock()
         if works:
             began_s = self._clock()
             advance = runner.advance(works)
@@ -239,6 +247,7 @@ class EngineCore:
                     self._preview(runner, work)
         with self._condition:
             work = self._undecoded.popleft() if self._decodable() else None
+            self._busy_since_s = self._clock()
         if work is not None:
             began_s = self._clock()
             drawn = runner.finish(work)

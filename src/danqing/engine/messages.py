@@ -136,3 +136,52 @@ JobEvent = (
     | JobFailed
     | JobCancelled
 )
+
+
+# between a service and the process of an engine; see worker.py
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The first message to a new process: what to load, and how to queue."""
+
+    factory: str
+    """`MODULE:FUNCTION` that makes the family."""
+    options: dict[str, str | int | float | bool | None]
+    """The function's keyword arguments."""
+    queue_max: int
+    live_max: int
+    batch_max: int
+    warm_up: Job | None
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """Nobody holds the pixels of this drawn job any more."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End after the step at hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The process takes jobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """A forward of `size` images took `seconds`."""
+
+    seconds: float
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The engine of the process died of this; it ends."""
+
+    reason: str

@@ -12,6 +12,14 @@ from typing import Any, Protocol
 from danqing.domain.task import Pixels
 from danqing.engine.messages import Job
 
+
+class DeviceLost(BaseException):
+    """The device can be used no more (a CUDA context in error). It ends the engine, and its process where it has one.
+
+    For a family to raise, from any call. No Exception: it is not to be taken for one job's own fault.
+    """
+
+
 PREVIEW_SIDE_MAX = 512
 """The longer side of a look at an unfinished image, pixels."""
 

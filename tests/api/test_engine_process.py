@@ -1,0 +1,65 @@
+"""The engine in a process of its own, behind a real server: it is killed, and the client gets the image all the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.conftest import LiveServer
+
+WAIT_S = 60
+
+
+def engine_pid(server: LiveServer) -> int:
+    """The only child of the server."""
+    tasks = Path(f"/proc/{server.process.pid}/task").iterdir()
+    children = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+    assert len(children) == 1
+    return children[0]
+
+
+def engine(server: LiveServer) -> dict:
+    return server.client.get("/healthz").json()["engine"]
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_client_does_not_notice_that_the_engine_was_killed(null_server) -> None:
+    server = null_server(DANQING_ENGINE__PROCESS="child", NULL_STEP_S="0.3")
+    before = server.balance("operator")
+    assert engine(server)["restarts"] == 0
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(
+            server.client.post,
+            "/v1/images/generations",
+            json={"prompt": "x", "model": "dall-e-3", "seed": 77, "size": "256x256"},
+        )
+        until(lambda: engine(server)["live"])
+        os.kill(engine_pid(server), signal.SIGKILL)
+        reply = asked.result(WAIT_S)
+    assert reply.status_code == 200
+    assert server.client.get(reply.json()["data"][0]["url"]).status_code == 200
+    until(lambda: server.client.get("/healthz").status_code == 200)
+    assert engine(server)["restarts"] == 1
+    assert before - server.balance("operator") == 5000
+
+
+def test_a_step_that_hangs_shows(null_server) -> None:
+    server = null_server(NULL_STEP_S="1.5", DANQING_ENGINE__STEP_TIMEOUT_S="0.5")
+    assert server.client.get("/healthz").status_code == 200
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(
+            server.client.post, "/v1/images/generations", json={"prompt": "x", "size": "256x256"}
+        )
+        until(lambda: server.client.get("/healthz").status_code == 503)
+        assert server.client.get("/readyz").status_code == 503
+        assert asked.result(WAIT_S).status_code == 200
+    until(lambda: server.client.get("/healthz").status_code == 200)
