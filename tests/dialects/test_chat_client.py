@@ -109,6 +109,7 @@ def test_a_picture_goes_out_as_a_part_of_the_message() -> None:
             ],
         }
     ]
+    assert ChatDialect().decode_request(sent.json, CARD)[0] == task
 
 
 def test_draw_says_no_more_than_it_must() -> None:
