@@ -27,7 +27,7 @@ WIRES = {
 
 # Seedream 4.0 has no output_format.
 CLIENTS = {name: client_of(name, frozenset({"seed"})) for name in ("ark", "draw")}
-CLIENTS["chat"] = client_of("chat", frozenset({"response_format"}))
+CLIENTS["chat"] = client_of("chat", frozenset({"response_format", "n", "seed"}))
 
 
 def ask(

@@ -26,9 +26,10 @@ from danqing.domain.errors import ContentRefused, DanqingError, ProviderFailed
 from danqing.domain.task import Delivery, ImageTask
 
 PATH = "/chat/completions"
-CHAT_EXTRAS = frozenset({"quality", "negative_prompt", "response_format"})
+CHAT_EXTRAS = frozenset({"n", "seed", "quality", "negative_prompt", "response_format"})
 DRAW_EXTRAS = frozenset({"seed", "negative_prompt", "user"})
-"""Fields beyond what chat completions, and draw, document. Our own server knows them all.
+"""Fields beyond what chat completions, and draw, document, or that mean text there: gateways that draw
+mostly know no `n` and no `seed`. Our own server knows them all.
 
 `size` is said always: neither document has it, and whoever does not know it draws at a size of their own.
 """
@@ -56,7 +57,9 @@ class ChatClient(ClientDialect):
 
     def unsupported(self, task: ImageTask, delivery: Delivery) -> frozenset[str]:
         said = {
+            "n": task.n > 1 and "n" not in self.extras,
             "quality": task.quality not in ("", "standard") and "quality" not in self.extras,
+            "seed": task.seed is not None and "seed" not in self.extras,
             "negative_prompt": bool(task.negative_prompt) and "negative_prompt" not in self.extras,
             "form": delivery.form == "b64_json" and "response_format" not in self.extras,
             # A chat model would draw on what was only to be checked.

@@ -162,11 +162,12 @@ class Relay:
         inline = Delivery("b64_json")
         delivery = inline if self._says(task, inline) and not links else Delivery()
         seeded = "seed" not in self._cannot(replace(task, seed=order.seeds[0]))
-        most = 1 if "n" in self._cannot(replace(task, n=2)) else self._row.n_max
         parts: list[Part] = []
-        for start in range(0, task.n, most):
-            places = range(start, min(start + most, task.n))
-            seed = order.seeds[start] if seeded else None
+        start = 0
+        while start < task.n:
+            places = range(start, start + self._most(task, task.n - start))
+            start = places.stop
+            seed = order.seeds[places.start] if seeded else None
             parts.append(
                 Part(
                     replace(task, n=len(places), seed=seed),
@@ -178,6 +179,11 @@ class Relay:
                 )
             )
         return parts
+
+    def _most(self, task: ImageTask, left: int) -> int:
+        """How many of the `left` images the next request can ask for."""
+        counts = range(min(self._row.n_max, left), 1, -1)
+        return next((n for n in counts if "n" not in self._cannot(replace(task, n=n))), 1)
 
     def _says(self, task: ImageTask, delivery: Delivery) -> bool:
         return "form" not in self._client.unsupported(task, delivery)
