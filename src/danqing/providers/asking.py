@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from danqing.backends import RelayRow
-from danqing.dialects.answers import read_object, retry_after_s, words
+from danqing.dialects.answers import NO_MONEY, SHUT_OUT, read_object, retry_after_s, words
 from danqing.dialects.client import Incoming, Outgoing, Pending, ProviderResult, Target
 from danqing.domain.errors import Busy, ContentRefused, DanqingError, ProviderFailed, RequestError
 from danqing.domain.task import Delivery, Event, ImageTask, Relayed, Stepped
@@ -165,7 +165,9 @@ class Asker:
             self.ring.rest(key, KEY_OFF_S, "unauthorized")
         elif isinstance(error, Busy):
             self.ring.rest(key, max(1.0, retry_after_s(answer.headers)), "rate_limited")
-        elif isinstance(error, ProviderFailed) and answer.status in (402, 403, 429):
+        elif isinstance(error, ProviderFailed) and (
+            answer.status in (402, 403, 429) or error.message in (NO_MONEY, SHUT_OUT)
+        ):  # DashScope says 400 to who owes, Zhipu 434 to whom it does not let in
             self.ring.rest(key, KEY_POOR_S, "quota_or_permission")
         else:
             return False
@@ -236,7 +238,8 @@ class Asker:
                 faults = 0
                 if isinstance(result, ProviderResult):
                     return replace(result, upstream_id=result.upstream_id or pending.upstream_id)
-                pending = result
+                if result.upstream_id:
+                    pending = result
         except asyncio.CancelledError:
             await self._cancel(pending, key)
             raise
