@@ -142,15 +142,14 @@ def test_unreadable_bodies(server: LiveServer, path: str, name: str) -> None:
     assert answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("path", [OPENAI, ZHIPU])
-def test_too_large_a_body(server: LiveServer, path: str) -> None:
-    answer = server.client.post(path, content=b'{"prompt": "' + b"x" * 1_100_000 + b'"}')
+def test_too_large_a_body(server: LiveServer) -> None:
+    answer = server.client.post(ZHIPU, content=b'{"prompt": "' + b"x" * 1_100_000 + b'"}')
     assert answer.status_code == 413
     assert server.client.get("/healthz").status_code == 200
 
 
 def test_too_large_a_body_in_chunks(server: LiveServer) -> None:
-    answer = server.client.post(OPENAI, content=(b"x" * 100_000 for _ in range(20)))
+    answer = server.client.post(ZHIPU, content=(b"x" * 100_000 for _ in range(20)))
     assert answer.status_code == 413
 
 

@@ -118,7 +118,7 @@ def test_a_json_body_with_a_picture_may_be_large(edits: LiveServer) -> None:
     assert len(url) > 150_000
     assert post(edits, json=as_json(images=[{"image_url": url}])).status_code == 200
     # Elsewhere the bound for texts holds.
-    answer = post(edits, "/v1/images/generations", json={"prompt": "x" * 150_000})
+    answer = post(edits, "/paas/v4/images/generations", json={"prompt": "x" * 150_000})
     assert answer.status_code == 413
 
 

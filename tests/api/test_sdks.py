@@ -6,7 +6,9 @@ import base64
 import io
 
 import httpx2
+import numpy as np
 import openai
+import openai.types
 import pytest
 import zai
 from PIL import Image
@@ -40,6 +42,41 @@ def test_openai_generates_base64(client: openai.OpenAI) -> None:
     image = Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json)))
     assert (image.format, image.size) == ("WEBP", (1024, 1536))
     assert (answer.size, answer.quality, answer.output_format) == ("1024x1536", "low", "webp")
+
+
+def test_openai_edits_repaints_and_varies(client: openai.OpenAI) -> None:
+    """With pocket: a red apple turns green, a mask keeps what it covers, a variation is another picture."""
+
+    def pixels(answer: openai.types.ImagesResponse) -> np.ndarray:
+        with Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json))) as image:
+            return np.array(image.convert("RGB")).astype(int)
+
+    model = {"model": "gpt-image-1", "quality": "low", "extra_body": {"seed": 3}}
+    answer = client.images.generate(prompt="a red apple on a table", size="1024x1024", **model)
+    data = base64.b64decode(answer.data[0].b64_json)
+    red = pixels(answer)
+    green = pixels(client.images.edit(image=("a.png", data), prompt="a green apple", **model))
+    assert green.shape == red.shape
+    middle = np.s_[500:700, 400:700]
+    assert (red[middle][..., 0] - red[middle][..., 1]).mean() > 50
+    assert (green[middle][..., 0] - green[middle][..., 1]).mean() < 0
+
+    mask = Image.open(io.BytesIO(data)).convert("RGBA")
+    mask.paste((0, 0, 0, 0), (0, 0, 400, 500))
+    out = io.BytesIO()
+    mask.save(out, "PNG")
+    sun = pixels(
+        client.images.edit(
+            image=("a.png", data), mask=("m.png", out.getvalue()), prompt="a yellow sun", **model
+        )
+    )
+    assert np.abs(sun[600:, 450:] - red[600:, 450:]).mean() < 4
+    assert np.abs(sun[:400, :300] - red[:400, :300]).mean() > 10
+    with pytest.warns(DeprecationWarning, match="deprecated"):
+        varied = client.images.create_variation(
+            image=data, model="dall-e-2", size="1024x1024", response_format="b64_json"
+        )
+    assert np.abs(pixels(varied) - red).mean() > 2
 
 
 def test_openai_models(client: openai.OpenAI) -> None:

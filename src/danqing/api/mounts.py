@@ -105,7 +105,10 @@ def _methods(app: FastAPI, request: Request) -> list[str]:
 def v1(context: Context) -> FastAPI:
     """`/v1`: OpenAI's paths, which the draw, jimeng and qwen seeds share."""
     app = _sub_app(context, "openai", "Danqing: OpenAI, draw, jimeng and Qwen-Image")
-    _add_drawing(app, "/images/generations", choose_v1_images, context, "openai", "dashscope")
+    generations = ("openai", "dashscope")  # jimeng's and Qwen-Image's may hold pictures
+    _add_drawing(
+        app, "/images/generations", choose_v1_images, context, *generations, bodies=PICTURES
+    )
     _add_drawing(app, "/chat/completions", choose_v1_chat, context, "chat", "draw", bodies=PICTURES)
     edits, variations = "openai_edits", "openai_variations"
     _add_drawing(app, "/images/edits", always(edits), context, edits, bodies=EDITS)

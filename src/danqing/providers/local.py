@@ -36,6 +36,9 @@ from danqing.engine.messages import (
 from danqing.engine.pixels import fit, fit_mask
 from danqing.storage import codecs
 
+DECODES = 2
+"""References decoded at once: a large one needs hundreds of megabytes for a moment."""
+
 
 class EngineClient(Protocol):
     """The face of every engine transport."""
@@ -48,6 +51,7 @@ class LocalProvider:
 
     def __init__(self, client: EngineClient) -> None:
         self._client = client
+        self._decodes = asyncio.Semaphore(DECODES)
 
     def check(self, task: ImageTask, card: Card) -> None:
         """See Provider.check. The families honour all that their cards' requests can say."""
@@ -55,7 +59,10 @@ class LocalProvider:
     async def draw(self, order: DrawOrder) -> AsyncGenerator[Event, None]:
         """See Provider.draw. Raises Busy (nothing admitted) and EngineFailed (engine lost)."""
         preset = order.card.qualities[order.task.quality]
-        reference, mask = await asyncio.to_thread(_inputs, order)
+        reference, mask = None, None
+        if order.references:
+            async with self._decodes:
+                reference, mask = await asyncio.to_thread(_inputs, order)
         strength = order.task.strength
         if strength is None:
             is_variation = not order.prompt.strip()
@@ -89,14 +96,12 @@ class LocalProvider:
                 del event  # its pixels are not to be held while waiting for the next one
 
 
-def _inputs(order: DrawOrder) -> tuple[Pixels | None, Mask | None]:
+def _inputs(order: DrawOrder) -> tuple[Pixels, Mask | None]:
     """The reference at the task's size, and where it is repainted. One array for all images of the task.
 
     A family takes one reference; more were refused by the card. Raises EngineFailed for a picture that
     cannot be decoded: it was checked when it came.
     """
-    if not order.references:
-        return None, None
     width, height = order.task.size
     try:
         reference = fit(codecs.decode(order.references[0].data), width, height)

@@ -22,6 +22,10 @@ Mask = npt.NDArray[np.bool_]
 QUALITY_DEFAULT = 90
 """JPEG and WebP quality where the client names none."""
 
+# Pillow keeps pixels in blocks of 16 MB, which malloc does not give back to the system; such large ones it does.
+# After a picture of 47 megapixels a server stayed at 890 MB with the small ones, at 340 MB with these.
+Image.core.set_block_size(2**26)  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
+
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _FILTER_UP = 2
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
@@ -55,7 +59,7 @@ def encode(
 def decode(data: bytes) -> Pixels:
     """Decode an image of ours to H x W x 3 uint8. Raises OSError where the data is no image."""
     with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
-        return np.array(image.convert("RGB"))
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def decode_mask(data: bytes) -> Mask:
