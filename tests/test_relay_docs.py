@@ -1,0 +1,42 @@
+"""The page on relays: its configurations load as they stand, and every dialect and extra is on it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from danqing import catalog, settings
+from danqing.dialects.registry import CLIENTS
+
+PAGE = (Path(__file__).parents[1] / "docs" / "relays.md").read_text("utf-8")
+BLOCKS = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+ROW = {name: re.search(rf"^\| `{name}` \| (.*) \|$", PAGE, re.MULTILINE) for name in CLIENTS}
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[0])
+def test_the_configuration_loads(tmp_path: Path, block: str) -> None:
+    path = tmp_path / "catalog.toml"
+    path.write_text(block, "utf-8")
+    loaded = catalog.load(settings.load(catalog_file=path))
+    named = re.findall(r"^\[backends\.([\w-]+)\]", block, re.MULTILINE)
+    assert set(named) <= set(loaded.relays)
+    drawn = {card.backend.name for card in loaded.cards.values()}
+    assert set(named) <= drawn
+
+
+def test_every_dialect_has_its_extras_in_the_table() -> None:
+    for name, client in CLIENTS.items():
+        row = ROW[name]
+        assert row is not None, name
+        missing = [extra for extra in type(client)().extras if f"`{extra}`" not in row[1]]
+        assert not missing, (name, missing)
+
+
+def test_the_table_has_no_more() -> None:
+    for name, client in CLIENTS.items():
+        row = ROW[name]
+        assert row is not None
+        for extra in re.findall(r"`(\w+)`", row[1]):
+            type(client)(frozenset({extra}))  # raises ValueError for one that it has not
