@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Iterator
 
 import httpx2
 import pytest
 from PIL import Image
 
 from tests.api.sse import all_events
-from tests.conftest import LiveServer
+from tests.conftest import LiveServer, start_server, stop_server
 
 PATH = "/api/v3/images/generations"
 # What the official SDK sends for `images.generate(model=…, prompt=…)`: every other field as null.
@@ -127,6 +128,61 @@ def test_a_stream(server: LiveServer) -> None:
         "output_tokens": 7200,
         "total_tokens": 7200,
     }
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server whose images fail where the prompt says so."""
+    live = start_server(tmp_path_factory.mktemp("ark") / "data", module="tests.null_server")
+    yield live
+    assert stop_server(live) == 0
+
+
+SPOILT = {
+    "prompt": "nan-seed@8",
+    "size": "1K",
+    "seed": 7,
+    "sequential_image_generation": "auto",
+    "sequential_image_generation_options": {"max_images": 3},
+}
+
+
+def test_one_image_fails_and_the_others_are_charged(faulty: LiveServer) -> None:
+    token = faulty.account("ark-spoilt")
+    answer = faulty.client.post(PATH, json=SPOILT, headers={"authorization": f"Bearer {token}"})
+    assert answer.status_code == 200, answer.text
+    data = answer.json()["data"]
+    assert [set(item) for item in data] == [{"url", "size"}, {"error"}, {"url", "size"}]
+    assert set(data[1]["error"]) == {"code", "message"}
+    assert data[1]["error"]["code"] == "InternalServiceError"
+    assert answer.json()["usage"]["generated_images"] == 2
+    assert answer.headers["x-danqing-charged"] == "10000"
+    assert faulty.balance("ark-spoilt") == 5000
+
+
+def test_one_image_of_a_stream_fails(faulty: LiveServer) -> None:
+    sent = all_events(faulty.client.post(PATH, json=SPOILT | {"stream": True}))
+    assert [event.name for event in sent[3:]] == ["image_generation.completed", "message"]
+    by_index = {event.data["image_index"]: event for event in sent[:3]}
+    kinds = [by_index[index].name.rpartition("_")[2] for index in range(3)]
+    assert kinds == ["succeeded", "failed", "succeeded"]
+    assert by_index[1].data["error"]["code"] == "InternalServiceError"
+    assert sent[3].data["usage"]["generated_images"] == 2
+
+
+def test_no_image_comes(faulty: LiveServer) -> None:
+    """Alone it is an error, in a stream it ends with one; neither costs anything."""
+    body = SPOILT | {"prompt": "nan-seed@7", "sequential_image_generation_options": None}
+    headers = {"authorization": f"Bearer {faulty.account('ark-none')}"}
+    answer = faulty.client.post(PATH, json=body, headers=headers)
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "InternalServiceError"
+    sent = all_events(faulty.client.post(PATH, json=body | {"stream": True}, headers=headers))
+    assert [event.name for event in sent] == [
+        *("image_generation.partial_failed", "error", "message"),
+    ]
+    assert set(sent[1].data["error"]) == {"code", "message", "param", "type"}
+    assert faulty.balance("ark-none") == 15_000
 
 
 def test_a_stream_that_is_refused_is_a_plain_error(server: LiveServer) -> None:

@@ -2,7 +2,7 @@
 
 Prompts, words separated by spaces: `fail@K` and `nan@K` (at the step that follows K done ones), `die@K` and `lost@K`
 (end the engine's thread), `kill@K` and `kill-once@K` (its process), `hang@K` and `hang-once@K`, `fail-encode`,
-`fail-start`, `fail-preview@K`, `fail-decode`, `wrong-shape`.
+`fail-start`, `fail-preview@K`, `fail-decode`, `wrong-shape`, `nan-seed@S` (only the image of that seed).
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ class NullFamily:
         if any(state.asks("fail") for state in states):
             raise RuntimeError("a bad member")
         for state in states:
-            state.finite = not state.asks("nan")
+            spoilt = f"nan-seed@{state.job.seed}" in state.job.prompt.split()
+            state.finite = not (state.asks("nan") or spoilt)
             state.step += 1
 
     def _end_the_process(self, states: Sequence[NullState]) -> None:
