@@ -68,7 +68,7 @@ bench: install-test
 	@for file in bench/[a-z]*.py; do echo "== $$file"; $(BIN)/python -m bench.$$(basename $$file .py) || exit 1; done
 
 docs: install-test
-	$(BIN)/python tools/make_docs.py
+	$(BIN)/python -m tools.make_docs
 
 # Pinned versions with hashes and no addresses; run it to move every dependency forward.
 lock: install-test

@@ -1,4 +1,4 @@
-"""Writes docs/reference.md from the code: settings, commands, metrics, catalog fields. `make docs`; a test compares."""
+"""Writes docs/reference.md from the code: settings, commands, metrics, catalog fields; and docs/parameters.md. `make docs`; tests compare."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from danqing.catalog import ModelRow, StrengthRow
 from danqing.cli.main import app
 from danqing.observability.metrics import Metrics
 from danqing.settings import Settings
+from tools import parameters
 
 TARGET = Path(__file__).parent.parent / "docs" / "reference.md"
 
@@ -152,3 +153,4 @@ def render() -> str:
 
 if __name__ == "__main__":
     TARGET.write_text(render(), "utf-8")
+    parameters.TARGET.write_text(parameters.render(), "utf-8")

@@ -96,6 +96,8 @@ class OpenAIClient(ClientDialect):
 
     def unsupported(self, task: ImageTask, delivery: Delivery) -> frozenset[str]:
         edit = task.is_edit
+        # openai-openapi's variation request has no output_format.
+        no_format = self._lacks("output_format") or not task.prompt
         said = {
             "negative_prompt": bool(task.negative_prompt) and self._lacks("negative_prompt", edit),
             "style": task.style is not None and self._lacks("style", edit),
@@ -105,10 +107,12 @@ class OpenAIClient(ClientDialect):
             "client_request_id": task.client_request_id is not None,
             "history": bool(task.history),
             "strength": task.strength is not None,
-            "mask": task.mask is not None and not task.references,
+            # A variation is of one picture, all of it.
+            "references": len(task.references) > 1 and not task.prompt,
+            "mask": task.mask is not None and not (task.references and task.prompt),
             "form": delivery.form == "b64_json" and self._lacks("response_format"),
-            "format": delivery.format != "png" and self._lacks("output_format"),
-            "compression": delivery.compression is not None and self._lacks("output_format"),
+            "format": delivery.format != "png" and no_format,
+            "compression": delivery.compression is not None and no_format,
             "stream": delivery.stream,
             "partial_images": bool(delivery.partial_images),
         }
@@ -122,7 +126,8 @@ class OpenAIClient(ClientDialect):
         if not target.references:
             return Outgoing("POST", "/images/generations", json=fields)
         form: list[tuple[str, str | Upload]] = [
-            (name, "true" if value is True else str(value)) for name, value in fields.items()
+            (name, str(value).lower() if isinstance(value, bool) else str(value))
+            for name, value in fields.items()
         ]
         several = len(target.references) > 1
         for image in target.references:  # as the official SDKs name the parts
