@@ -16,6 +16,7 @@ import httpx2
 import pytest
 
 from danqing.storage import codecs
+from tests.api.sse import all_events
 from tests.conftest import LiveServer, start_server, stop_server
 from tests.net.servers import Received, answer, serving
 from tests.providers.provider_server import cut, endless, error, inline, picture, says, silent
@@ -222,6 +223,40 @@ def test_every_dialect_reaches_a_relay(first: LiveServer) -> None:
     )
     assert zhipu.json()["data"][0]["url"].startswith(first.url)
     assert caller.paid() == 2 * PRICE
+
+
+CHAT = {"model": "odd", "size": "1024x1024", "stream": True}
+
+
+def test_a_relay_streams(first: LiveServer) -> None:
+    """Each image as it is fetched and stored; looks there are none."""
+    caller = Caller(first, "streamer")
+    body = CHAT | {"messages": [{"role": "user", "content": "fine"}], "n": 2}
+    sent = all_events(caller.http.post("/v1/chat/completions", json=body))
+    deltas = [event.data["choices"][0]["delta"] for event in sent[:-1]]
+    assert [delta.get("content", "")[:13] for delta in deltas] == [
+        *("", "![image](http", "![image](http", "")
+    ]
+    assert sent[-1].data == "[DONE]"
+    assert caller.paid() == 2 * PRICE
+
+
+@pytest.mark.parametrize(
+    ("prompt", "status", "code"),
+    [
+        ("refused", 400, "content_policy_violation"),
+        ("size", 400, "invalid_value"),
+        ("html", 502, "provider_failed"),
+    ],
+)
+def test_what_a_provider_refuses_is_plain(
+    first: LiveServer, prompt: str, status: int, code: str
+) -> None:
+    caller = Caller(first, f"streamer-{prompt}")
+    body = CHAT | {"messages": [{"role": "user", "content": prompt}]}
+    reply = caller.http.post("/v1/chat/completions", json=body)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
+    assert caller.paid() == 0
 
 
 def test_a_provider_without_seeds_is_not_said_to_have_used_them(first: LiveServer) -> None:

@@ -109,8 +109,6 @@ class Work:
     safety: tuple[SafetyLevel, ...] = ()
     done: dict[int, Fraction] = field(default_factory=dict[int, Fraction])
     """Index → the share of the image's own steps that is done; an edit has fewer than a drawing."""
-    steps: int | None = None
-    """Steps that each image takes, as the provider says: fewer than the preset's where a reference is kept in part."""
     stored: dict[int, StoredImage] = field(default_factory=dict[int, StoredImage])
     images: dict[int, DeliveredImage | DanqingError] = field(
         default_factory=dict[int, DeliveredImage | DanqingError]

@@ -119,7 +119,6 @@ class Artist:
                 match event:
                     case Stepped():
                         work.done[event.index] = Fraction(event.step, event.steps)
-                        work.steps = event.steps
                     case Drawn():
                         storing.append(asyncio.create_task(self._store(work, event)))
                     case Preview():
@@ -185,8 +184,9 @@ class Artist:
 
 
 def _may_be_refused(work: Work, event: Event) -> bool:
-    """A provider has the request and has said nothing yet: what it says may be an error of its own."""
-    return work.order.card.backend.is_relay and isinstance(event, Started | Stepped | Turned)
+    """A relay's task may still come to nothing: then the provider's error is the answer, not a stream's event."""
+    is_relay = work.order.card.backend.is_relay
+    return is_relay and isinstance(event, Started | Stepped | Turned | Relayed | Failed)
 
 
 async def _outlast(*tasks: asyncio.Task[Any]) -> None:
