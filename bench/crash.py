@@ -49,6 +49,10 @@ ANSWER_S_MAX = 120.0
 CHARACTERS = 10**12
 
 DRAW_RETRIES = ("unavailable", "rate_limit_exceeded")
+PICTURE = (  # 8 x 8, red
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mP8z4AdMDEM"
+    "KQkAzUEBD7t4NqoAAAAASUVORK5CYII="
+)
 BODIES = (
     ("/v1/chat/completions", {"model": "draw"}),  # never refunds
     ("/v1/images/generations", {"model": "dall-e-3", "n": 2, "size": "256x256"}),
@@ -57,6 +61,10 @@ BODIES = (
         {"model": "dall-e-3", "size": "256x256", "response_format": "b64_json"},
     ),
     ("/paas/v4/images/generations", {"model": "cogview-4", "size": "512x512"}),
+    (
+        "/v1/images/edits",
+        {"model": "dall-e-2", "size": "256x256", "images": [{"image_url": PICTURE}]},
+    ),
 )
 
 

@@ -1,7 +1,8 @@
 """`python -m tests.crash_server serve …`: the null server, which kills itself (SIGKILL) at one point of the pipeline.
 
-CRASH_AT names the point, CRASH_NTH says at which passing of it. Points: after_hold, during_steps, after_store,
-before_post, before_answer (the charge is written, the client has no answer).
+CRASH_AT names the point, CRASH_NTH says at which passing of it. Points: after_inputs (an edit's pictures are stored,
+its task is not), after_hold, during_steps, after_store, before_post, before_answer (the charge is written, the
+client has no answer).
 """
 
 from __future__ import annotations
@@ -15,9 +16,17 @@ from typing import Any
 from danqing.__main__ import main
 from danqing.service.delivery import Deliverer
 from danqing.service.ledger import Ledger
+from danqing.service.references import References
 from tests.engine.null_family import NullFamily
 
-POINTS = ("after_hold", "during_steps", "after_store", "before_post", "before_answer")
+POINTS = (
+    "after_inputs",
+    "after_hold",
+    "during_steps",
+    "after_store",
+    "before_post",
+    "before_answer",
+)
 
 _left = int(os.environ.get("CRASH_NTH", "1"))
 
@@ -47,6 +56,8 @@ def _around(owner: Any, name: str, *, before: bool) -> None:
 def arm(point: str) -> None:
     """Set the trap. Raises ValueError for a name that is no point."""
     match point:
+        case "after_inputs":
+            _around(References, "store", before=False)
         case "after_hold":
             _around(Ledger, "open_task", before=False)
         case "during_steps":

@@ -52,6 +52,7 @@ Feature = Literal[
     "echo",
     "stream",
     "watermark",
+    "alpha_mask",
     "sequential",
     "optimize_fast",
     "jimeng",

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from danqing.api import uploads
 from danqing.dialects.base import Upload
 from danqing.dialects.forms import FormBody, form_body
-from danqing.domain.errors import Busy, Cancelled, DanqingError, InvalidImage
+from danqing.domain.errors import Busy, Cancelled, DanqingError, InvalidImage, Unavailable
 from danqing.service.budget import ByteBudget
 
 LIMITS = uploads.FormLimits(
@@ -101,6 +101,15 @@ def test_large_files_wait_on_disk_and_leave_nothing_there(
     assert body == form_body(parts)
     assert len(rolled) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "SPOOL_BYTES_MAX", 100)
+    monkeypatch.setattr(tempfile, "tempdir", "/dev/full")
+    room = ByteBudget(10**6)
+    with pytest.raises(Unavailable):
+        read([encoded([("image", Upload(bytes(500), "a", ""))])], room)
+    assert room.taken == 0
 
 
 @pytest.mark.parametrize(

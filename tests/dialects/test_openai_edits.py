@@ -178,6 +178,17 @@ def test_what_dall_e_honours() -> None:
     assert delivery.format == "jpeg"
 
 
+def test_a_picture_may_be_its_own_mask_where_the_model_says_so() -> None:
+    holes = replace(DALLE, features=DALLE.features | {"alpha_mask"})
+    for form, of, expected in (
+        (FORM, holes, True),
+        ([*FORM, ("mask", file())], holes, False),
+        (FORM, DALLE, False),
+    ):
+        task, _ = EDITS.decode_request(form_body(form), of)
+        assert task.mask_from_alpha is expected
+
+
 FORM_FAULTS: list[tuple[list[tuple[str, Any]], Card, type[RequestError], str]] = [
     ([("image", None)], GPT, MissingField, "image"),
     ([("prompt", None)], GPT, MissingField, "prompt"),

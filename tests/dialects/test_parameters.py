@@ -72,7 +72,7 @@ UNSAID = {"chat": ("format",), "draw": ("format",)}
 
 def test_the_probes_are_all_there() -> None:
     """Each field of a task and a delivery that a client may have set, but for what the relay sets itself."""
-    ours = {"model", "fit_reference"}
+    ours = {"model", "fit_reference", "mask_from_alpha"}
     said = set(ImageTask.__dataclass_fields__) - ours
     assert said <= set(TASK_PROBES)
     assert Size(1024, 1024) == parameters.before_and_after("n")[0][0].size

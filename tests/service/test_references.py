@@ -96,6 +96,22 @@ def test_pictures_reach_the_provider_and_are_kept_no_longer_than_the_task(tmp_pa
     run(check())
 
 
+def test_a_picture_may_be_its_own_mask(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with house(tmp_path) as h:
+            edit = {"references": (sent(hole()),), "mask_from_alpha": True, "model": "dall-e-2"}
+            outcome = await h.draw(**edit)
+            assert h.provider.orders[0].mask is not None
+            assert outcome.result.input_pixels == 2 * 300 * 200
+            await h.draw(**edit | {"references": (sent(picture()),)})
+            assert h.provider.orders[1].mask is None
+            row, _ = await h.gallery.task(outcome.task_id, h.principal.account_id)
+            assert row.request["task"]["mask"]["param"] == "image"
+            assert not any(name.startswith("input") for name in names(h))
+
+    run(check())
+
+
 def test_an_edit_has_its_own_price(tmp_path: Path) -> None:
     catalog = tmp_path / "catalog.toml"
     catalog.write_text("[models.dall-e-3.price.edit]\nstandard = 7000\n")

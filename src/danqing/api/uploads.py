@@ -23,8 +23,18 @@ from danqing.api.requests import (
 )
 from danqing.dialects.base import Upload
 from danqing.dialects.forms import FormBody, form_body
-from danqing.domain.errors import BodyTooLarge, Cancelled, DanqingError, InvalidBody, InvalidImage
+from danqing.domain.errors import (
+    BodyTooLarge,
+    Cancelled,
+    DanqingError,
+    InvalidBody,
+    InvalidImage,
+    Unavailable,
+)
+from danqing.observability.logging import get_logger
 from danqing.service.budget import Share
+
+log = get_logger(__name__)
 
 SPOOL_BYTES_MAX = 1_000_000
 """A file above this goes to disk until it is there whole."""
@@ -81,7 +91,10 @@ async def read_form(
             if not form.is_received and not expects_continue(request):
                 await drain(request.receive, expected or DRAIN_BYTES_MAX)
             raise
-        return await asyncio.to_thread(form.body)
+        try:
+            return await asyncio.to_thread(form.body)
+        except OSError:
+            raise _no_room() from None
 
 
 async def _receive(
@@ -112,6 +125,11 @@ async def _receive(
 
 def _too_large(limits: FormLimits) -> BodyTooLarge:
     return BodyTooLarge(f"The request body is too large: at most {limits.bytes_max} bytes.")
+
+
+def _no_room() -> Unavailable:
+    log.exception("upload_not_kept")
+    return Unavailable("The server has no room for uploads just now.")
 
 
 @dataclass(slots=True)
@@ -206,10 +224,13 @@ class _Form:
                 continue
             data = b"".join(part.waiting)
             part.waiting.clear()
-            if part.bytes_count > SPOOL_BYTES_MAX:
-                await asyncio.to_thread(part.file.write, data)
-            else:
-                part.file.write(data)
+            try:
+                if part.bytes_count > SPOOL_BYTES_MAX:
+                    await asyncio.to_thread(part.file.write, data)
+                else:
+                    part.file.write(data)
+            except OSError:
+                raise _no_room() from None
 
     def body(self) -> FormBody:
         """All parts, read. Raises InvalidBody."""

@@ -131,6 +131,7 @@ class OpenAIEditsDialect(Dialect):
             end_user=wire.safety_identifier or wire.user or None,
             references=read_references(references, param, card, references_max=REFERENCES_MAX),
             mask=mask,
+            mask_from_alpha=mask is None and "alpha_mask" in card.features,
             fit_reference=fit,
         )
         image_format, compression = read_format(wire.output_format, wire.output_compression, card)

@@ -68,6 +68,8 @@ class ImageTask:
     """Pictures to start from. With them the task is an edit; without a prompt, a variation."""
     mask: ImageSource | None = None
     """Where to repaint the first reference: where it is transparent."""
+    mask_from_alpha: bool = False
+    """Without a mask: where the first reference is transparent, if it is so anywhere."""
     strength: float | None = None
     """How far an edit may leave its reference, 0 (not at all) to 1; None = the backend's default."""
     fit_reference: bool = False

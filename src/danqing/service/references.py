@@ -102,12 +102,14 @@ class References:
                 self._read(source, data, is_mask=source is task.mask)
                 for source, data in zip(sources, raw, strict=True)
             )
-            share.release()
-            share.add(sum(len(picture.data) for picture in pictures))
             count = len(task.references)
             mask = pictures[count] if task.mask is not None else None
-            if mask is not None and mask.size != pictures[0].size:
-                assert task.mask is not None
+            if task.mask_from_alpha and mask is None:
+                mask = await self._alpha_of(sources[0], raw[0])
+                pictures += [] if mask is None else [mask]
+            share.release()
+            share.add(sum(len(picture.data) for picture in pictures))
+            if mask is not None and task.mask is not None and mask.size != pictures[0].size:
                 raise InvalidImage(
                     f"'{task.mask.param}' is {mask.size} pixels, the image {pictures[0].size}: they must be alike.",
                     task.mask.param,
@@ -132,10 +134,10 @@ class References:
                 zip(task.references, checked.references, strict=True)
             )
         ]
-        mask = task.mask
-        if mask is not None and checked.mask is not None:
-            mask = await kept(mask, "mask", checked.mask)
-        return replace(task, references=tuple(references), mask=mask)
+        mask = None
+        if checked.mask is not None:
+            mask = await kept(task.mask or task.references[0], "mask", checked.mask)
+        return replace(task, references=tuple(references), mask=mask, mask_from_alpha=False)
 
     async def load(self, task: ImageTask) -> Inputs:
         """The pictures of a stored task again. Raises Busy, Unavailable; EngineFailed where one is gone."""
@@ -204,6 +206,13 @@ class References:
             return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
         except ValueError as error:
             raise _faulty(source, f"{error}.") from None
+
+    async def _alpha_of(self, source: ImageSource, data: bytes) -> InputImage | None:
+        """The mask that a picture has in itself; None where it is opaque."""
+        try:
+            return await self._read(source, data, is_mask=True)
+        except InvalidImage:  # it was read as a picture: what it lacks is a hole
+            return None
 
     async def _loaded(self, source: ImageSource, share: Share) -> InputImage:
         assert source.blob_key is not None
