@@ -28,6 +28,10 @@ ROUTES = {
         "/v1/chat/completions",
         {"model": "dall-e-3", "messages": [{"role": "user", "content": "a cat"}]},
     ),
+    "dashscope": (
+        "/api/v1/services/aigc/multimodal-generation/generation",
+        {"input": {"messages": [{"role": "user", "content": [{"text": "猫"}]}]}},
+    ),
     "zhipu": ("/paas/v4/images/generations", {"prompt": "a cat", "model": "cogview-4"}),
 }
 

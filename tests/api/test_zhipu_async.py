@@ -7,7 +7,9 @@ from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import text
 
+from danqing.app import Books
 from tests.conftest import LiveServer, start_server, stop_server
 
 CREATE = "/paas/v4/async/images/generations"
@@ -146,6 +148,19 @@ def test_another_accounts_task_is_an_unknown_one(live: LiveServer) -> None:
     assert theirs.json() == nothing.json()
     assert theirs.json()["error"]["code"] == "1214"
     assert live.client.get("/paas/v4/async-result").json()["error"]["code"] == "1222"
+
+
+def test_a_task_whose_image_is_gone(live: LiveServer) -> None:
+    task_id = live.client.post(CREATE, json=CAT).json()["id"]
+    result_of(live, task_id)
+
+    async def expire(books: Books) -> None:
+        statement = text("UPDATE images SET expires_ms = 1 WHERE task_id = :id")
+        await books.db.write(lambda conn: conn.execute(statement, {"id": task_id}))
+
+    live.books(expire)
+    answer = live.client.get(f"/paas/v4/async-result/{task_id}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "1214")
 
 
 def test_no_token_no_task(live: LiveServer) -> None:

@@ -267,8 +267,10 @@ def _mendable(code: str, text: str) -> DanqingError | None:
         return TooManyImages("n", 1)
     if code == "InvalidParameter.DataInspection":  # it could not read the picture to inspect
         return InvalidImage(text, "image")
-    quoted = [name for name in _QUOTED.findall(text) if name in _FIELDS]
-    named = quoted or [match.lower() for match in _NAMED.findall(text)]
+    named = [name for name in _QUOTED.findall(text) if name in _FIELDS]
+    if not named:  # "the image size …" is about the size
+        bare = {match.lower() for match in _NAMED.findall(text)}
+        named = [name for name in _FIELDS if name in bare]
     if not named:
         return None
     field = _FIELDS[named[0]]

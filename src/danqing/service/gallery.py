@@ -175,7 +175,10 @@ class Gallery:
             delivery=request.delivery,
         )
         if row.state == "succeeded":
-            return replace(report, result=(await self.outcome(row, base_url)).result)
+            try:
+                return replace(report, result=(await self.outcome(row, base_url)).result)
+            except NotFound as error:
+                raise NotFound(error.message, "task_id") from None
         return report if row.error is None else replace(report, error=error_of_json(row.error))
 
     async def _present(self, image: ImageRow, delivery: Delivery, base_url: str) -> DeliveredImage:
