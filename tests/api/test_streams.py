@@ -206,6 +206,16 @@ def test_a_key_goes_on_and_replays(live: LiveServer) -> None:
     assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_conflict")
 
 
+def test_deleting_the_task_ends_its_stream(live: LiveServer) -> None:
+    client = Slow(live, live.token, PATH, BODY)
+    client.read_until(b"keep-alive")
+    deleted = live.client.delete(f"/v1/images/tasks/{client.header('x-danqing-task')}").json()
+    assert deleted["status"] == "cancelled"
+    read = client.read_until(b"\r\n0\r\n\r\n")  # a whole answer: its last chunk is there
+    assert read.endswith(b"\r\n0\r\n\r\n")
+    assert b'"code":"cancelled"' in read
+
+
 def test_a_server_that_stops_ends_the_stream(null_server) -> None:
     server = null_server(NULL_STEP_S="1", NULL_SHUTDOWN_S="1")
     token = server.account("streamer")

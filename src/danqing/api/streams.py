@@ -57,6 +57,7 @@ async def begin_stream(
             drawing.result()
         elif watch.done():
             await running.hang_up()
+            raise Cancelled
         return EventStream(dialect, running, on_end)
     except BaseException:
         await running.stop()
@@ -64,6 +65,10 @@ async def begin_stream(
         raise
     finally:
         begun.cancel()
+
+
+class _Gone(Exception):
+    """The client hung up."""
 
 
 class _Running:
@@ -82,14 +87,10 @@ class _Running:
         self.watch = watch
 
     async def hang_up(self) -> None:
-        """The client left: nothing leaves any more, and the drawing ends (or goes on, where it has a key).
-
-        Raises Cancelled.
-        """
+        """The client left: nothing leaves any more, and the drawing ends (or goes on, where it has a key)."""
         self.call.hung_up.set()
         self.feed.cut()
         await self.stop()
-        raise Cancelled
 
     async def stop(self) -> None:
         """End the drawing, if it is not over, and wait until it is settled."""
@@ -145,51 +146,47 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         code = ServerFault.code
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         try:
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": self.status_code,
-                    "headers": self.raw_headers,
-                }
-            )
+            await send(start)
             code = await self._follow(send)
+        except (_Gone, OSError):  # some servers raise where nobody listens any more
+            code = Cancelled.code
+            await self._running.hang_up()
         except asyncio.CancelledError:
             await self._running.stop()
             code = await self._part(send)
-        except DanqingError as error:  # the client hung up
-            code = error.code
         except Exception:
             log.exception("stream_crashed", task=self._head.reply_id)
             await self._running.stop()
             with suppress(Exception):
                 await self._send(send, Broken(ServerFault()))
+                await _close(send)
         finally:
             await self._running.stop()
             self._running.watch.cancel()
             self._on_end(code)
-        if code != Cancelled.code:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _follow(self, send: Send) -> str:
-        """Send events until the last one; how it ended. Raises Cancelled when the client hung up."""
+        """Send events to the last one; how it ended. Raises _Gone when the client hung up."""
         running = self._running
         while True:
             if running.watch.done():
-                await running.hang_up()
+                raise _Gone
             event = running.feed.take()
             if event is None and running.drawing.done():
                 event = running.end()
             if event is not None:
                 await self._send(send, event)
                 if isinstance(event, Finished | Broken):
+                    await _close(send)
                     return "ok" if isinstance(event, Finished) else event.error.code
             elif not await running.wait():
                 await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
 
     async def _part(self, send: Send) -> str:
         """Say how it ended while the server stops: what has been settled is still told."""
-        with suppress(TimeoutError):
+        with suppress(TimeoutError, _Gone, OSError):
             async with asyncio.timeout(FAREWELL_S):
                 return await self._follow(send)
         return Unavailable.code
@@ -200,6 +197,10 @@ class EventStream(Response):
         if encoded:
             body = b"".join(map(encode, encoded))
             await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def _close(send: Send) -> None:
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def encode(event: ServerEvent) -> bytes:
