@@ -313,6 +313,32 @@ def test_only_what_came_is_paid_for(first: LiveServer) -> None:
     assert caller.paid() == PRICE
 
 
+def test_a_dashscope_task_has_each_failure_in_its_place(first: LiveServer) -> None:
+    caller = Caller(first, "dave")
+    begun = caller.http.post(
+        "/api/v1/services/aigc/text2image/image-synthesis",
+        json={
+            "model": "odd",
+            "input": {"prompt": "fewer"},
+            "parameters": {"n": 3, "size": "1024*1024", "prompt_extend": False},
+        },
+        headers={"x-dashscope-async": "enable"},
+    )
+    where = f"/api/v1/tasks/{begun.json()['output']['task_id']}"
+    while (output := caller.http.get(where).json()["output"])["task_status"] in (
+        "PENDING",
+        "RUNNING",
+    ):
+        time.sleep(0.1)
+    assert output["task_status"] == "SUCCEEDED"
+    assert output["task_metrics"] == {"TOTAL": 3, "SUCCEEDED": 1, "FAILED": 2}
+    came, *missing = output["results"]
+    assert httpx2.get(came["url"]).status_code == 200
+    assert [set(one) for one in missing] == [{"code", "message"}] * 2
+    assert {one["code"] for one in missing} == {"InternalError.Algo"}
+    assert caller.paid() == PRICE
+
+
 def test_a_link_that_works_at_the_third_try(first: LiveServer, odd: OddProvider) -> None:
     caller = Caller(first, "emil")
     assert caller.post(prompt="third try").status_code == 200
