@@ -72,6 +72,13 @@ def test_openai_edits_repaints_and_varies(client: openai.OpenAI) -> None:
     )
     assert np.abs(sun[600:, 450:] - red[600:, 450:]).mean() < 4
     assert np.abs(sun[:400, :300] - red[:400, :300]).mean() > 10
+    events = list(
+        client.images.edit(
+            image=("a.png", data), prompt="a blue apple", stream=True, partial_images=1, **model
+        )
+    )
+    assert [event.type for event in events] == ["image_edit.partial_image", "image_edit.completed"]
+    assert events[1].usage.input_tokens_details.image_tokens == 1024 * 1024 / 256
     with pytest.warns(DeprecationWarning, match="deprecated"):
         varied = client.images.create_variation(
             image=data, model="dall-e-2", size="1024x1024", response_format="b64_json"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from danqing.api import uploads
+from danqing.api import requests, uploads
 from danqing.dialects.base import Upload
 from danqing.dialects.forms import FormBody, form_body
 from danqing.domain.errors import Busy, Cancelled, DanqingError, InvalidImage, Unavailable
@@ -130,3 +130,22 @@ def test_what_ends_early_gives_its_memory_back(
     with pytest.raises(error):
         read([whole[at : at + 1000] for at in range(0, len(whole), 1000)], room, leaves=leaves)
     assert room.taken == 0
+
+
+@pytest.mark.parametrize("limit", ["SILENCE_S_MAX", "UPLOAD_S_MAX"])
+def test_who_dawdles_is_let_go(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = requests if limit == "SILENCE_S_MAX" else uploads
+    monkeypatch.setattr(owner, limit, 0.05)
+
+    async def work() -> None:
+        request = request_of([b"--b\r\n"], leaves=True)
+
+        async def receive() -> dict[str, Any]:
+            await asyncio.sleep(3600)
+            raise AssertionError
+
+        request._receive = receive
+        with ByteBudget(10**6).share() as share, pytest.raises(Cancelled, match="in time"):
+            await uploads.read_form(request, b"b", LIMITS, share)
+
+    asyncio.run(work())

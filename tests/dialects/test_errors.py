@@ -221,3 +221,17 @@ def test_a_class_of_the_future_is_shaped_as_its_parent() -> None:
 
     assert DIALECTS["openai"].encode_error(Newer("x"), "r").status == 401
     assert DIALECTS["zhipu"].encode_error(Newer("x"), "r").body["error"]["code"] == "1002"
+
+
+def test_openai_tells_the_rate_limit_it_refuses_by() -> None:
+    reply = DIALECTS["openai"].encode_error(errors.RateLimited(60, 2.2), "r")
+    told = {name: value for name, value in reply.headers.items() if "ratelimit" in name}
+    assert told == {
+        "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": "3s",
+    }
+    for other in (errors.ConcurrencyExceeded(4), errors.Busy(1.0)):
+        assert not any(
+            "ratelimit" in name for name in DIALECTS["openai"].encode_error(other, "r").headers
+        )
