@@ -203,6 +203,21 @@ def test_what_is_refused_leaves_nothing_behind(tmp_path: Path) -> None:
     run(check())
 
 
+def test_who_cannot_pay_has_nothing_fetched(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with serving(answer(body=picture())) as web:
+            limits = {"fetch_allow_hosts": [f"127.0.0.1:{web.port}"]}
+            async with house(tmp_path, uploads=limits) as h:
+                edit = {"references": (at(f"{web.url}/cat.png"),)}
+                with pytest.raises(QuotaExceeded):
+                    await h.draw(**edit, n=21)
+                assert web.requests == []
+                await h.draw(**edit, n=2)
+                assert len(web.requests) == 1
+
+    run(check())
+
+
 def test_failures_and_hang_ups_delete_the_pictures(tmp_path: Path) -> None:
     async def failing(order: DrawOrder) -> AsyncGenerator[Event, None]:
         raise EngineFailed
@@ -432,6 +447,21 @@ def test_memory_is_bounded_over_all_requests(tmp_path: Path) -> None:
             while h.uploads.taken:
                 await asyncio.sleep(0.01)
             assert isinstance(await h.draw(references=(sent(picture()),) * 3), Outcome)
+
+    run(check())
+
+
+def test_what_is_fetched_is_counted_as_it_comes(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with serving(endless) as web:
+            limits = {
+                "fetch_allow_hosts": [f"127.0.0.1:{web.port}"],
+                "bytes_at_once_max": 200_000,
+            }
+            async with house(tmp_path, uploads=limits) as h:
+                with pytest.raises(Busy):
+                    await h.draw(references=(at(f"{web.url}/cat.png"),))
+                assert h.uploads.taken == 0
 
     run(check())
 

@@ -69,8 +69,11 @@ class _Hop:
 class _Sending:
     """Whether any byte of a request may have reached the other side, as the HTTP library's trace tells."""
 
-    def __init__(self, on_sent: Callable[[], None] | None) -> None:
+    def __init__(
+        self, on_sent: Callable[[], None] | None, on_body: Callable[[int], None] | None = None
+    ) -> None:
         self.begun = False
+        self.on_body = on_body
         self._on_sent = on_sent
 
     async def trace(self, event: str, _: object) -> None:
@@ -122,6 +125,7 @@ class Outbound:
         bytes_max: int,
         redirects_max: int = 0,
         on_sent: Callable[[], None] | None = None,
+        on_body: Callable[[int], None] | None = None,
     ) -> OutboundReply:
         """The answer to one request, whatever its status, within `timeout_s` all told.
 
@@ -129,13 +133,14 @@ class Outbound:
         as asked for. With `redirects_max` 0 a redirect is an answer like any other; else each hop is
         checked as the first was, what leaves the origin loses all but harmless headers, https never
         turns into http, and a public host never redirects to one of `policy.hosts`. `headers` are
-        ASCII. `on_sent` is called when the first byte is about to leave. Raises OutboundRefused,
+        ASCII. `on_sent` is called when the first byte is about to leave, `on_body` with the bytes of
+        each piece of a body that came; what it raises ends the request. Raises OutboundRefused,
         OutboundUnsent (nothing has left), OutboundFailed, OutboundTooLarge.
         """
         hop = _Hop(method, parse_url(url), headers or {}, content)
         if self._requests >= self._requests_max:
             raise OutboundUnsent("Too many outgoing requests at a time.")
-        sending = _Sending(on_sent)
+        sending = _Sending(on_sent, on_body)
         self._requests += 1
         try:
             async with asyncio.timeout(timeout_s):
@@ -268,12 +273,18 @@ async def _exchange(
         for raw_name, raw_value in reply.headers:
             name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
             got[name] = f"{got[name]}, {value}" if name in got else value
-        body = await _body(reply, got, bytes_max, _host(url)) if bytes_max else b""
+        body = b""
+        if bytes_max:
+            body = await _body(reply, got, bytes_max, _host(url), sending.on_body)
         return OutboundReply(reply.status, got, body, str(url))
 
 
 async def _body(
-    reply: httpcore2.Response, headers: Mapping[str, str], bytes_max: int, host: str
+    reply: httpcore2.Response,
+    headers: Mapping[str, str],
+    bytes_max: int,
+    host: str,
+    on_body: Callable[[int], None] | None,
 ) -> bytes:
     if headers.get("content-encoding", "identity").lower() not in ("", "identity"):
         raise OutboundFailed(f"'{host}' sent a compressed answer unasked.")
@@ -283,4 +294,6 @@ async def _body(
             body += chunk
             if len(body) > bytes_max:
                 raise OutboundTooLarge(f"The answer of '{host}' has more than {bytes_max} bytes.")
+            if on_body is not None:
+                on_body(len(chunk))
     return bytes(body)

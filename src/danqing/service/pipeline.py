@@ -24,12 +24,14 @@ from danqing.domain.errors import (
     IdempotencyConflict,
     ModelNotAllowed,
     NotFound,
+    QuotaExceeded,
     ServerFault,
     Unavailable,
     WaiverRequired,
 )
 from danqing.domain.ids import uuid7
 from danqing.domain.ports import DrawOrder
+from danqing.domain.sizes import Size
 from danqing.domain.task import SEED_MAX, ImageResult, ImageTask, SafetyLevel, StreamHead
 from danqing.observability.logging import get_logger
 from danqing.service.auth import Principal
@@ -102,7 +104,10 @@ class Pipeline:
                 return await self._replayed(call, first)
         rate = await self._limited(call.principal)
         safety = await self._admit(call)
-        inputs = await self._references.check(call.task) if call.task.is_edit else None
+        inputs = None
+        if call.task.is_edit:
+            await self._require_some_quota(call)
+            inputs = await self._references.check(call.task)
         work = self._work(call, uuid7(), inputs)
         work.safety = safety
         running = self._keep(self._opened_and_drawn(work))
@@ -206,6 +211,15 @@ class Pipeline:
         if call.task.end_user is not None:
             await self._blocks.require_free(principal.account_id, call.task.end_user)
         return await self._moderate(call)
+
+    async def _require_some_quota(self, call: Call) -> None:
+        """Fetch and decode nothing for who cannot pay for the smallest size. Raises QuotaExceeded."""
+        task, card = call.task, call.card
+        price = card.price.of(task.quality, Size(1, 1), task.n, edit=True)
+        needed = multiplied(price, call.principal.price_permille)
+        balance = await self._ledger.balance(call.principal.account_id)
+        if balance < needed:
+            raise QuotaExceeded(needed, balance)
 
     def _drawable(self, card: Card) -> Card:
         return self._catalog.drawable(card, self._settings.standin)

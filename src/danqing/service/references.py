@@ -31,7 +31,10 @@ T = TypeVar("T")
 
 DECODERS = 2
 """Pictures decoded at once: each may need hundreds of megabytes for a moment."""
-FETCHES = 8
+FETCHES = 32
+"""Pictures fetched at once, by all requests,"""
+REQUEST_FETCHES = 4
+"""and by one: whose addresses are slow must not hold up everybody."""
 REDIRECTS_MAX = 3
 _PREFIX = "input-"
 
@@ -92,7 +95,8 @@ class References:
         sources = [*task.references, *([] if task.mask is None else [task.mask])]
         share = self._budget.share()
         try:
-            raw = await _all(self._bytes_of(source, share) for source in sources)
+            turns = asyncio.Semaphore(REQUEST_FETCHES)
+            raw = await _all(self._bytes_of(source, share, turns) for source in sources)
             if sum(map(len, raw)) > self._settings.request_bytes_max:
                 raise InvalidImage(
                     f"The images have more than {self._settings.request_bytes_max} bytes in all.",
@@ -164,19 +168,21 @@ class References:
         """End the threads; what is being decoded is let go."""
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
-    async def _bytes_of(self, source: ImageSource, share: Share) -> bytes:
+    async def _bytes_of(self, source: ImageSource, share: Share, turns: asyncio.Semaphore) -> bytes:
         data = source.data
         if data is None:
             assert source.url is not None
             data = await self._own(source.url)
         if data is None:
-            data = await self._fetched(source)
+            async with turns:
+                return await self._fetched(source, share)
         if len(data) > self._settings.image_bytes_max:
             raise self._too_large(source)
         share.add(len(data))
         return data
 
-    async def _fetched(self, source: ImageSource) -> bytes:
+    async def _fetched(self, source: ImageSource, share: Share) -> bytes:
+        """The picture at an address; its bytes are counted as they come."""
         assert source.url is not None
         try:
             async with asyncio.timeout(self._settings.fetch_s_max), self._fetches:
@@ -188,6 +194,7 @@ class References:
                     timeout_s=self._settings.fetch_s_max,
                     bytes_max=self._settings.image_bytes_max,
                     redirects_max=REDIRECTS_MAX,
+                    on_body=share.add,
                 )
         except OutboundTooLarge:
             raise self._too_large(source) from None
