@@ -23,7 +23,6 @@ from danqing.domain.errors import (
     EngineFailed,
     IdempotencyConflict,
     ModelNotAllowed,
-    NotFound,
     QuotaExceeded,
     ServerFault,
     Unavailable,
@@ -32,7 +31,7 @@ from danqing.domain.errors import (
 from danqing.domain.ids import uuid7
 from danqing.domain.ports import DrawOrder
 from danqing.domain.sizes import Size
-from danqing.domain.task import SEED_MAX, ImageResult, ImageTask, SafetyLevel, StreamHead
+from danqing.domain.task import SEED_MAX, ImageResult, SafetyLevel
 from danqing.observability.logging import get_logger
 from danqing.service.auth import Principal
 from danqing.service.blocks import Blocks
@@ -43,7 +42,7 @@ from danqing.service.gallery import Gallery
 from danqing.service.ledger import KeyInUse, Ledger, StaleTask
 from danqing.service.moderation import Role, TextModerator
 from danqing.service.ratelimit import RateLimiter, Taken
-from danqing.service.records import StoredRequest
+from danqing.service.records import StoredRequest, stored_head, stream_head
 from danqing.service.references import Inputs, References
 from danqing.service.settling import Settler, TakenOver, result_of
 from danqing.settings import Settings
@@ -255,7 +254,7 @@ class Pipeline:
         if call.background:
             return Accepted(first.id)
         if call.feed is not None:
-            call.feed.open(_head_of(first), replayed=True)
+            call.feed.open(stored_head(first), replayed=True)
         row, wait_s = first, POLL_S[0]
         try:
             async with asyncio.timeout(self._settings.request_timeout_s):
@@ -318,7 +317,7 @@ class Pipeline:
         feed = work.call.feed
         if feed is not None:
             pixels = 0 if work.inputs is None else work.inputs.pixels
-            feed.open(_head(work.task_id, work.order.task, work.call.received_s, pixels))
+            feed.open(stream_head(work.task_id, work.order.task, work.call.received_s, pixels))
         outcome = await self._drawn(work)
         if feed is not None:
             feed.finish(outcome.result)
@@ -469,26 +468,3 @@ class Pipeline:
         self._running.discard(task)
         if not task.cancelled():
             task.exception()  # a client that has left asks nobody for it: that is no news for the log
-
-
-def _head(task_id: str, task: ImageTask, received_s: float, input_pixels: int) -> StreamHead:
-    return StreamHead(
-        reply_id=task_id,
-        created=int(received_s),
-        model=task.model,
-        prompt=task.prompt,
-        quality=task.quality,
-        size=task.size,
-        n=task.n,
-        is_edit=task.is_edit,
-        input_pixels=input_pixels,
-    )
-
-
-def _head_of(row: TaskRow) -> StreamHead:
-    """Raises NotFound where another version kept the request."""
-    try:
-        stored = StoredRequest.of_json(row.request)
-    except ValueError:
-        raise NotFound("The answer of this task is no longer kept.") from None
-    return _head(row.id, stored.task, stored.received_s, stored.input_pixels)

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from danqing.db.rows import TaskRow
 from danqing.domain import errors
-from danqing.domain.errors import DanqingError
+from danqing.domain.errors import DanqingError, NotFound
 from danqing.domain.sizes import Size
-from danqing.domain.task import Delivery, ImageSource, ImageTask, SafetyLevel
+from danqing.domain.task import Delivery, ImageSource, ImageTask, SafetyLevel, StreamHead
 from danqing.service.calls import Work
 from danqing.service.delivery import LabelPlan
 from danqing.service.upstream import Upstream
@@ -99,6 +100,30 @@ def _kept_source(source: ImageSource) -> dict[str, str]:
     """A picture from the client as its row keeps it: by its blob. Its bytes never lie in a row."""
     assert source.blob_key is not None
     return {"param": source.param, "blob_key": source.blob_key}
+
+
+def stream_head(task_id: str, task: ImageTask, received_s: float, input_pixels: int) -> StreamHead:
+    """What a task's stream begins with."""
+    return StreamHead(
+        reply_id=task_id,
+        created=int(received_s),
+        model=task.model,
+        prompt=task.prompt,
+        quality=task.quality,
+        size=task.size,
+        n=task.n,
+        is_edit=task.is_edit,
+        input_pixels=input_pixels,
+    )
+
+
+def stored_head(row: TaskRow) -> StreamHead:
+    """The same of a task's row. Raises NotFound where another version kept the request."""
+    try:
+        stored = StoredRequest.of_json(row.request)
+    except ValueError:
+        raise NotFound("The answer of this task is no longer kept.") from None
+    return stream_head(row.id, stored.task, stored.received_s, stored.input_pixels)
 
 
 @dataclass(frozen=True, slots=True)
