@@ -286,12 +286,17 @@ SUBJECTS: dict[str, Subject] = {
         | {"input.prompt": ["a dog"], "input.negative_prompt": ["rain"]},
     ),
     "dashscope_synthesis": Subject(
-        "DashScope with a prompt: `POST /api/v1/services/aigc/text2image/image-synthesis`",
+        "DashScope with a prompt: `POST /api/v1/services/aigc/text2image/image-synthesis`, "
+        "`…/image2image/image-synthesis`",
         lambda _card: {"input": {"prompt": "a cat"}},
         MESSAGES
         | PARAMETERS
         | NATIVE
-        | {"input.prompt": ["a dog"], "input.negative_prompt": ["rain"]},
+        | {
+            "input.prompt": ["a dog"],
+            "input.negative_prompt": ["rain"],
+            "input.images": [[PICTURE]],
+        },
     ),
     "ark": Subject(
         "Volcengine Ark: `POST /api/v3/images/generations`",

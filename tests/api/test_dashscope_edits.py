@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import time
 from typing import Any
 
 import httpx2
@@ -14,6 +15,7 @@ from tests.conftest import LiveServer
 
 NATIVE = "/api/v1/services/aigc/multimodal-generation/generation"
 RELAY = "/v1/images/generations"
+UNDER_WAY = ("PENDING", "RUNNING")
 
 
 def red_picture(width: int, height: int) -> str:
@@ -61,6 +63,23 @@ def test_a_link_of_our_own_is_a_picture(server: LiveServer) -> None:
     url = first["output"]["choices"][0]["message"]["content"][0]["image"]
     again = drawn(server, NATIVE, edit(url, text="a dog"))
     assert again.size == (1328, 1328)
+
+
+@pytest.mark.parametrize("kind", ["text2image", "image2image"])
+def test_a_task_edits(server: LiveServer, kind: str) -> None:
+    body = {
+        "model": "qwen-image-plus",
+        "input": {"prompt": "a cat", "images": [red_picture(500, 300)]},
+        "parameters": {"seed": 7},
+    }
+    path = f"/api/v1/services/aigc/{kind}/image-synthesis"
+    begun = server.client.post(path, json=body, headers={"x-dashscope-async": "enable"})
+    assert begun.status_code == 200, begun.text
+    where = f"/api/v1/tasks/{begun.json()['output']['task_id']}"
+    while (output := server.client.get(where).json()["output"])["task_status"] in UNDER_WAY:
+        time.sleep(0.1)
+    image = Image.open(io.BytesIO(httpx2.get(output["results"][0]["url"]).content))
+    assert image.size == (1664, 928)
 
 
 @pytest.mark.parametrize(

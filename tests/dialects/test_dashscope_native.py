@@ -136,6 +136,17 @@ def test_pictures_in_a_message_make_an_edit(name: str) -> None:
     assert [one.param for one in task.references] == [f"{path}[0].image", f"{path}[2].image"]
 
 
+def test_pictures_beside_a_prompt_make_an_edit() -> None:
+    body = {"input": {"prompt": "加帽子", "images": [PICTURE, "https://x.example/b.png"]}}
+    task, _ = DIALECTS["dashscope_synthesis"].decode_request(body, CARDS["qwen-image-2.0"])
+    assert (task.prompt, task.fit_reference) == ("加帽子", True)
+    assert task.references == (
+        ImageSource("input.images[0]", data=b"png"),
+        ImageSource("input.images[1]", url="https://x.example/b.png"),
+    )
+    assert [one.param for one in task.references] == ["input.images[0]", "input.images[1]"]
+
+
 def test_an_edit_may_have_a_size_of_its_own() -> None:
     body = {
         "input": messages({"text": "加帽子"}, {"image": PICTURE}),
@@ -168,6 +179,20 @@ REFUSED: list[tuple[str, str, dict[str, Any], type[errors.RequestError], str]] =
         {"input": messages({"text": "猫"})},
         errors.InvalidField,
         "input.messages",
+    ),
+    (
+        "dashscope_synthesis",
+        "qwen-image",
+        {"input": {"prompt": "猫", "images": [PICTURE]}},
+        errors.UnsupportedField,
+        "input.images[0]",
+    ),
+    (
+        "dashscope_synthesis",
+        "qwen-image-2.0",
+        {"input": {"prompt": "猫", "images": [PICTURE, "oss://bucket/a.png"]}},
+        errors.InvalidImage,
+        "input.images[1]",
     ),
     ("dashscope_synthesis", "qwen-image", {"input": {}}, errors.MissingField, "input.prompt"),
     (

@@ -143,6 +143,7 @@ def dashscope(context: Context) -> FastAPI:
         ("multimodal-generation/generation", "dashscope_native", dashscope_tasks.synchronous),
         ("image-generation/generation", "dashscope_native", dashscope_tasks.asynchronous),
         ("text2image/image-synthesis", "dashscope_synthesis", dashscope_tasks.asynchronous),
+        ("image2image/image-synthesis", "dashscope_synthesis", dashscope_tasks.asynchronous),
     ):
         where = f"/services/aigc/{path}"
         _add_drawing(app, where, always(name), context, name, manner=manner, bodies=PICTURES)

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from danqing.dialects.base import Dialect, Reply
 from danqing.dialects.dashscope import Asked, Parameters, decode, read_messages
-from danqing.dialects.fields import Wire, validate
+from danqing.dialects.fields import Wire, read_source, validate
 from danqing.dialects.openai_shapes import error_headers
 from danqing.domain import errors
 from danqing.domain.card import Card
@@ -54,9 +54,12 @@ class MessagesBody(Wire):
 
 
 class PromptInput(Wire):
+    """`images` as the SDK's `ImageSynthesis` writes pictures to edit."""
+
     messages: None = None
     prompt: str
     negative_prompt: str | None = None
+    images: list[str] | None = None
 
 
 class PromptBody(Wire):
@@ -177,14 +180,18 @@ class DashScopeMessages(Dialect):
 
 
 class DashScopePrompt(DashScopeMessages):
-    """`text2image/image-synthesis`: a prompt in, always a task; results out, with a failure in each's place."""
+    """`text2image/image-synthesis`, `image2image/…`: a prompt in, always a task; results out, failures in their places."""
 
     name = "dashscope_synthesis"
     body = PromptBody
 
     def decode_request(self, body: Mapping[str, object], card: Card) -> tuple[ImageTask, Delivery]:
         wire = validate(PromptBody, body)
-        asked = Asked(wire.input.prompt, "input.prompt")
+        pictures = [
+            read_source(picture, f"input.images[{index}]")
+            for index, picture in enumerate(wire.input.images or ())
+        ]
+        asked = Asked(wire.input.prompt, "input.prompt", tuple(pictures))
         return decode(asked, wire.input.negative_prompt, wire.parameters, card)
 
     def encode_task_output(self, result: ImageResult, delivery: Delivery) -> dict[str, Any]:
