@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from danqing.domain.errors import Busy
 from danqing.engine.messages import Job
 from danqing.engine.pace import STEP_S_DEFAULT, TRIALS
-from danqing.engine.scheduler import BACKGROUND_EVERY, Scheduler
+from danqing.engine.scheduler import BACKGROUND_EVERY, BURST_STEPS, Scheduler
 from tests.engine.null_family import make_job
 
 Cost = Callable[[Hashable, int], float]
@@ -157,6 +157,41 @@ def test_a_greedy_account_delays_a_small_one_by_its_share_only() -> None:
     while small not in device.ended_s:
         device.beat()
     assert device.ended_s[small] - began_s <= 2 * 8 * 0.1 + 0.1 + 1e-9
+
+
+def test_who_asks_now_and_then_is_served_at_once() -> None:
+    device = Device(lambda key, size: 0.1 * size, batch_max=1)
+    for number in range(3):
+        device.add(f"greedy{number}", n=20, steps=100)
+    for _ in range(20):
+        for _ in range(60):
+            device.beat()
+        began_s = device.now_s
+        (small,) = device.add("small", steps=10)
+        while small not in device.ended_s:
+            device.beat()
+        assert device.ended_s[small] - began_s <= (10 + 3 + 1) * 0.1 + 1e-9
+
+
+def test_long_work_gets_no_burst() -> None:
+    """It would hold everyone up, and be no sooner done."""
+    device = Device(lambda key, size: 0.1 * size, batch_max=1)
+    device.add("steady", steps=1000)
+    for _ in range(200):
+        device.beat()
+    device.add("late", steps=BURST_STEPS + 1)
+    turns = [device.jobs[device.beat()[0]].account_id for _ in range(20)]
+    assert turns.count("late") <= 11
+
+
+def test_a_burst_is_no_larger_than_the_share_that_was_missed() -> None:
+    device = Device(lambda key, size: 0.1 * size, batch_max=1)
+    device.add("steady", steps=1000)
+    for _ in range(6):  # a share of which would have been three steps
+        device.beat()
+    device.add("late", steps=8)
+    turns = [device.jobs[device.beat()[0]].account_id for _ in range(10)]
+    assert turns.count("late") <= 6
 
 
 def test_a_small_job_passes_a_big_one_of_its_own_account() -> None:
@@ -401,6 +436,37 @@ def test_law_two_busy_accounts_get_the_same_time(world: dict[str, int], shared: 
 
 
 @settings(max_examples=40, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(1, 20), st.integers(0, 60))
+def test_law_who_comes_and_goes_gets_no_more_than_a_share(
+    random: Random, steps_max: int, pause_max: int
+) -> None:
+    device = Device(lambda key, size: 0.1 * size, batch_max=1)
+    device.add("steady", steps=100_000)
+    for _ in range(40):
+        for _ in range(random.randint(0, pause_max)):
+            device.beat()
+        device.add("guest", n=random.randint(1, 2), steps=random.randint(1, steps_max))
+        while any(job_id.startswith("guest") for job_id in device.scheduler._entries):
+            device.beat()
+    assert device.served_s["guest"] <= device.now_s / 2 + (BURST_STEPS + 4) * 0.1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(1, 6))
+def test_law_no_job_starves_beside_ever_new_accounts(random: Random, at_once: int) -> None:
+    """Each new account comes with a short job, and finds a burst."""
+    device = Device(lambda key, size: 0.1 * size, batch_max=1)
+    (old,) = device.add("old", steps=20)
+    number = 0
+    while old not in device.ended_s:
+        while len(device.scheduler) <= at_once:
+            number += 1
+            device.add(f"new{number}", steps=random.randint(1, BURST_STEPS))
+        device.beat()
+        assert device.now_s <= 6 * (at_once + 1) * 20 * 0.1 + 20 * at_once * BURST_STEPS * 0.1
+
+
+@settings(max_examples=40, deadline=None)
 @given(worlds, st.sampled_from([0.0, 0.3]))
 def test_law_no_job_starves_whatever_keeps_coming(world: dict[str, int], night: float) -> None:
     """The queue is refilled to the brim before every step; each job must keep the stated bound."""
@@ -419,7 +485,7 @@ def test_law_no_job_starves_whatever_keeps_coming(world: dict[str, int], night: 
 
     def keep_bound(job_id: str, steps: int) -> None:
         """From now on the job must end within the law's time of its lane."""
-        limit = 6 * world["accounts"] * world["keys"] * steps
+        limit = world["accounts"] * (6 * world["keys"] * steps + BURST_STEPS)
         bounds[job_id] = (device.lane_s[device.jobs[job_id].priority], limit)
 
     for _ in range(200):

@@ -4,15 +4,18 @@ Deficit round-robin (Shreedhar & Varghese 1995, in its surplus form: charged aft
 cost is known only once it was measured) over accounts, and within an account over its batch keys, in seconds
 of device time. A turn is worth the longest step at hand, C seconds; a batch's seconds are shared out to its
 members' accounts. Seats left in a batch go to other accounts' jobs of the same key, and cost them their share.
-An account a whole turn overdrawn does not ride while jobs of other keys wait.
+An account a whole turn overdrawn does not ride while jobs of other keys wait. An account that comes with work shorter
+than what its share would have been while it was away (BURST_STEPS turns at most) keeps its first turn until that is done.
 
 Laws, tested as properties; C counts the longest step seen or expected:
 - the queue never holds more than `queue_max` jobs, nor more than `live_max` started ones;
 - over any stretch in which two accounts of a lane both have work, neither gets more than 5·C seconds more than the
-  other (4·C where they share no batches);
+  other (4·C where they share no batches), but for a burst that it comes with;
+- bursts are no way to more than one's share: an account that comes and goes beside a busy one gets at most half of
+  the time, and BURST_STEPS·C;
 - no starvation, whatever else keeps coming: with N accounts in the lane, K keys in the account, and R steps to do in
   the job and those before it in its account and key, a started job ends within 6·N·K·R·C seconds of its lane's
-  time; counted from admission the same holds with R the steps of the whole queue at that moment;
+  time, and N bursts more; counted from admission the same holds with R the steps of the whole queue at that moment;
 - of every BACKGROUND_EVERY batches at least one is background's, if it has a job that can run;
 - slots, once scarce, go to the accounts that hold none, in the order in which they came to hold none.
 """
@@ -20,8 +23,10 @@ Laws, tested as properties; C counts the longest step seen or expected:
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate, count
 
 from danqing.domain.errors import Busy
@@ -30,6 +35,10 @@ from danqing.engine.pace import Pace
 
 BACKGROUND_EVERY = 8
 RETRY_AFTER_S_MIN = 1.0
+BURST_STEPS = 16
+"""Of the longest kind: what an account that was away may take at once, of the time that would have been its share."""
+SEEN_MAX = 1024
+"""Accounts of which it is remembered when they were last there."""
 TICK_S = 1e-6
 """The least a step costs, so that a turn always ends."""
 
@@ -50,16 +59,39 @@ class _Entry:
 class _Ring:
     """Deficit round-robin over names: the head keeps its turn while it is owed something.
 
-    Debts outlive a name's absence, so that leaving and coming back pays nothing; credit does not.
+    Debts outlive a name's absence, so that leaving and coming back pays nothing; credit does not. With `burst_steps`
+    who comes back may take at once, so many turns at most, what its share would have been meanwhile, if that is all
+    it needs: who asks for a short thing now and then is not slowed by who keeps asking, and over time takes no
+    more than its share.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, burst_steps: int = 0) -> None:
         self.deficit_s: dict[Hashable, float] = {}
+        self._burst_steps = burst_steps
+        self._share_s = 0.0
+        """What one more name would have had so far."""
+        self._names = 0
+        self._seen_s: OrderedDict[Hashable, float] = OrderedDict()
+        """`_share_s` when a name was last there."""
 
-    def turn(self, ready: Collection[Hashable], quantum_s: float) -> Hashable:
-        """Whose turn it is among `ready` (not empty). Newcomers join at the tail with one turn."""
+    def turn(
+        self,
+        ready: Collection[Hashable],
+        quantum_s: float,
+        work_s: Callable[[Hashable], float] = lambda name: 0.0,
+    ) -> Hashable:
+        """Whose turn it is among `ready` (not empty). Newcomers join at the tail with one turn, and their burst."""
+        self._names = len(ready)
         for name in ready:
-            self.deficit_s.setdefault(name, quantum_s)
+            if name not in self.deficit_s:
+                burst_s = self._burst_s(name, quantum_s)
+                short = burst_s > 0 and work_s(name) <= burst_s
+                self.deficit_s[name] = quantum_s + (burst_s if short else 0.0)
+            if self._burst_steps:
+                self._seen_s[name] = self._share_s
+                self._seen_s.move_to_end(name)
+        while len(self._seen_s) > SEEN_MAX:
+            self._seen_s.popitem(last=False)
         while True:
             name, deficit_s = next(iter(self.deficit_s.items()))
             if name in ready and deficit_s > 0:
@@ -70,6 +102,11 @@ class _Ring:
 
     def charge(self, name: Hashable, seconds: float, floor_s: float) -> None:
         self.deficit_s[name] = max(self.deficit_s.get(name, 0.0) - seconds, floor_s)
+        self._share_s += seconds / (self._names + 1)
+
+    def _burst_s(self, name: Hashable, quantum_s: float) -> float:
+        away_s = self._share_s - self._seen_s.get(name, 0.0)
+        return min(self._burst_steps * quantum_s, away_s)
 
 
 @dataclass(slots=True)
@@ -90,7 +127,7 @@ class _Lane:
     """Interactive or background: its accounts and their ring."""
 
     accounts: dict[str, _Account] = field(default_factory=dict[str, _Account])
-    ring: _Ring = field(default_factory=_Ring)
+    ring: _Ring = field(default_factory=lambda: _Ring(BURST_STEPS))
     live: int = 0
     ready: dict[str, list[Hashable]] = field(default_factory=dict[str, list[Hashable]])
     """Accounts that can run now, each with the keys it can run; made afresh at every pick."""
@@ -167,7 +204,7 @@ class Scheduler:
         self._quantum_s = max(
             TICK_S, *(self.pace.step_s(key) for keys in lane.ready.values() for key in keys)
         )
-        name = str(lane.ring.turn(lane.ready, self._quantum_s))
+        name = str(lane.ring.turn(lane.ready, self._quantum_s, partial(self._work_s, lane)))
         key = lane.accounts[name].ring.turn(lane.ready[name], self._quantum_s)
         self._batch = self._seats(lane, name, key)
         return [entry.job.id for entry in self._batch]
@@ -260,6 +297,14 @@ class Scheduler:
         order = sorted(eta_s, key=lambda job_id: (eta_s[job_id], self._entries[job_id].number))
         return {job_id: (place, eta_s[job_id]) for place, job_id in enumerate(order)}
 
+    def _work_s(self, lane: _Lane, name: Hashable) -> float:
+        """Expected device time of all that an account has in a lane."""
+        return sum(
+            entry.left * self.pace.step_s(key) + self.pace.ending_s(key)
+            for key, flow in lane.accounts[str(name)].flows.items()
+            for entry in flow.values()
+        )
+
     def _lane(self, job: Job) -> _Lane:
         return self._background if job.priority == "background" else self._interactive
 
@@ -270,7 +315,7 @@ class Scheduler:
         lane.starters = set(line[: max(0, self._free(lane))])
         lane.ready = {}
         if not lane.waiting:
-            lane.ring = _Ring()  # debts were towards those who waited
+            lane.ring = _Ring(BURST_STEPS)  # debts were towards those who waited
         for name, account in lane.accounts.items():
             keys = [
                 key

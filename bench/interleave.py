@@ -1,0 +1,164 @@
+"""Short images beside long ones, on this machine's CPU with pocket: what sharing costs, and what it spares.
+
+    .venv/bin/python -m bench.interleave [--write]
+
+Throughput of eight at once against one at a time; and a short image's time beside an account that keeps the engine
+busy with long ones, against its time alone. `--write` puts the table into bench/results/interleave.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import time
+from collections.abc import Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median, quantiles
+
+from danqing.engine.client import InProcessClient
+from danqing.engine.core import EngineCore
+from danqing.engine.families.load import load_family
+from danqing.engine.messages import Job, JobDrawn
+
+PROMPT = "一只可爱的小猫咪，坐在阳光明媚的窗台上"
+SHORT_STEPS, LONG_STEPS = 8, 100
+SIDE = 1024
+CONCURRENCY = 8
+IMAGES = 48
+SHORTS = 30
+ROUNDS = 3
+PAUSE_S = 0.5
+
+
+def job(name: str, account: str, steps: int, seed: int = 1) -> Job:
+    return Job(name, name, account, PROMPT, "", SIDE, SIDE, steps, 1.5, seed)
+
+
+async def drawn(client: InProcessClient, asked: Job) -> float:
+    """Seconds until the image is there."""
+    began = time.perf_counter()
+    async with aclosing(client.draw((asked,))) as events:
+        async for event in events:
+            if isinstance(event, JobDrawn):
+                return time.perf_counter() - began
+    raise AssertionError("no image")
+
+
+async def throughput(client: InProcessClient, at_once: int, name: str) -> float:
+    """Images a second: as many accounts as draw at once, each one image after the other."""
+    left = iter(range(IMAGES))
+
+    async def account(number: int) -> None:
+        for index in left:
+            await drawn(client, job(f"{name}.{index}", f"account-{number}", SHORT_STEPS, index))
+
+    began = time.perf_counter()
+    await asyncio.gather(*(account(number) for number in range(at_once)))
+    return IMAGES / (time.perf_counter() - began)
+
+
+@asynccontextmanager
+async def busy(client: InProcessClient, name: str):
+    """One account that always has three long images in the engine."""
+
+    async def keep(number: int) -> None:
+        for index in range(10_000):
+            await drawn(client, job(f"{name}.{number}.{index}", "long", LONG_STEPS, index))
+
+    tasks = [asyncio.create_task(keep(number)) for number in range(3)]
+    await asyncio.sleep(0.5)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks)
+
+
+async def shorts(client: InProcessClient, name: str) -> list[float]:
+    """The times of somebody who asks for a short image twice a second."""
+    times: list[float] = []
+    for index in range(SHORTS):
+        times.append(await drawn(client, job(f"{name}.{index}", "short", SHORT_STEPS, index)))
+        await asyncio.sleep(PAUSE_S)
+    return times
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    one_by_one: float
+    at_once: float
+    alone_s: list[float]
+    beside_s: list[float]
+
+
+async def measure() -> list[Round]:
+    core = EngineCore(lambda: load_family("pocket"))
+    client = InProcessClient(core)
+    await client.ready()
+    rounds: list[Round] = []
+    try:
+        await throughput(client, 1, "warm")
+        for number in range(ROUNDS):
+            one = await throughput(client, 1, f"one-{number}")
+            eight = await throughput(client, CONCURRENCY, f"eight-{number}")
+            alone = await shorts(client, f"alone-{number}")
+            async with busy(client, f"busy-{number}"):
+                beside = await shorts(client, f"beside-{number}")
+            rounds.append(Round(one, eight, alone, beside))
+    finally:
+        await client.close()
+    return rounds
+
+
+def p95(times: Sequence[float]) -> float:
+    return quantiles(times, n=20, method="inclusive")[18]
+
+
+def report(rounds: Sequence[Round], load: str) -> str:
+    one, eight = (median(getattr(r, name) for r in rounds) for name in ("one_by_one", "at_once"))
+    alone = [seconds for r in rounds for seconds in r.alone_s]
+    beside = [seconds for r in rounds for seconds in r.beside_s]
+    ratios = ", ".join(f"{r.at_once / r.one_by_one:.2f}" for r in rounds)
+    return "\n".join(
+        [
+            "# Interleaving on a CPU, with pocket",
+            "",
+            f"`.venv/bin/python -m bench.interleave --write`, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores "
+            f"({platform.machine()}), Python {platform.python_version()}, {load}. {SIDE}², guidance 1.5; short: {SHORT_STEPS} steps, long: "
+            f"{LONG_STEPS}. {ROUNDS} rounds, in turn.",
+            "",
+            "| what | measured | aim |",
+            "|---|---|---|",
+            f"| images a second, one at a time | {one:.2f} | – |",
+            f"| images a second, {CONCURRENCY} at once | {eight:.2f} ({eight / one:.2f} of it; by round {ratios}) | ≥ 0.95 |",
+            f"| a short image alone: p50, p95 | {median(alone):.3f} s, {p95(alone):.3f} s | – |",
+            f"| a short image beside long ones: p50, p95 | {median(beside):.3f} s, {p95(beside):.3f} s | – |",
+            f"| p95 beside long ones, by p95 alone | {p95(beside) / p95(alone):.2f} | ≤ 1.5 |",
+            f"| p50 beside long ones, by p50 alone | {median(beside) / median(alone):.2f} | – |",
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true")
+    asked = parser.parse_args()
+    before = os.getloadavg()[0]
+    rounds = asyncio.run(measure())
+    load = f"load average before {before:.1f}, after {os.getloadavg()[0]:.1f}"
+    text = report(rounds, load)
+    print(text)
+    if asked.write:
+        Path(__file__).with_name("results").joinpath("interleave.md").write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
