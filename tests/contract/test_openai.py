@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 from collections.abc import Callable
 from typing import Any
 
 import openai
 import pytest
+from PIL import Image
 
 from tests.conftest import LiveServer
-from tests.contract.conftest import CRASHING_PROMPT, REFUSED_PROMPT, Callers, picture
+from tests.contract.conftest import CRASHING_PROMPT, REFUSED_PROMPT, Callers, picture, png
 from tests.contract.sdk import Sdk, SdkError
 
 pytestmark = pytest.mark.slow
@@ -128,6 +131,69 @@ def test_async_client(house: LiveServer) -> None:
 
     answers = asyncio.run(work())
     assert len({answer.data[0].url for answer in answers}) == 3
+
+
+def hole(size: tuple[int, int] = (256, 256)) -> bytes:
+    """A mask that repaints the middle."""
+    image = Image.new("RGBA", size, (0, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (64, 64, 192, 192))
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_edits(client: openai.OpenAI, house: LiveServer) -> None:
+    one = ("one.png", png(), "image/png")
+    answer = client.images.edit(**GPT, image=one, size="1024x1024", n=2)
+    assert [picture(b64=item.b64_json).size for item in answer.data] == [(1024, 1024)] * 2
+    answer = client.images.edit(**GPT, image=[one], mask=("mask.png", hole(), "image/png"))
+    assert picture(b64=answer.data[0].b64_json)
+    assert answer.usage.input_tokens_details.image_tokens > 0
+
+    async def work() -> Any:
+        async with openai.AsyncOpenAI(
+            api_key=house.token, base_url=f"{house.url}/v1", max_retries=0
+        ) as other:
+            return await other.images.edit(**GPT, image=io.BytesIO(png()))
+
+    assert picture(b64=asyncio.run(work()).data[0].b64_json)
+
+
+def test_edits_stream(client: openai.OpenAI) -> None:
+    seen = list(client.images.edit(**GPT, image=("one.png", png()), stream=True))
+    assert seen[-1].type == "image_edit.completed"
+    assert picture(b64=seen[-1].b64_json)
+
+
+def test_variations(client: openai.OpenAI) -> None:
+    with pytest.warns(DeprecationWarning, match="deprecated"):
+        answer = client.images.create_variation(
+            image=("one.png", png()), model="dall-e-2", n=2, size="512x512"
+        )
+    assert [picture(item.url).size for item in answer.data] == [(512, 512)] * 2
+
+
+def test_node_edits(node: Sdk) -> None:
+    b64 = base64.b64encode(png()).decode()
+    answer = node.call("edit", **GPT, images=[b64], size="1024x1024")
+    assert picture(b64=answer["data"][0]["b64_json"]).size == (1024, 1024)
+    answer = node.call("variation", image=b64, model="dall-e-2", size="256x256")
+    assert picture(answer["data"][0]["url"]).size == (256, 256)
+
+
+def test_edits_that_cannot_be(client: openai.OpenAI, node: Sdk) -> None:
+    with pytest.raises(openai.BadRequestError) as junk:
+        client.images.edit(**GPT, image=("one.png", b"junk", "image/png"))
+    assert (junk.value.code, junk.value.param) == ("invalid_image_file", "image")
+    with pytest.raises(openai.BadRequestError) as other_size:
+        client.images.edit(**GPT, image=("one.png", png()), mask=("mask.png", hole((64, 64))))
+    assert other_size.value.param == "mask"
+    with pytest.raises(openai.BadRequestError) as many:
+        client.images.edit(**GPT, image=[("one.png", png())] * 17)
+    assert many.value.param == "image"
+    with pytest.raises(SdkError) as raised:
+        node.call("edit", **GPT, images=[base64.b64encode(b"junk").decode()])
+    assert (raised.value.type, raised.value.param) == ("BadRequestError", "image")
 
 
 def test_headers(client: openai.OpenAI) -> None:

@@ -34,7 +34,7 @@ log = get_logger(__name__)
 
 _NAMES = {"ai_label": "watermark", "references": "image"}
 """What callers call a field of the task."""
-_OURS = frozenset({"prompt_extend", "history", "client_request_id", "end_user"})
+_OURS = frozenset({"prompt_extend", "history", "client_request_id", "end_user", "fit_reference"})
 """What is honoured here, whether the provider is told or not."""
 _ANY_FORM = frozenset({"form", "format", "compression"})
 """Whatever form the images come in is read."""
