@@ -159,13 +159,17 @@ def first(
 
 
 def start_relaying(
-    folder: Path, odd: OddProvider, second: LiveServer | None, **environment: str
+    folder: Path,
+    odd: OddProvider,
+    second: LiveServer | None,
+    catalog: str = CATALOG,
+    **environment: str,
 ) -> LiveServer:
     key = folder / "key"
     key.write_text("none" if second is None else second.token)
     url = "http://127.0.0.1:1" if second is None else second.url
     (folder / "catalog.toml").write_text(
-        CATALOG.format(odd=odd.url, second=url, key=key), encoding="utf-8"
+        catalog.format(odd=odd.url, second=url, key=key), encoding="utf-8"
     )
     return start_server(
         folder / "data",
@@ -457,3 +461,45 @@ def test_a_provider_that_may_have_been_paid_is_not_asked_by_the_next_server(
         assert (odd.asked["silent"], caller.paid()) == (before + 1, 0)
     finally:
         assert stop_server(again) == 0
+
+
+def test_a_client_that_leaves_pays_once_the_provider_has_the_request(
+    first: LiveServer, odd: OddProvider
+) -> None:
+    caller = Caller(first, "kate")
+    before = odd.asked["silent"]
+    reply = caller.http.post(
+        "/v1/images/generations",
+        json=ASKED | {"prompt": "silent", "n": 2},
+        headers={"prefer": "respond-async"},
+    )
+    while odd.asked["silent"] == before:
+        time.sleep(0.02)
+    shown = caller.http.delete(reply.headers["location"]).json()
+    assert (shown["status"], shown["charged"]) == ("cancelled", 2 * PRICE)
+    assert caller.paid() == 2 * PRICE
+
+
+def test_a_client_that_leaves_the_queue_pays_nothing(tmp_path: Path, odd: OddProvider) -> None:
+    narrow = CATALOG.replace("timeout_s = 3\n", "timeout_s = 60\nconcurrency_max = 1\n", 1)
+    live = start_relaying(tmp_path, odd, None, catalog=narrow)
+    try:
+        caller = Caller(live, "lars")
+        before = odd.asked["silent"]
+        tasks = []
+        for _ in range(2):
+            reply = caller.http.post(
+                "/v1/images/generations",
+                json=ASKED | {"prompt": "silent"},
+                headers={"prefer": "respond-async"},
+            )
+            tasks.append(reply.headers["location"])
+            while odd.asked["silent"] == before:
+                time.sleep(0.02)
+        while live.client.get("/healthz").json()["backends"]["odd"]["waiting"] != 1:
+            time.sleep(0.02)
+        assert caller.http.delete(tasks[1]).json()["charged"] == 0
+        assert caller.http.delete(tasks[0]).json()["charged"] == PRICE
+        assert (odd.asked["silent"], caller.paid()) == (before + 1, PRICE)
+    finally:
+        assert stop_server(live) == 0

@@ -62,11 +62,12 @@ def serve(
     config: Config = None,
 ) -> None:
     """Start the server. The first start makes an operator account and shows its token once."""
-    from danqing.cli.serve import run
+    from danqing.cli.serve import new_event_loop, run
     from danqing.domain.errors import DanqingError
 
     try:
-        asyncio.run(run(read_settings(config, data_dir, host=host, port=port)))
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(run(read_settings(config, data_dir, host=host, port=port)))
     except (SettingsError, DanqingError, OSError, ValueError) as error:
         fail(str(error))
     except KeyboardInterrupt:

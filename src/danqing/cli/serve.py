@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import signal
@@ -24,6 +25,15 @@ log = get_logger("danqing.serve")
 BACKLOG = 2048
 SHUTDOWN_S = 30
 """Requests in progress get this long to end when the server is asked to stop."""
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where there is one: bench/gateway.py measures what a request costs."""
+    try:
+        import uvloop
+    except ImportError:  # Windows
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 class _Server(uvicorn.Server):
@@ -50,6 +60,9 @@ async def run(settings: Settings) -> None:
             log.info(
                 "ready", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             )
+            # What is there now stays: the collector need not look through it for every few requests.
+            gc.collect()
+            gc.freeze()
             server = _Server(
                 uvicorn.Config(
                     asgi,

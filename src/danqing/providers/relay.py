@@ -58,6 +58,7 @@ class Relay:
         self._client = self._asker.client
         self._fetcher = Fetcher(outbound, [row.host, *row.allow_hosts], row.fetch_timeout_s)
         self._gate = Gate(row.concurrency_max, row.queue_max)
+        self._unsaid_by_kind: dict[tuple[bool, bool], frozenset[str]] = {}
 
     def check(self, task: ImageTask, card: Card) -> None:
         """See Provider.check."""
@@ -151,17 +152,14 @@ class Relay:
         backend = order.card.backend
         if order.prompt != order.task.prompt and "style" in self._cannot(task):
             task = replace(task, style=None)
-        if "end_user" in self._client.unsupported(task, Delivery()):
+        unsaid = self._unsaid(task)
+        if task.end_user and "end_user" in self._client.unsupported(task, Delivery()):
             task = replace(task, end_user=None)
-        if (
-            backend.labels == "ours"
-        ):  # ours goes on later: theirs is left off where that can be said
-            unlabelled = replace(task, ai_label=False)
-            task = task if "ai_label" in self._cannot(unlabelled) else unlabelled
+        if backend.labels == "ours" and "ai_label" not in unsaid:
+            task = replace(task, ai_label=False)  # ours goes on later
         links = order.links and not backend.rehost
-        inline = Delivery("b64_json")
-        delivery = inline if self._says(task, inline) and not links else Delivery()
-        seeded = "seed" not in self._cannot(replace(task, seed=order.seeds[0]))
+        delivery = Delivery() if links or "form" in unsaid else Delivery("b64_json")
+        seeded = "seed" not in unsaid
         parts: list[Part] = []
         start = 0
         while start < task.n:
@@ -185,8 +183,13 @@ class Relay:
         counts = range(min(self._row.n_max, left), 1, -1)
         return next((n for n in counts if "n" not in self._cannot(replace(task, n=n))), 1)
 
-    def _says(self, task: ImageTask, delivery: Delivery) -> bool:
-        return "form" not in self._client.unsupported(task, delivery)
+    def _unsaid(self, task: ImageTask) -> frozenset[str]:
+        """Which of the fields that the relay itself may set this wire cannot say, for this kind of task."""
+        kind = (task.is_edit, bool(task.prompt))
+        if kind not in self._unsaid_by_kind:
+            probe = replace(task, seed=1, ai_label=False)
+            self._unsaid_by_kind[kind] = self._client.unsupported(probe, Delivery("b64_json"))
+        return self._unsaid_by_kind[kind]
 
     # One request and its images
 
