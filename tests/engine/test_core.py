@@ -216,6 +216,28 @@ def test_a_task_is_admitted_whole_or_not_at_all(open_desk: Callable[..., Desk]) 
     assert len(desk.core._scheduler) == 3
 
 
+def test_references_are_bounded_in_bytes(
+    open_desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("danqing.engine.messages.INPUT_BYTES_MAX", 800)
+    desk = open_desk(NullFamily(gated=True), batch_max=1)
+    one, other = (np.zeros((8, 16, 3), np.uint8) for _ in range(2))  # 384 bytes each
+    mask = np.zeros((8, 16), bool)  # 128
+    desk.submit(*(make_job(f"one.{i}", reference=one, mask=mask) for i in range(4)))  # shared
+    desk.submit(make_job("other", reference=other))
+    assert isinstance(desk.last("other"), JobRefused)
+    desk.submit(make_job("plain"))
+    assert isinstance(desk.last("plain"), JobQueued)
+    desk.family.open()
+    desk.wait_ended("plain", *(f"one.{i}" for i in range(4)))
+    desk.submit(make_job("again", reference=other))
+    desk.wait_ended("again")
+    large = np.zeros((8, 128, 3), np.uint8)  # more than the bound, but there is nothing else
+    desk.submit(make_job("large", reference=large, width=128))
+    desk.wait_ended("large")
+    assert isinstance(desk.last("large"), JobDrawn)
+
+
 def test_cancelled_while_queued_never_takes_a_step(open_desk: Callable[..., Desk]) -> None:
     desk = open_desk(NullFamily(gated=True), batch_max=1)
     desk.submit(make_job("run"), make_job("wait"))

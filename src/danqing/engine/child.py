@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from danqing.domain.errors import EngineFailed
+from danqing.engine import messages
 from danqing.engine.channel import Channel, ChannelClosed
 from danqing.engine.core import LOST, PIXEL_BYTES_MAX, EngineHealth
 from danqing.engine.messages import (
@@ -139,8 +140,10 @@ class ChildCore:
                 raise EngineFailed
             if any(job.id in self._pending for job in message.jobs):
                 raise ValueError("a job id is queued twice")
-            early = not self.loaded.done()
-            if early or len(self._pending) + len(message.jobs) > self._begin.queue_max:
+            waiting = [pending.job for pending in self._pending.values()]
+            too_many = len(waiting) + len(message.jobs) > self._begin.queue_max
+            full = messages.input_bytes([*waiting, *message.jobs]) > messages.INPUT_BYTES_MAX
+            if not self.loaded.done() or too_many or (full and waiting):
                 for job in message.jobs:
                     self._listener(JobRefused(job.id, RETRY_AFTER_S_MIN))
                 return

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from danqing.domain.errors import Busy, EngineFailed
 from danqing.domain.task import Pixels
+from danqing.engine import messages
 from danqing.engine.families.base import Family
 from danqing.engine.messages import (
     Cancel,
@@ -151,7 +152,9 @@ class EngineCore:
             if self._stopping or self._fault is not None:
                 raise EngineFailed
             try:
-                if self._family is None:
+                waiting = [work.job for work in self._works.values()]
+                full = messages.input_bytes([*waiting, *message.jobs]) > messages.INPUT_BYTES_MAX
+                if self._family is None or (full and waiting):
                     raise Busy(RETRY_AFTER_S_MIN)
                 keys = [self._family.batch_key(job) for job in message.jobs]
                 self._scheduler.admit(message.jobs, keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -50,6 +51,21 @@ class Job:
         steps = self.steps_drawn
         count = min(self.previews, steps - 1)
         return tuple(steps * (number + 1) // (count + 1) for number in range(count))
+
+
+INPUT_BYTES_MAX = 512_000_000
+"""Of the references and masks of all jobs not yet ended: pictures of 16 MP from many clients would fill the memory."""
+
+
+def input_bytes(jobs: Iterable[Job]) -> int:
+    """Bytes of the jobs' references and masks. Images of one task share theirs."""
+    arrays = {
+        id(array): array.nbytes
+        for job in jobs
+        for array in (job.reference, job.mask)
+        if array is not None
+    }
+    return sum(arrays.values())
 
 
 # service → engine
