@@ -206,6 +206,7 @@ SUBJECTS: dict[str, Subject] = {
             "background": [Default("auto"), Default("opaque"), "transparent"],
             "moderation": [Default("auto"), "low"],
             "input_fidelity": [Default("low"), "high"],
+            "strength": [0.3, 2],
             "stream": [Default(False), True],
             "partial_images": [Default(0), With(2, {"stream": True})],
             "watermark": [Default(True), False],
@@ -214,7 +215,12 @@ SUBJECTS: dict[str, Subject] = {
     "openai_variations": Subject(
         "OpenAI: `POST /v1/images/variations` (a form with the file `image`)",
         _variation,
-        COMMON | {"response_format": ["url", "b64_json"], "watermark": [Default(True), False]},
+        COMMON
+        | {
+            "response_format": ["url", "b64_json"],
+            "watermark": [Default(True), False],
+            "strength": [0.3, 2],
+        },
     ),
     "chat": Subject(
         "Chat: `POST /v1/chat/completions` with `messages`",

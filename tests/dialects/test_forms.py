@@ -21,6 +21,7 @@ class Body(Wire):
     text: str | None = None
     whole: int | None = None
     bounded: Annotated[int, Field(ge=0)] | None = None
+    part: Annotated[float, Field(le=1)] | None = None
     yes: bool | None = None
     kind: Literal["a", "b"] | None = None
 
@@ -29,6 +30,11 @@ class Body(Wire):
 def test_whole_numbers(value: int) -> None:
     body = typed(form_body([("whole", str(value)), ("text", str(value))]), Body)
     assert body == {"whole": value, "text": str(value)}
+
+
+@given(st.floats(-1e9, 1e9))
+def test_numbers(value: float) -> None:
+    assert typed(form_body([("part", str(value))]), Body) == {"part": value}
 
 
 @pytest.mark.parametrize(
@@ -45,6 +51,9 @@ def test_whole_numbers(value: int) -> None:
         ("whole", "9" * 5000, "9" * 5000),
         ("whole", "true", "true"),
         ("text", "true", "true"),
+        ("part", "1", 1.0),
+        ("part", "nan", "nan"),
+        ("part", "inf", "inf"),
         ("kind", "1", "1"),
         ("other", "1", "1"),
     ],

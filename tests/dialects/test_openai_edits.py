@@ -71,7 +71,7 @@ ALL_FORM: list[tuple[str, Any]] = [
     *[("quality", "high"), ("background", "opaque"), ("output_format", "webp")],
     *[("output_compression", "50"), ("input_fidelity", "low"), ("moderation", "auto")],
     *[("stream", "true"), ("partial_images", "2"), ("user", "someone"), ("seed", "7")],
-    ("negative_prompt", "shoes"),
+    *[("negative_prompt", "shoes"), ("strength", "0.25")],
 ]
 ALL_JSON: dict[str, Any] = {
     "images": [link(b"one"), link(b"two")],
@@ -91,6 +91,7 @@ ALL_JSON: dict[str, Any] = {
     "user": "someone",
     "seed": 7,
     "negative_prompt": "shoes",
+    "strength": 0.25,
 }
 
 
@@ -106,6 +107,7 @@ def test_a_form_and_json_make_the_same_task() -> None:
         end_user="someone",
         references=(ImageSource("", data=b"one"), ImageSource("", data=b"two")),
         mask=ImageSource("", data=b"mask"),
+        strength=0.25,
     )
     delivery = Delivery(
         form="b64_json",
@@ -227,6 +229,8 @@ FORM_FAULTS: list[tuple[list[tuple[str, Any]], Card, type[RequestError], str]] =
     ([("watermark", "false")], GPT, UnknownField, "watermark"),
     ([("model", file())], GPT, InvalidField, "model"),
     ([("seed", "-1")], GPT, InvalidField, "seed"),
+    ([("strength", "1.5")], GPT, InvalidField, "strength"),
+    ([("strength", "much")], GPT, InvalidField, "strength"),
 ]
 
 

@@ -13,6 +13,7 @@ from danqing.dialects.base import UNSTORABLE, Upload
 from danqing.domain.errors import InvalidBody
 
 _WHOLE = re.compile(r"-?[0-9]{1,12}")
+_NUMBER = re.compile(r"-?[0-9]{1,12}(?:\.[0-9]{1,20})?(?:[eE][+-]?[0-9]{1,3})?")
 _NAME_CHARS_MAX = 100
 
 
@@ -48,7 +49,7 @@ def uploads_of(value: object) -> list[Upload]:
 
 
 def typed(body: Mapping[str, object], model: type[BaseModel]) -> Mapping[str, object]:
-    """A form's texts as the model's JSON types: "2" where it wants a whole number, "true" where a boolean.
+    """A form's texts as the model's JSON types: "2" where it wants a number, "true" where a boolean.
 
     A JSON body stays as it is, and so does text that is nothing of the kind: the model says what is wrong.
     """
@@ -66,6 +67,8 @@ def _typed(value: object, model: type[BaseModel], name: str) -> object:
         return value == "true"
     if int in kinds and _WHOLE.fullmatch(value):
         return int(value)
+    if float in kinds and _NUMBER.fullmatch(value):
+        return float(value)
     return value
 
 

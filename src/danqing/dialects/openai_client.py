@@ -42,7 +42,10 @@ from danqing.domain.sizes import Size
 from danqing.domain.task import Delivery, ImageTask, InputImage
 
 EXTRAS = frozenset(
-    {"response_format", "output_format", "style", "seed", "negative_prompt", "watermark"}
+    {
+        *("response_format", "output_format", "style", "seed", "negative_prompt", "watermark"),
+        "strength",
+    }
 )
 """Fields that not every server of this dialect knows. Our own knows them all."""
 
@@ -76,6 +79,7 @@ _IMAGE_CODES = frozenset({"invalid_image_file", "invalid_image", "image_too_larg
 _MENDABLE = frozenset(
     {
         *("prompt", "n", "size", "quality", "style", "user", "background", "moderation", "seed"),
+        "strength",
         *("output_format", "output_compression", "negative_prompt", "image", "mask", "images"),
     }
 )
@@ -106,7 +110,7 @@ class OpenAIClient(ClientDialect):
             "prompt_extend": task.prompt_extend,
             "client_request_id": task.client_request_id is not None,
             "history": bool(task.history),
-            "strength": task.strength is not None,
+            "strength": task.strength is not None and (not edit or self._lacks("strength")),
             # A variation is of one picture, all of it.
             "references": len(task.references) > 1 and not task.prompt,
             "mask": task.mask is not None and not (task.references and task.prompt),
@@ -182,6 +186,8 @@ class OpenAIClient(ClientDialect):
         fields |= {name: value for name, value in optional.items() if value}
         if task.seed is not None:
             fields["seed"] = task.seed
+        if task.strength is not None:
+            fields["strength"] = task.strength
         if not task.ai_label:
             fields["watermark"] = False
         if "response_format" in self.extras:

@@ -52,6 +52,9 @@ REFERENCES_MAX = 16
 """openai-openapi's `maxItems` of `images`."""
 
 
+Strength = Annotated[float, Field(ge=0, le=1)]
+
+
 class ImageRef(Wire):
     """A picture in the JSON variant: openai-openapi's ImageRefParam."""
 
@@ -77,6 +80,7 @@ class EditForm(Wire):
     input_fidelity: Literal["low", "high"] | None = None
     stream: bool | None = None
     partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
+    strength: Strength | None = None
     seed: Seed | None = None
     negative_prompt: str = ""
     watermark: bool | None = None
@@ -97,6 +101,7 @@ class VariationForm(Wire):
     size: str | None = None
     response_format: Form | None = None
     user: EndUser | None = None
+    strength: Strength | None = None
     seed: Seed | None = None
     negative_prompt: str = ""
     watermark: bool | None = None
@@ -133,6 +138,7 @@ class OpenAIEditsDialect(Dialect):
             mask=mask,
             mask_from_alpha=mask is None and "alpha_mask" in card.features,
             fit_reference=fit,
+            strength=wire.strength,
         )
         image_format, compression = read_format(wire.output_format, wire.output_compression, card)
         delivery = Delivery(
@@ -181,6 +187,7 @@ class OpenAIVariationsDialect(Dialect):
             end_user=wire.user or None,
             references=read_references([one for one in references if one], "image", card),
             fit_reference=fit,
+            strength=wire.strength,
         )
         delivery = Delivery(
             form=read_form(wire.response_format, card),

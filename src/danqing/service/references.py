@@ -102,10 +102,11 @@ class References:
                     f"The images have more than {self._settings.request_bytes_max} bytes in all.",
                     sources[0].param,
                 )
-            pictures = await _all(
-                self._read(source, data, is_mask=source is task.mask)
+            # One after the other: a request with many waits its turn behind each of the others'.
+            pictures = [
+                await self._read(source, data, is_mask=source is task.mask)
                 for source, data in zip(sources, raw, strict=True)
-            )
+            ]
             count = len(task.references)
             mask = pictures[count] if task.mask is not None else None
             if task.mask_from_alpha and mask is None:
