@@ -153,6 +153,7 @@ PICTURE = ImageSource("image", data=b"png")
         ("references", {"references": (PICTURE,)}, "z"),
         ("mask", {"references": (PICTURE,), "mask": PICTURE}, "zd"),
         ("strength", {"strength": 0.5}, "zd"),
+        ("fit_reference", {"references": (PICTURE,), "fit_reference": True}, "d"),
     ],
 )
 def test_what_a_wire_cannot_say_of_a_task(field: str, changes: Any, clients: str) -> None:
