@@ -227,6 +227,9 @@ def test_an_edit_starts_from_its_picture(server: LiveServer) -> None:
     drawn = [opened(httpx2.get(edit.json()["data"][0]["url"]).content) for edit in edits]
     anew = server.client.post(PATH, json=change).json()["data"][0]["url"]
     assert drawn[0].tobytes() == drawn[1].tobytes()
+    wide = server.client.post(PATH, json=body | {"size": "1280x720"}).json()["data"][0]["url"]
+    fitted = server.client.post(PATH, json=change | {"image": wide}).json()["data"][0]
+    assert fitted["size"] == "1280x720"  # the tier's ratio nearest to the picture's
     others = (opened(apple), opened(httpx2.get(anew).content))
     assert all(drawn[0].tobytes() != other.tobytes() for other in others)
 

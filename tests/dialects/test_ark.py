@@ -127,6 +127,23 @@ def test_sizes(card: str, body: dict[str, Any], size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "fits"),
+    [
+        ({"size": "2K"}, True),
+        ({"size": "2K", "prompt": "16:9的猫"}, False),
+        ({"size": "2K", "prompt": "a portrait of a cat"}, True),  # no 3:4 here
+        ({"size": "2048x2048"}, False),
+        ({}, False),
+    ],
+)
+def test_a_picture_says_the_ratio_that_the_prompt_leaves_open(
+    body: dict[str, Any], fits: bool
+) -> None:
+    assert decode(**body, image=DATA_URL).fit_reference is fits
+    assert decode(**body).fit_reference is False
+
+
+@pytest.mark.parametrize(
     ("options", "prompt", "references", "n"),
     [
         (None, "猫", 0, 1),

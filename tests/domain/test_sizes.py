@@ -54,3 +54,18 @@ def test_a_free_range_keeps_the_ratio(size: Size) -> None:
 )
 def test_some_sizes(rule: SizeRule, size: Size, expected: Size) -> None:
     assert rule.nearest(size) == expected
+
+
+def test_a_tiers_square_is_fitted_within_its_tier() -> None:
+    tiers = {
+        "1K": {"1:1": Size(1024, 1024), "16:9": Size(1280, 720), "9:16": Size(720, 1280)},
+        "2K": {"1:1": Size(2048, 2048), "16:9": Size(2848, 1600), "9:16": Size(1600, 2848)},
+    }
+    rule = SizeRule(default=Size(2048, 2048), tiers=tiers, free=FREE.free)
+    assert rule.nearest(Size(300, 500), Size(2048, 2048)) == Size(1600, 2848)
+    assert rule.nearest(Size(5000, 2900), Size(1024, 1024)) == Size(1280, 720)
+    assert rule.nearest(Size(510, 500), Size(1024, 1024)) == Size(1024, 1024)
+    # Any other size was no tier: the free range has the picture's own ratio.
+    loose = rule.nearest(Size(300, 500), Size(640, 640))
+    assert loose == rule.nearest(Size(300, 500))
+    assert loose.width / loose.height == pytest.approx(0.6, rel=0.1)

@@ -91,10 +91,11 @@ class ArkDialect(Dialect):
         references = read_references(
             _read_images(wire.image), "image", card, references_max=IMAGES_MAX - 1
         )
+        size, fits = _read_size(wire.size, prompt, card)
         task = ImageTask(
             model=card.name,
             prompt=prompt,
-            size=_read_size(wire.size, prompt, card),
+            size=size,
             quality=card.quality_default,
             n=_read_series(wire, prompt, card, len(references)),
             negative_prompt=negative,
@@ -103,6 +104,7 @@ class ArkDialect(Dialect):
             ai_label=wire.watermark,
             end_user=wire.user or None,
             references=references,
+            fit_reference=fits and bool(references),
         )
         delivery = Delivery(
             form=wire.response_format,
@@ -167,12 +169,16 @@ def _read_image(text: str, param: str) -> ImageSource:
     return read_source(text, param)
 
 
-def _read_size(size: str | None, prompt: str, card: Card) -> Size:
-    """The size in pixels; within a tier the prompt says which ratio, and a square is what is left."""
+def _read_size(size: str | None, prompt: str, card: Card) -> tuple[Size, bool]:
+    """The size in pixels, and whether its ratio is still open: a tier's, of a prompt that names none.
+
+    What is open is a reference's ratio to say; without one it is a square.
+    """
     tier = card.sizes.tier(size if size is not None else card.sizes.default_tier or "")
     if tier is None:
-        return read_size(size, card)
-    return tier.get(read_ratio(prompt) or SQUARE, tier[SQUARE])
+        return read_size(size, card), False
+    ratio = read_ratio(prompt)
+    return tier.get(ratio or SQUARE, tier[SQUARE]), ratio not in tier
 
 
 def _read_series(wire: ArkBody, prompt: str, card: Card, references: int) -> int:

@@ -90,6 +90,7 @@ class ArkClient(ClientDialect):
             "client_request_id": task.client_request_id is not None,
             "history": bool(task.history),
             "references": len(task.references) >= IMAGES_MAX,
+            "fit_reference": task.fit_reference,
             "mask": task.mask is not None,
             "strength": task.strength is not None,
             "format": delivery.format == "webp",

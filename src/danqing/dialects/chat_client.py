@@ -184,6 +184,7 @@ def _unsaid(task: ImageTask, delivery: Delivery) -> frozenset[str]:
         "prompt_extend": task.prompt_extend,
         "ai_label": not task.ai_label,
         "client_request_id": task.client_request_id is not None,
+        "fit_reference": task.fit_reference,
         "mask": task.mask is not None,
         "strength": task.strength is not None,
         "compression": delivery.compression is not None,

@@ -113,12 +113,16 @@ class SizeRule:
             raise InvalidField(f"Invalid value: '{name[:50]}': {fault}. {self._supported()}", param)
         return size
 
-    def nearest(self, size: Size) -> Size:
+    def nearest(self, size: Size, asked: Size | None = None) -> Size:
         """The size to redraw a picture of `size` at: first of like ratio, then of like area.
 
-        Of a free range it is never larger than the default, so that a large picture is not a dear one.
+        Where `asked` is a tier's square it is a size of that tier. Of a free range it is never larger than
+        the default, so that a large picture is not a dear one.
         """
-        if self.free is not None:
+        tier = next(
+            (by_ratio for by_ratio in self.tiers.values() if by_ratio[SQUARE] == asked), None
+        )
+        if tier is None and self.free is not None:
             scaled = self.free.scaled(size, min(size.pixels, self.default.pixels))
             if scaled is not None:
                 return scaled
@@ -128,7 +132,7 @@ class SizeRule:
             ratio = abs(math.log(known.width / known.height) - wanted)
             return round(ratio, 2), abs(math.log(known.pixels / size.pixels))
 
-        return min(self.known(), key=distance)
+        return min(self.known() if tier is None else tier.values(), key=distance)
 
     def known(self) -> list[Size]:
         """Every size that the rule itself names."""

@@ -274,7 +274,7 @@ class Pipeline:
     def _work(self, call: Call, task_id: str, inputs: Inputs | None = None) -> Work:
         task, card, principal = call.task, call.card, call.principal
         if inputs is not None and task.fit_reference:
-            size = card.sizes.nearest(inputs.references[0].size)
+            size = card.sizes.nearest(inputs.references[0].size, task.size)
             task = replace(task, size=size, fit_reference=False)
         seed = task.seed if task.seed is not None else secrets.randbelow(SEED_MAX + 1)
         price = card.price.of(task.quality, task.size, task.n, edit=task.is_edit)
