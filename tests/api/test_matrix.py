@@ -6,21 +6,17 @@ labelled here; each ledger has its own price; and what goes wrong there is the c
 
 from __future__ import annotations
 
-import base64
-import io
-import re
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-import httpx2
 import jsonschema_rs
 import pytest
 from PIL import Image
 
 from danqing.api import schemas
+from tests.api.matrix import EDITS, INBOUND, STREAMS, WIRES, fetched, table_of
+from tests.api.sse import all_events
 from tests.conftest import LiveServer, start_server, stop_server
 
 pytestmark = pytest.mark.slow
@@ -28,144 +24,6 @@ pytestmark = pytest.mark.slow
 PRICE = 5000
 REFUSED_PROMPT = "lolicon"
 """A term of the bundled list. The first server lets it pass."""
-
-
-@dataclass(frozen=True)
-class Wire:
-    """How the first server speaks to the second."""
-
-    dialect: str
-    mount: str
-    model: str
-    """The second server's name of it; all of them cost the same."""
-    background: bool = False
-    extras: tuple[str, ...] = ()
-    edits: bool = False
-
-
-WIRES = {
-    "openai": Wire("openai", "/v1", "dall-e-2", extras=("response_format",), edits=True),
-    "chat": Wire("chat", "/v1", "dall-e-2", extras=("n",), edits=True),
-    "draw": Wire("draw", "/v1", "draw"),
-    "zhipu": Wire("zhipu", "/api/paas/v4", "cogview-4"),
-    "zhipu-task": Wire("zhipu", "/api/paas/v4", "cogview-4", background=True),
-    "dashscope": Wire("dashscope", "/api/v1", "qwen-image-2.0", edits=True),
-    "dashscope-task": Wire("dashscope", "/api/v1", "qwen-image-2.0", background=True, edits=True),
-    "ark": Wire("ark", "/api/v3", "doubao-seedream-4-0-250828", edits=True),
-}
-
-CATALOG = """
-[backends."{name}"]
-dialect = "{dialect}"
-base_url = "{url}{mount}"
-key_file = "{key}"
-background = {background}
-extras = {extras}
-timeout_s = 30
-
-[models."{name}"]
-like = "dall-e-2"
-backend = "{name}"
-backend_model = "{model}"
-sizes = ["1024x1024"]
-size_default = "1024x1024"
-label_visible = true
-references_max = 1
-"""
-
-
-def links(body: dict[str, Any]) -> list[str]:
-    return [item["url"] for item in body["data"]]
-
-
-def chat_links(body: dict[str, Any]) -> list[str]:
-    return re.findall(r"\]\((http[^)]+)\)", body["choices"][0]["message"]["content"])
-
-
-def choice_links(body: dict[str, Any]) -> list[str]:
-    return [part["image"] for part in body["output"]["choices"][0]["message"]["content"]]
-
-
-@dataclass(frozen=True)
-class Inbound:
-    """One API's own request, and where its answer has the images."""
-
-    dialect: str
-    path: str
-    body: Callable[[str, str], dict[str, Any]]
-    """Of a model and a prompt."""
-    links: Callable[[dict[str, Any]], list[str]]
-    n: int = 1
-
-
-def _messages(prompt: str) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": [{"text": prompt}]}]
-
-
-INBOUND = {
-    "openai": Inbound(
-        "openai",
-        "/v1/images/generations",
-        lambda model, prompt: {"model": model, "prompt": prompt, "n": 2, "size": "1024x1024"},
-        links,
-        n=2,
-    ),
-    "chat": Inbound(
-        "chat",
-        "/v1/chat/completions",
-        lambda model, prompt: {
-            "model": model,
-            "messages": [{"role": "user", "content": prompt}],
-            "temperature": 0.7,
-        },
-        chat_links,
-    ),
-    "draw": Inbound(
-        "draw",
-        "/v1/chat/completions",
-        lambda model, prompt: {"model": model, "prompt": prompt},
-        links,
-    ),
-    "zhipu": Inbound(
-        "zhipu",
-        "/api/paas/v4/images/generations",
-        lambda model, prompt: {"model": model, "prompt": prompt, "size": "1024x1024"},
-        links,
-    ),
-    "qwen": Inbound(
-        "dashscope",
-        "/v1/images/generations",
-        lambda model, prompt: {
-            "model": model,
-            "input": {"messages": _messages(prompt)},
-            "parameters": {"prompt_extend": False, "size": "1024*1024"},
-        },
-        links,
-    ),
-    "dashscope": Inbound(
-        "dashscope_native",
-        "/api/v1/services/aigc/multimodal-generation/generation",
-        lambda model, prompt: {
-            "model": model,
-            "input": {"messages": _messages(prompt)},
-            "parameters": {"prompt_extend": False, "size": "1024*1024", "n": 2},
-        },
-        choice_links,
-        n=2,
-    ),
-    "ark": Inbound(
-        "ark",
-        "/api/v3/images/generations",
-        lambda model, prompt: {
-            "model": model,
-            "prompt": prompt,
-            "size": "1024x1024",
-            "image": None,
-            "seed": None,
-        },
-        links,
-    ),
-}
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +49,7 @@ def first(tmp_path_factory: pytest.TempPathFactory, second: LiveServer) -> Itera
     ):
         key = folder / f"key{suffix}"
         key.write_text(token)
-        tables += [_table(f"by-{name}{suffix}", wire, url, key) for name, wire in WIRES.items()]
+        tables += [table_of(f"by-{name}{suffix}", wire, url, key) for name, wire in WIRES.items()]
     (folder / "catalog.toml").write_text("".join(tables), encoding="utf-8")
     live = start_server(
         folder / "data",
@@ -201,19 +59,6 @@ def first(tmp_path_factory: pytest.TempPathFactory, second: LiveServer) -> Itera
     )
     yield live
     assert stop_server(live) == 0
-
-
-def _table(name: str, wire: Wire, url: str, key: Path) -> str:
-    return CATALOG.format(
-        name=name,
-        dialect=wire.dialect,
-        url=url,
-        mount=wire.mount,
-        key=key,
-        model=wire.model,
-        background=str(wire.background).lower(),
-        extras=list(wire.extras),
-    )
 
 
 class Ledgers:
@@ -230,17 +75,19 @@ class Ledgers:
 
 
 def check_kept_and_labelled(link: str, first: LiveServer) -> None:
-    """The link is ours, and so is the label: our id in the metadata, and a visible mark on the one colour drawn there."""
+    """The link is ours, and so is the label: our id in the metadata, a visible mark on the one colour drawn there."""
     assert link.startswith(first.url)
-    answer = httpx2.get(link)
-    assert answer.status_code == 200, answer.text
-    image = Image.open(io.BytesIO(answer.content))
+    image = fetched(link)
+    check_labelled(image)
+    assert link.split("/files/")[1].split(".")[0] in image.info["XML:com.adobe.xmp"]
+
+
+def check_labelled(image: Image.Image) -> None:
     image.load()
     assert image.size == (1024, 1024)
-    xmp = image.info.get("XML:com.adobe.xmp") or image.info["xmp"].decode()
-    assert link.split("/files/")[1].split(".")[0] in xmp
-    corner = image.convert("L").crop((512, 870, 1024, 1024)).getextrema()
-    assert corner[1] - corner[0] > 20
+    assert "AIGC" in image.info["XML:com.adobe.xmp"]
+    darkest, lightest = image.convert("L").crop((512, 870, 1024, 1024)).getextrema()
+    assert lightest - darkest > 20
 
 
 def follows(schema: schemas.Schema, body: Any) -> None:
@@ -310,81 +157,6 @@ def _ended(first: LiveServer, path: str, key: str) -> dict[str, Any]:
         time.sleep(0.2)
 
 
-def red() -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (256, 256), "red").save(stream, "PNG")
-    return stream.getvalue()
-
-
-RED = "data:image/png;base64," + base64.b64encode(red()).decode()
-
-EDITS: dict[str, tuple[Inbound, str]] = {
-    "chat": (
-        Inbound(
-            "chat",
-            "/v1/chat/completions",
-            lambda model, prompt: {
-                "model": model,
-                "messages": [
-                    {
-                        "role": "user",
-                        "content": [
-                            {"type": "text", "text": prompt},
-                            {"type": "image_url", "image_url": {"url": RED}},
-                        ],
-                    }
-                ],
-            },
-            chat_links,
-        ),
-        "messages",
-    ),
-    "openai": (
-        Inbound(
-            "openai",
-            "/v1/images/edits",
-            lambda model, prompt: {
-                "model": model,
-                "prompt": prompt,
-                "images": [{"image_url": RED}],
-                "size": "1024x1024",
-            },
-            links,
-        ),
-        "images",
-    ),
-    "dashscope": (
-        Inbound(
-            "dashscope_native",
-            "/api/v1/services/aigc/multimodal-generation/generation",
-            lambda model, prompt: {
-                "model": model,
-                "input": {
-                    "messages": [{"role": "user", "content": [{"image": RED}, {"text": prompt}]}]
-                },
-                "parameters": {"prompt_extend": False, "size": "1024*1024"},
-            },
-            choice_links,
-        ),
-        "input.messages",
-    ),
-    "ark": (
-        Inbound(
-            "ark",
-            "/api/v3/images/generations",
-            lambda model, prompt: {
-                "model": model,
-                "prompt": prompt,
-                "image": RED,
-                "size": "1024x1024",
-            },
-            links,
-        ),
-        "image",
-    ),
-}
-
-
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("inbound", EDITS)
 def test_an_edit_comes_back_natively_or_is_refused_by_name(
@@ -403,6 +175,39 @@ def test_an_edit_comes_back_natively_or_is_refused_by_name(
         follows(schemas.ERRORS[one.dialect], answer.json())
         assert "image" in answer.text
         assert ledgers.spent() == [0, 0]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("inbound", STREAMS)
+def test_a_stream_comes_natively(
+    first: LiveServer, second: LiveServer, inbound: str, wire: str
+) -> None:
+    one, ledgers = INBOUND[inbound], Ledgers(first, second)
+    asked = one.body(f"by-{wire}", "a cat") | {"stream": True, "n": 1}
+    if inbound == "ark":
+        del asked["n"]
+    answer = first.client.post(one.path, json=asked)
+    (image,) = STREAMS[inbound](all_events(answer))
+    check_labelled(image)
+    assert ledgers.spent() == [PRICE, PRICE]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("inbound", STREAMS)
+def test_a_stream_that_is_refused_there_says_so(
+    first: LiveServer, second: LiveServer, inbound: str, wire: str
+) -> None:
+    """The refusal comes after the stream has begun, or before: either way it is the caller's own error."""
+    one, ledgers = INBOUND[inbound], Ledgers(first, second)
+    asked = one.body(f"by-{wire}", REFUSED_PROMPT) | {"stream": True}
+    answer = first.client.post(one.path, json=asked)
+    if answer.status_code == 200:
+        bodies = [one.data for one in all_events(answer) if one.data != "[DONE]"]
+        error = next(body["error"] for body in bodies if "error" in body)
+    else:
+        error = answer.json()["error"]
+    assert error["code"] in REFUSED_CODES
+    assert ledgers.spent() == [0, 0]
 
 
 FAULTS = ("refused", "poor", "down")
