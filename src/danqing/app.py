@@ -338,6 +338,7 @@ def _context(
 
     metrics.watch(metrics.queue_depth, lambda: client.health().queue_depth)
     metrics.watch(metrics.live, lambda: client.health().live)
+    metrics.watch(metrics.upload_bytes, lambda: service.uploads.taken)
     return Context(
         settings=settings,
         catalog=models,

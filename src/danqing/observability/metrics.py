@@ -67,6 +67,11 @@ class Metrics:
         self.queue_depth = Gauge(
             "danqing_queue_depth", "Images waiting for their first step.", registry=self.registry
         )
+        self.upload_bytes = Gauge(
+            "danqing_upload_bytes",
+            "Bytes of clients' pictures in memory, of uploads.bytes_at_once_max at most.",
+            registry=self.registry,
+        )
         self.live = Gauge("danqing_engine_live", "Images being drawn.", registry=self.registry)
         self.open_holds = Gauge(
             "danqing_open_holds",
