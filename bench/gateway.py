@@ -18,6 +18,7 @@ import asyncio
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import psutil
 import uvloop
 
 from danqing.app import Books, open_books
@@ -136,8 +138,18 @@ class Target:
     token: str
     model: str
     path: str = "/v1/images/generations"
+    pid: int = 0
+    fewer: int = 1
+    """Divides the requests one at a time: re-hosting takes long."""
     added_ms: list[float] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
+    """CPU of all its threads for a request, at 32."""
     per_s: list[float] = field(default_factory=list)
+
+    def cpu_s(self) -> float:
+        """CPU seconds that its process has used."""
+        times = psutil.Process(self.pid).cpu_times()
+        return times.user + times.system
 
     def request(self) -> bytes:
         body = json.dumps(BODY | {"model": self.model}, ensure_ascii=False).encode()
@@ -180,9 +192,10 @@ async def one_at_a_time(target: Target, count: int) -> list[float]:
     return took
 
 
-async def together(target: Target, clients: int, seconds: float) -> float:
-    """Requests per second of `clients` that ask without a pause."""
+async def together(target: Target, clients: int, seconds: float) -> tuple[float, float]:
+    """Requests per second of `clients` that ask without a pause, and CPU ms for each."""
     done = 0
+    cpu_s = target.cpu_s()
     request = target.request()
     end = time.perf_counter() + seconds
 
@@ -196,14 +209,14 @@ async def together(target: Target, clients: int, seconds: float) -> float:
 
     started = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(clients)))
-    return done / (time.perf_counter() - started)
+    return done / (time.perf_counter() - started), (target.cpu_s() - cpu_s) * 1000 / done
 
 
 @contextmanager
 def process(
     args: list[str], ready: Callable[[str], str | None], log: Path, **env: str
-) -> Iterator[str]:
-    """A process until the block ends, and what its output said when it was ready."""
+) -> Iterator[tuple[str, int]]:
+    """A process until the block ends: what its output said when it was ready, and its id."""
     with log.open("w") as out:
         running = subprocess.Popen(args, stdout=out, stderr=subprocess.STDOUT, env=os.environ | env)
         try:
@@ -212,7 +225,7 @@ def process(
                 if running.poll() is not None or time.monotonic() > end:
                     sys.exit(f"{args[0]} did not start: {log.read_text()[-2000:]}")
                 time.sleep(0.2)
-            yield said
+            yield said, running.pid
         finally:
             running.terminate()
             try:
@@ -227,8 +240,8 @@ def first_line(text: str) -> str | None:
 
 
 @contextmanager
-def danqing(folder: Path, upstream: str) -> Iterator[tuple[int, str]]:
-    """`danqing serve` on books of its own; its port and a token that can pay."""
+def danqing(folder: Path, upstream: str) -> Iterator[tuple[int, str, int]]:
+    """`danqing serve` on books of its own: its port, a token that can pay, its process."""
     catalog = folder / "catalog.toml"
     catalog.write_text(CATALOG.format(upstream=upstream))
     data = folder / "data"
@@ -253,13 +266,13 @@ def danqing(folder: Path, upstream: str) -> Iterator[tuple[int, str]]:
         folder / "danqing.log",
         DANQING_CATALOG_FILE=str(catalog),
         DANQING_LOG_FORMAT="json",
-    ) as url:
-        yield int(url.rsplit(":", 1)[1]), secret
+    ) as (url, pid):
+        yield int(url.rsplit(":", 1)[1]), secret, pid
 
 
 @contextmanager
-def litellm(folder: Path, upstream: str, venv: Path | None) -> Iterator[tuple[int, str]]:
-    """litellm's proxy with one worker; its port and version."""
+def litellm(folder: Path, upstream: str, venv: Path | None) -> Iterator[tuple[int, str, int]]:
+    """litellm's proxy with one worker: its port, version and process."""
     if venv is None:
         venv = folder / "litellm"
         subprocess.run([sys.executable, "-m", "venv", venv], check=True)
@@ -278,15 +291,17 @@ def litellm(folder: Path, upstream: str, venv: Path | None) -> Iterator[tuple[in
             "ready" if "Uvicorn running" in text or "Application startup complete" in text else None
         )
 
-    with process(
-        [*args, "--port", str(port), "--num_workers", "1"],
-        ready,
-        folder / "litellm.log",
-        LITELLM_TELEMETRY="False",
-        LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY="true",  # on loopback, and it saves it work
-        LITELLM_LOCAL_MODEL_COST_MAP="True",
+    with (
+        process(
+            [*args, "--port", str(port), "--num_workers", "1"],
+            ready,
+            folder / "litellm.log",
+            LITELLM_TELEMETRY="False",
+            LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY="true",  # on loopback, and it saves it work
+            LITELLM_LOCAL_MODEL_COST_MAP="True",
+        ) as (_, pid)
     ):
-        yield port, version
+        yield port, version, pid
 
 
 def free_port() -> int:
@@ -308,10 +323,12 @@ def measure(
         base = statistics.median(uvloop.run(one_at_a_time(direct, count)))
         direct.added_ms.append(base)
         for target in targets:
-            took = statistics.median(uvloop.run(one_at_a_time(target, count)))
+            took = statistics.median(uvloop.run(one_at_a_time(target, count // target.fewer)))
             target.added_ms.append(took - base)
         for target in (direct, *targets):
-            target.per_s.append(uvloop.run(together(target, clients, seconds)))
+            per_s, cpu_ms = uvloop.run(together(target, clients, seconds))
+            target.per_s.append(per_s)
+            target.cpu_ms.append(cpu_ms)
         print(
             f"round {number + 1}: "
             + "; ".join(
@@ -322,25 +339,33 @@ def measure(
 
 
 def row(target: Target, peer: Target | None) -> str:
-    added, per_s = statistics.median(target.added_ms), statistics.median(target.per_s)
-    spread = f"{min(target.added_ms):.2f}-{max(target.added_ms):.2f}"
-    text = f"| {target.name} | {added:.2f} ({spread}) | {per_s:.0f} ({min(target.per_s):.0f}-{max(target.per_s):.0f}) |"
+    """A line of the table; the ratios are of figures of the same round."""
+    cells = [target.name]
+    for values, digits in ((target.added_ms, 2), (target.per_s, 0), (target.cpu_ms, 2)):
+        low, middle, high = (f(values) for f in (min, statistics.median, max))
+        cells.append(f"{middle:,.{digits}f} ({low:,.{digits}f}-{high:,.{digits}f})")
     if peer is None or peer is target:
-        return f"{text} – | – |"
-    less = statistics.median(a / b for a, b in zip(target.added_ms, peer.added_ms, strict=True))
-    more = statistics.median(a / b for a, b in zip(target.per_s, peer.per_s, strict=True))
-    return f"{text} {less:.2f} | {more:.1f} |"
+        return f"| {' | '.join(cells)} | – | – | – |"
+    for mine, theirs in (
+        (target.added_ms, peer.added_ms),
+        (target.per_s, peer.per_s),
+        (target.cpu_ms, peer.cpu_ms),
+    ):
+        ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
+        cells.append(f"{ratio:.2f}")
+    return f"| {' | '.join(cells)} |"
 
 
 def report(
     direct: Target, targets: list[Target], peer: Target | None, version: str, loads: list[float]
 ) -> str:
+    told = re.sub(r" ?--venv[ =]\S+", "", " ".join(sys.argv[1:]))
     litellm_said = f"litellm {version}, " if version else ""
     return "\n".join(
         [
             "# The gateway",
             "",
-            f"`python -m bench.gateway {' '.join(sys.argv[1:])}`, {datetime.now(UTC):%Y-%m-%d}, "
+            f"`python -m bench.gateway {told}`, {datetime.now(UTC):%Y-%m-%d}, "
             f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, {litellm_said}"
             f"commit {commit()}. The machine is shared: load average {loads[0]:.1f} before and {loads[1]:.1f} "
             "after, so the ratios within a round say more than the figures.",
@@ -348,14 +373,28 @@ def report(
             "Added: the median of one request at a time, less the same straight to the upstream (for the upstream itself: "
             f"all of it). Per second: {32} clients without a pause. Medians of {len(direct.per_s)} rounds, with the lowest "
             "and the highest. Danqing holds and posts each request durably; litellm books nothing. Danqing's worker shares "
-            "the cores with the upstream and the clients, as litellm's does.",
+            "the cores with the upstream and the clients, as litellm's does. CPU is of all threads of the one process, at 32; "
+            f"a sync of this disk took {sync_ms():.1f} ms (median) afterwards, and Danqing waits for two a request.",
             "",
-            "| | added ms (range) | per second at 32 (range) | added / litellm's | per second / litellm's |",
-            "|---|--:|--:|--:|--:|",
+            "| | added ms (range) | per second at 32 (range) | CPU ms a request | added / litellm's | per second / litellm's | CPU / litellm's |",
+            "|---|--:|--:|--:|--:|--:|--:|",
             *(row(target, None if target is direct else peer) for target in (direct, *targets)),
             "",
         ]
     )
+
+
+def sync_ms() -> float:
+    """Milliseconds that the disk takes to make a page durable."""
+    took = []
+    with tempfile.NamedTemporaryFile() as file:
+        for _ in range(50):
+            file.write(b"x" * 4096)
+            file.flush()
+            started = time.perf_counter()
+            os.fdatasync(file.fileno())
+            took.append((time.perf_counter() - started) * 1000)
+    return statistics.median(took)
 
 
 def commit() -> str:
@@ -382,18 +421,19 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="danqing-gateway-")))
         args = [sys.executable, "-m", "bench.gateway", "--upstream"]
-        port = int(stack.enter_context(process(args, first_line, folder / "upstream.log")))
+        said, pid = stack.enter_context(process(args, first_line, folder / "upstream.log"))
+        port = int(said)
         upstream = f"http://127.0.0.1:{port}"
-        direct = Target("the upstream alone", port, "none", "passing")
-        ours, token = stack.enter_context(danqing(folder, upstream))
+        direct = Target("the upstream alone", port, "none", "passing", pid=pid)
+        ours, token, pid = stack.enter_context(danqing(folder, upstream))
         targets = [
-            Target("Danqing, link passed on", ours, token, "passing"),
-            Target("Danqing, re-hosting 1024x1024", ours, token, "rehosting"),
+            Target("Danqing, link passed on", ours, token, "passing", pid=pid),
+            Target("Danqing, re-hosting 1024x1024", ours, token, "rehosting", pid=pid, fewer=5),
         ]
         peer, version = None, ""
         if options.litellm:
-            theirs, version = stack.enter_context(litellm(folder, upstream, options.venv))
-            peer = Target("litellm's proxy", theirs, "none", "passing")
+            theirs, version, pid = stack.enter_context(litellm(folder, upstream, options.venv))
+            peer = Target("litellm's proxy", theirs, "none", "passing", pid=pid)
             targets.insert(1, peer)
         measure(direct, targets, options.rounds, options.count, 32, options.seconds)
         text = report(direct, targets, peer, version, [before, os.getloadavg()[0]])

@@ -238,3 +238,20 @@ def test_a_mask_is_turned_like_its_picture() -> None:
     mask = codecs.decode_mask(found.data)
     assert not mask[:32].any()
     assert mask[32:].all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "I;16", "CMYK"])
+def test_pixels_are_those_of_what_would_be_kept(mode: str) -> None:
+    grey = np.linspace(0, 255, 24 * 16).reshape(16, 24)
+    if mode == "I;16":
+        picture = Image.fromarray((grey * 257).astype(np.uint16))
+    else:
+        picture = Image.fromarray(grey.astype(np.uint8)).convert("RGB" if mode == "P" else mode)
+        picture = picture.quantize(8) if mode == "P" else picture
+    data = saved(picture, "TIFF")
+    kept = codecs.decode(inputs.read_reference(data, pixels_max=10_000).data)
+    pixels = inputs.read_pixels(data, pixels_max=10_000)
+    assert pixels.dtype == np.uint8
+    assert np.array_equal(pixels, kept)
+    with pytest.raises(ValueError, match="at most"):
+        inputs.read_pixels(data, pixels_max=10)

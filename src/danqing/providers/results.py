@@ -9,12 +9,12 @@ from contextlib import suppress
 from weakref import finalize
 
 from danqing.dialects.client import ProviderImage
-from danqing.domain.errors import DanqingError, ProviderFailed
+from danqing.domain.errors import ProviderFailed
 from danqing.domain.task import Pixels
 from danqing.net.errors import OutboundError, OutboundRefused, OutboundTooLarge
 from danqing.net.outbound import Outbound
 from danqing.net.policy import Policy
-from danqing.storage import codecs, inputs
+from danqing.storage import inputs
 
 IMAGE_BYTES_MAX = 32 * 2**20
 PIXELS_MAX = 2**26
@@ -114,6 +114,6 @@ class Fetcher:
 def decoded(data: bytes) -> Pixels:
     """Decode a stranger's image; its size is capped before. CPU-bound. Raises ProviderFailed."""
     try:
-        return codecs.decode(inputs.read_reference(data, pixels_max=PIXELS_MAX).data)
-    except (DanqingError, ValueError, OSError) as error:
+        return inputs.read_pixels(data, pixels_max=PIXELS_MAX)
+    except ValueError as error:
         raise ProviderFailed("The provider sent something that is no image.") from error

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from danqing.domain.sizes import Size
-from danqing.domain.task import InputImage
+from danqing.domain.task import InputImage, Pixels
+
+T = TypeVar("T")
 
 SIDE_MIN = 8
 SIDE_MAX = 16_384
@@ -45,9 +47,14 @@ def read_mask(data: bytes, *, pixels_max: int) -> InputImage:
     return _guarded(data, pixels_max, _masking)
 
 
-def _guarded(
-    data: bytes, pixels_max: int, read: Callable[[bytes, Image.Image], InputImage]
-) -> InputImage:
+def read_pixels(data: bytes, *, pixels_max: int) -> Pixels:
+    """A picture's pixels as `read_reference` would keep them, H x W x 3. Raises ValueError alike."""
+    return _guarded(
+        data, pixels_max, lambda _, image: np.array(_on_white(_eight_bits(_upright(image))))
+    )
+
+
+def _guarded(data: bytes, pixels_max: int, read: Callable[[bytes, Image.Image], T]) -> T:
     if not data:
         raise ValueError("is empty")
     _refuse_other_kinds(data)
