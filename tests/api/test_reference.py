@@ -67,6 +67,17 @@ def test_every_route_that_draws_declares_its_answers(server: LiveServer) -> None
                 assert content["schema"], (path, status, kind)
 
 
+def test_the_reference_says_where_no_token_is_needed(server: LiveServer) -> None:
+    paths = server.client.get("/openapi.json").json()["paths"]
+    public = {"/account/v1/sign-up", "/account/v1/sign-in", "/account/v1/payments"}
+    mounted = ("/v1", "/paas", "/api", "/admin", "/account")
+    for path, item in paths.items():
+        for operation in item.values():
+            assert "422" not in operation["responses"], path
+            if path.startswith(mounted):
+                assert operation["security"] == ([] if path in public else [{"token": []}]), path
+
+
 @pytest.fixture(scope="module")
 def rich(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     live = start_server(

@@ -115,6 +115,9 @@ def attach_to(app: FastAPI) -> None:
 def _document(app: FastAPI) -> Schema:
     """One OpenAPI document; FastAPI makes one per app only."""
     document = app.openapi()
+    for operation in _operations(document):
+        operation["responses"].pop("422", None)
+    document.pop("components", None)
     for route in app.routes:
         if isinstance(route, Mount) and isinstance(route.app, FastAPI):
             part = route.app.openapi()

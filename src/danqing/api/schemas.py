@@ -293,6 +293,10 @@ MODEL = _object(
 MODELS = _object({"object": {"const": "list"}, "data": _list(MODEL)})
 
 
+PUBLIC: dict[str, Any] = {"security": []}
+"""FastAPI's `openapi_extra` of a route that needs no token."""
+
+
 def answers(schema: Schema, *, events: bool = False, status: int = 200) -> dict[str, Any]:
     """FastAPI's `openapi_extra` of a route with this answer; `events`: or a stream of events."""
     content: dict[str, Any] = {"application/json": {"schema": schema}}

@@ -13,12 +13,13 @@ from danqing.api.callers import Holder
 from danqing.api.context import context_of
 from danqing.api.desk import bare
 from danqing.api.requests import client_address, read_body
+from danqing.api.schemas import PUBLIC
 from danqing.domain.errors import PermissionDenied
 
 router = APIRouter(tags=["account: signing up and in, payments"])
 
 
-@router.post("/sign-up", status_code=201, openapi_extra=takes(bodies.SignUpBody))
+@router.post("/sign-up", status_code=201, openapi_extra=takes(bodies.SignUpBody) | PUBLIC)
 async def sign_up(request: Request) -> dict[str, Any]:
     """Make an account of one's own, with its first characters; `sign_up` says who may."""
     context = context_of(request)
@@ -32,7 +33,7 @@ async def sign_up(request: Request) -> dict[str, Any]:
     return shapes.account(row)
 
 
-@router.post("/sign-in", openapi_extra=takes(bodies.SignInBody))
+@router.post("/sign-in", openapi_extra=takes(bodies.SignInBody) | PUBLIC)
 async def sign_in(request: Request) -> dict[str, Any]:
     """Exchange name and password for a session's token, good for `session_hours`."""
     context = context_of(request)
@@ -53,7 +54,7 @@ async def sign_out(request: Request, caller: Holder) -> Response:
     return Response(status_code=204)
 
 
-@router.post("/payments")
+@router.post("/payments", openapi_extra=PUBLIC)
 async def receive_payment(request: Request) -> dict[str, Any]:
     """A payment provider's signed webhook (Standard Webhooks): characters for an account, once per payment."""
     body = await read_body(request, BODY_BYTES_MAX)
