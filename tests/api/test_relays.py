@@ -17,7 +17,7 @@ import pytest
 
 from danqing.storage import codecs
 from tests.api.sse import all_events
-from tests.conftest import LiveServer, start_server, stop_server
+from tests.conftest import LiveServer, clean_environment, cli, start_server, stop_server
 from tests.net.servers import Received, answer, serving
 from tests.providers.provider_server import cut, endless, error, inline, picture, says, silent
 
@@ -503,3 +503,18 @@ def test_a_client_that_leaves_the_queue_pays_nothing(tmp_path: Path, odd: OddPro
         assert (odd.asked["silent"], caller.paid()) == (before + 1, PRICE)
     finally:
         assert stop_server(live) == 0
+
+
+def test_the_command_line_draws_by_a_relay(tmp_path: Path, odd: OddProvider) -> None:
+    file = tmp_path / "catalog.toml"
+    file.write_text(CATALOG.format(odd=odd.url, second="http://127.0.0.1:1", key=file), "utf-8")
+    env = clean_environment(DANQING_CATALOG_FILE=str(file), ODD_KEY="sk-odd-odd-odd")
+    path = tmp_path / "out.png"
+    cli("draw", "fine", "--model", "odd", "--output", str(path), env=env)
+    assert codecs.decode(path.read_bytes()).shape == (48, 64, 3)
+    refused = cli("draw", "refused", "--model", "odd", env=env, check=False)
+    assert refused.returncode != 0
+    assert "safety system" in refused.stderr
+    del env["ODD_KEY"]
+    missing = cli("draw", "fine", "--model", "odd", env=env, check=False)
+    assert "backends.odd.key_env" in missing.stderr

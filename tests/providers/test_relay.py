@@ -302,6 +302,7 @@ def test_links_pass_through_where_the_catalog_and_the_client_want_it() -> None:
         (error(200, "content_policy_violation"), errors.ContentRefused),
         (error(400, "invalid_value", param="size"), errors.InvalidField),
         (error(500, "server_error"), errors.ProviderFailed),
+        (error(408, "timeout"), errors.ProviderFailed),
         (answer(302, b"", ["Location: http://127.0.0.1:1/"]), errors.ProviderFailed),
         (cut, errors.ProviderFailed),
         (endless, errors.ProviderFailed),

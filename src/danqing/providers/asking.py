@@ -45,6 +45,8 @@ _FIRST_WAIT_S = 0.2
 _POLL_FAULTS_MAX = 5
 _POLL_S_MAX = 5.0
 _CANCEL_S_MAX = 5.0
+_LATE = frozenset({408, 499})
+"""What proxies answer when they lose patience: whoever is behind them may be drawing."""
 _ANSWER_BYTES = 2**20
 """Of an answer beside its images."""
 LARGE_BYTES = 2**18
@@ -276,7 +278,8 @@ def _is_free(answer: Incoming, error: DanqingError) -> bool:
     """Whether an error answer says for certain that nothing was drawn, and another provider may do better."""
     if isinstance(error, ContentRefused | RequestError):
         return False
-    return 400 <= answer.status < 500 or answer.status == 503 or isinstance(error, Busy)
+    refused = 400 <= answer.status < 500 and answer.status not in _LATE
+    return refused or answer.status == 503 or isinstance(error, Busy)
 
 
 async def read_answer(read: Callable[..., T], answer: Incoming, *rest: object) -> T:
