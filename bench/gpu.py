@@ -1,7 +1,7 @@
 """Our CogView4 and Qwen-Image against diffusers on one GPU: parity, memory, seconds a step. Random weights, full size.
 
-    python -m bench.gpu --smoke --grid --results gpu.jsonl --tables gpu.md [--budget-s 300]
-    python -m bench.gpu --tiny --smoke --grid --results /tmp/tiny.jsonl --tables /tmp/tiny.md   # every path, on a CPU
+    python -m bench.gpu --smoke --grid --trace --results gpu.jsonl --tables gpu.md [--budget-s 300]
+    python -m bench.gpu --tiny --smoke --grid --trace --results /tmp/tiny.jsonl --tables /tmp/tiny.md   # every path, on a CPU
 
 Every cell is a line of the results file as soon as it is measured; cells that the file has are not measured again. The most
 valuable come first, and none is begun after the budget. Without a GPU (and without --tiny) nothing is measured.
@@ -22,45 +22,77 @@ if TYPE_CHECKING:
 BATCHES = (1, 2, 4, 8)
 FAMILIES = ("cogview4", "qwen_image")
 PEERS = ("diffusers", "diffusers-compiled")
+OTHERS = ("kernel", "agree", "whole", "precision", "vae", "mixed", "served", "trace")
 Planned = tuple[str, Callable[[], dict[str, Any]], float]
 """A cell's key, what measures it, and the seconds that it may take."""
 
 
 def plan(bench: Bench, names: list[str], parts: set[str]) -> Iterator[Planned]:
-    """The most valuable first."""
+    """What is fast is checked first, and not used where it is wrong; then the most valuable first."""
+    from bench import _gpu_checks as checks
     from bench import _gpu_measure as m
+    from bench._gpu_kernels import PARTS
+    from bench._gpu_trace import trace
 
     small, large = bench.sides[0], bench.sides[1 if bench.tiny else 2]
     batches = BATCHES[:2] if bench.tiny else BATCHES
+    steps, count = 4 if bench.tiny else 20, batches[-1]
+    for part in PARTS:
+        yield f"kernel {part}", lambda p=part: checks.kernel(bench, p), 0
+    for name in names:
+        yield f"agree {name}", lambda n=name: checks.agree(bench, n), 0
     if "smoke" in parts:
-        for side in (small, large):
-            for name in names:
-                yield f"smoke {name} {side}", lambda n=name, s=side: m.parity(bench, n, s), 25
         for name in names:
-            yield f"vae {name} {large}", lambda n=name: m.vae(bench, n, large), 3
+            yield f"smoke {name} {small}", lambda n=name: m.parity(bench, n, small), 25
+        for name in names:
+            yield f"whole {name} {large}", lambda n=name: m.whole(bench, n, large), 15
     if "profile" in parts:
         for side in (large, small):
             for name in names:
                 yield f"profile {name} {side}", lambda n=name, s=side: m.profile(bench, n, s), 3
-    if "grid" not in parts:
-        return
-    first = [(small, 1), (large, 1), (small, batches[-1])]
-    alone = [(side, 1) for side in bench.sides if (side, 1) not in first]
-    rest = [(side, b) for b in batches[1:] for side in bench.sides if (side, b) not in first]
-    yield from _cells(bench, names, first, ("ours", PEERS[0], "ours-flash"))
-    steps, count = 4 if bench.tiny else 20, batches[-1]
-    for name in names:
-        yield f"served {name} {small}", lambda n=name: m.served(bench, n, small, steps, 8), 25
-        yield f"mixed {name} {small} {count}", lambda n=name: m.mixed(bench, n, small, count), 4
-        for batch in (1, count):
-            key = f"cell {name} {small} {batch} ours-unguided"
-            yield key, lambda n=name, b=batch: m.cell(bench, n, small, b, "ours", guided=False), 3
-    yield from _cells(bench, names, alone, ("ours", PEERS[0]))
-    if bench.compiled:
-        yield from _cells(bench, names, first, PEERS[1:], compile_s=20)
-    yield from _cells(bench, names, rest, ("ours", PEERS[0]))
-    if bench.compiled:
-        yield from _cells(bench, names, [*alone, *rest], PEERS[1:], compile_s=10)
+    if "grid" in parts:
+        first = [(small, 1), (large, 1), (small, batches[-1])]
+        ways = ("ours", PEERS[0], "ours-kernels", "ours-compiled")
+        yield from _cells(bench, names, first[:2], ways)
+        yield from _cells(bench, names, first[2:], ways[:2])
+        for name in reversed(names):
+            key = f"served {name} {small}"
+            yield key, lambda n=name: m.served(bench, n, small, steps, 8), 25
+            capped = lambda n=name: m.served(bench, n, small, steps, 8, count)  # noqa: E731
+            yield f"{key} cap-{count}", capped, 15
+        for name in names:
+            yield f"mixed {name} {small} {count}", lambda n=name: m.mixed(bench, n, small, count), 6
+            for batch in (1, count):
+                key = f"cell {name} {small} {batch} ours-unguided"
+                unguided = lambda n=name, b=batch: m.cell(bench, n, small, b, "ours", guided=False)  # noqa: E731
+                yield key, unguided, 3
+        alone = [(side, 1) for side in bench.sides if (side, 1) not in first]
+        yield from _cells(bench, names, alone, ("ours", PEERS[0]))
+    if "smoke" in parts:
+        for name in names:
+            yield f"precision {name} {small}", lambda n=name: checks.precision(bench, n), 30
+    if "trace" in parts:
+        shape = (10.0, 0.5, 8) if bench.tiny else (0.6, 20.0, 30)
+        mixed = lambda: trace(bench, names[0], (small, large), *shape)  # noqa: E731
+        yield f"trace {names[0]} {small} {large}", mixed, 60
+    if "grid" in parts:
+        few = (
+            [(bench.sides[1], 2)]
+            if bench.tiny
+            else [(512, 2), (512, 4), (768, 2), (768, 4), (1024, 2)]
+        )
+        yield from _cells(bench, names, few, ("ours", PEERS[0]))
+    if "smoke" in parts:
+        for name in names:
+            yield f"vae {name} {large}", lambda n=name: m.vae(bench, n, large), 3
+            yield f"smoke {name} {large}", lambda n=name: m.parity(bench, n, large), 45
+    if "grid" in parts:
+        if bench.compiled:
+            yield from _cells(bench, names, first, PEERS[1:], compile_s=20)
+        rest = [(side, b) for b in batches[1:] for side in bench.sides if (side, b) not in first]
+        yield from _cells(bench, names, rest, ("ours", PEERS[0]))
+        if bench.compiled:
+            yield from _cells(bench, names, [*alone, *rest], PEERS[1:], compile_s=10)
 
 
 def _cells(
@@ -114,7 +146,7 @@ def tables(done: dict[str, dict[str, Any]]) -> str:
             lines.append(f"| {key} | {found} |")
         lines.append("")
     lines += _grid(done)
-    others = {key: row for key, row in done.items() if key.split()[0] in ("vae", "mixed", "served")}
+    others = {key: row for key, row in done.items() if key.split()[0] in OTHERS}
     if others:
         lines += ["## Others", "", "```", *(json.dumps(row) for row in others.values()), "```", ""]
     return "\n".join(lines)
@@ -153,7 +185,7 @@ def _grid(done: dict[str, dict[str, Any]]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    for part in ("smoke", "profile", "grid"):
+    for part in ("smoke", "profile", "grid", "trace"):
         parser.add_argument(f"--{part}", action="store_true")
     parser.add_argument("--tiny", action="store_true", help="small networks on the CPU: a dry run")
     parser.add_argument("--no-compile", action="store_true", help="torch.compile nowhere")
@@ -189,7 +221,7 @@ def main(arguments: list[str] | None = None) -> None:
             row = json.loads(line)
             bench.done[row["key"]] = row
     bench.run("environment", lambda: environment(bench))
-    parts = {part for part in ("smoke", "profile", "grid") if getattr(options, part)}
+    parts = {part for part in ("smoke", "profile", "grid", "trace") if getattr(options, part)}
     try:
         for key, measure, expected_s in plan(bench, options.families.split(","), parts):
             bench.run(key, measure, 0 if options.tiny else expected_s)
