@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -182,10 +183,9 @@ def test_edits_carry_their_pictures() -> None:
     async def test() -> None:
         async with bench(inline(1)) as far:
             source = ImageSource("image", data=b"x")
-            order = far.order(references=(source,), mask=source)
+            order = far.order(references=(source,))
             image = InputImage(picture(), "png", SIZE)
-            from dataclasses import replace
-
+            # The mask was read from the picture's own alpha: the task names none.
             order = replace(order, references=(image,), mask=image)
             async with aclosing(far.relay.draw(order)) as drawing:
                 assert any([isinstance(event, Drawn) async for event in drawing])
@@ -193,6 +193,7 @@ def test_edits_carry_their_pictures() -> None:
             assert sent.line.startswith("POST /v1/images/edits ")
             assert sent.headers["content-type"].startswith("multipart/form-data; boundary=")
             assert sent.body.count(picture()) == 2
+            assert b'name="mask"; filename="mask.png"' in sent.body
             assert b'name="image"; filename="image.png"\r\nContent-Type: image/png' in sent.body
 
     run(test)

@@ -152,6 +152,8 @@ class Relay:
         backend = order.card.backend
         if order.prompt != order.task.prompt and "style" in self._cannot(task):
             task = replace(task, style=None)
+        if order.mask is not None and task.mask is None:  # read from the first picture's own alpha
+            task = replace(task, mask=task.references[0])
         unsaid = self._unsaid(task)
         if task.end_user and "end_user" in self._client.unsupported(task, Delivery()):
             task = replace(task, end_user=None)
