@@ -13,6 +13,7 @@ from danqing.domain.task import Pixels
 from danqing.engine.families import pocket_edit as edit
 from danqing.engine.families import pocket_layout as layout
 from danqing.engine.families.pocket import Pocket, PocketState
+from danqing.engine.families.pocket_cut import cut_out, filled
 from danqing.engine.messages import Job, Mask
 from danqing.engine.pixels import fit
 
@@ -153,6 +154,52 @@ def test_a_thing_is_painted_into_the_mask(pocket: Pocket, cat: Pixels) -> None:
     painted = finish(pocket, [state])[0]
     red = (painted[:, :, 0] > 180) & (painted[:, :, 1] < 90)
     assert red[repaint].mean() > 0.05
+
+
+def test_a_strange_picture_keeps_its_ground_behind_what_is_painted(pocket: Pocket) -> None:
+    """No scene of pocket's is like it, so none is painted into it."""
+    down = np.linspace(40, 220, 256)[:, None]
+    strange = np.stack([down, 130 - 0 * down, 250 - down], axis=2).repeat(256, axis=1)
+    strange = np.round(strange).astype(np.uint8)
+    strange[::16] //= 2
+    repaint = box(SQUARE, 96, 60, 240, 240)
+    asked = job("a red balloon", reference=strange, mask=repaint)
+    painted = drawn(pocket, asked)
+    np.testing.assert_array_equal(painted[~repaint], strange[~repaint])
+    red = (painted[:, :, 0] > 180) & (painted[:, :, 1] < 90) & (painted[:, :, 2] < 90)
+    assert 0.1 < red[repaint].mean() < 0.8
+    emptied = drawn(pocket, job("", reference=strange, mask=repaint))
+    np.testing.assert_array_equal(emptied[~repaint], strange[~repaint])
+    assert difference(emptied[repaint], strange[repaint]) < 30
+    rim = painted[228:238, 100:236].astype(int)  # beside the balloon: the picture's own tones
+    assert np.abs(rim - emptied[228:238, 100:236]).mean() < 10
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1), st.floats(0, 1))
+def test_a_hole_is_filled_with_tones_of_the_rest(
+    height: int, width: int, seed: int, share: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    picture = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    mask = rng.random((height, width)) < share
+    whole = filled(picture, mask)
+    np.testing.assert_array_equal(whole[~mask], picture[~mask])
+    if mask.any() and not mask.all():
+        for c in range(3):
+            seen = picture[:, :, c][~mask]
+            assert seen.min() <= whole[:, :, c].min()
+            assert whole[:, :, c].max() <= seen.max()
+
+
+def test_a_thing_is_cut_out_with_all_that_it_encloses() -> None:
+    picture = np.full((64, 64, 3), 230, np.uint8)
+    picture[20:44, 20:44] = (200, 20, 20)
+    picture[28:36, 28:36] = 230  # a pale eye
+    alpha = cut_out(picture)[:, :, 0]
+    assert alpha[22:42, 22:42].min() == 1
+    assert alpha[:16].max() == 0
+    assert cut_out(np.full((8, 8, 3), 9, np.uint8)).max() == 0
 
 
 def test_an_empty_mask_and_no_strength_keep_the_whole_picture(pocket: Pocket, cat: Pixels) -> None:

@@ -13,6 +13,7 @@ from PIL import Image, ImageFilter
 
 from danqing.domain.task import Pixels
 from danqing.engine.families import pocket_layout as layout
+from danqing.engine.families.pocket_cut import cut_out
 from danqing.engine.messages import Mask
 
 Floats = npt.NDArray[np.float32]
@@ -37,6 +38,8 @@ class Canvas:
     """Cells (in reading order, mirrored as the state is) that stay the reference's; None = no mask."""
     alpha: Floats | None = None
     """H x W x 1 at the job's size: 0 where the reference stays as it is, pixel for pixel."""
+    filled: Pixels | None = None
+    """The picture without what a mask marks, where the scene is not known: what was drawn is cut out and put there."""
     adds_detail: bool = False
     """The picture itself is varied: what the network changed is added to it."""
 
@@ -110,6 +113,12 @@ def laid(canvas: Canvas, drawn: Pixels, before: Pixels | None) -> Pixels:
     if canvas.adds_detail and before is not None:
         change = drawn.astype(np.int16) - before.astype(np.int16)
         drawn = np.clip(picture.astype(np.int16) + change, 0, 255).astype(np.uint8)
+    if canvas.filled is not None:
+        ground = canvas.filled
+        if ground.shape != drawn.shape:
+            ground = np.asarray(Image.fromarray(ground).resize((width, height)))
+        drawn = np.round(ground + cut_out(drawn) * (drawn.astype(np.float32) - ground))
+        drawn = np.clip(drawn, 0, 255).astype(np.uint8)
     if alpha is None:
         return drawn
     if alpha.shape[:2] != drawn.shape[:2]:

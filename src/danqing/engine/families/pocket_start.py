@@ -17,7 +17,15 @@ import numpy as np
 from danqing.domain.task import Pixels
 from danqing.engine.families import pocket_edit as edit
 from danqing.engine.families import pocket_layout as layout
-from danqing.engine.families.pocket_read import Cells, Floats, Ground, Reader, Reading
+from danqing.engine.families.pocket_cut import filled
+from danqing.engine.families.pocket_read import (
+    SCENE_ERROR_MAX,
+    Cells,
+    Floats,
+    Ground,
+    Reader,
+    Reading,
+)
 from danqing.engine.messages import Job
 
 LEVEL_MIN = 0.02
@@ -114,8 +122,15 @@ class Editor:
         seen: _Seen,
         cells: Cells,
     ) -> Beginning:
-        """What the prompt names goes into the mask, before the scene around it."""
+        """What the prompt names goes into the mask, before the scene around it.
+
+        Where that scene is none of pocket's own the hole is filled from its edges, and the thing put before that.
+        """
+        assert job.mask is not None
         grid, ground = layout.nearest_grid(job.width, job.height), seen.ground
+        is_strange = not wish.scene and ground.error > SCENE_ERROR_MAX
+        if is_strange:
+            ground = replace(ground, scene=0, variant=chance.variant)
         scene = wish.scene or ground.scene
         variant = ground.variant if scene == ground.scene else chance.variant
         mirrored = ground.mirrored if ground.scene else chance.mirrored
@@ -126,9 +141,11 @@ class Editor:
             wish = edit.that_fits(wish, area)
         plan = layout.plan(wish, grid, chance.pose, variant, area)
         begun = _beginning(job, picture, seen, plan, chance, (chance.pose, variant, mirrored))
-        assert job.mask is not None
-        begun.canvas.kept = ~turned.reshape(-1)
         begun.canvas.alpha = edit.alpha_of(job.mask)
+        if is_strange:  # nothing of the picture may show in what is cut out
+            begun.canvas.filled, begun.canvas.leash = filled(picture, job.mask), 1.0
+            return replace(begun, level=1.0)
+        begun.canvas.kept = ~turned.reshape(-1)
         return begun
 
     def _redrawn(
