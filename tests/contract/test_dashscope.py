@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.conftest import LiveServer
-from tests.contract.conftest import CRASHING_PROMPT, REFUSED_PROMPT, Callers, picture
+from tests.contract.conftest import CRASHING_PROMPT, REFUSED_PROMPT, Callers, picture, png
 from tests.contract.sdk import Sdk
 
 pytestmark = pytest.mark.slow
 
 MODEL = "qwen-image"
+RED = "data:image/png;base64," + base64.b64encode(png()).decode()
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +84,35 @@ def test_image_generation_with_messages(dashscope: Sdk) -> None:
     ended = dashscope.call("generation_wait", task=begun["output"]["task_id"])
     assert ended["output"]["task_status"] == "SUCCEEDED", ended
     assert picture(ended["output"]["choices"][0]["message"]["content"][0]["image"])
+
+
+def test_edits_pictures_in_a_message(dashscope: Sdk) -> None:
+    content = [{"image": RED}, {"text": "make it blue"}]
+    answer = dashscope.call(
+        "conversation",
+        model="qwen-image-2.0",
+        messages=[{"role": "user", "content": content}],
+        size="1024*1024",
+        prompt_extend=False,
+    )
+    assert answer["status_code"] == 200, answer
+    (content,) = answer["output"]["choices"][0]["message"]["content"]
+    assert picture(content["image"]).size == (1024, 1024)
+
+
+def test_edits_pictures_beside_a_prompt(dashscope: Sdk) -> None:
+    answer = dashscope.call(
+        "synthesis",
+        model="wan2.7-image",
+        prompt="make it blue",
+        images=[RED],
+        task="image2image",
+        n=1,
+        prompt_extend=False,
+    )
+    assert answer["status_code"] == 200, answer
+    assert answer["output"]["task_status"] == "SUCCEEDED", answer
+    assert picture(answer["output"]["results"][0]["url"])
 
 
 def test_cancelling_what_waits(dashscope: Sdk, busy_queue: LiveServer) -> None:
