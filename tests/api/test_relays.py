@@ -96,8 +96,13 @@ CATALOG = """
 dialect = "openai"
 base_url = "{odd}/v1"
 key_env = "ODD_KEY"
-timeout_s = 3
-fetch_timeout_s = 3
+timeout_s = 60
+fetch_timeout_s = 5
+
+[backends.impatient]
+dialect = "openai"
+base_url = "{odd}/v1"
+timeout_s = 2
 
 [backends.passing]
 dialect = "openai"
@@ -115,6 +120,10 @@ extras = ["response_format", "seed", "negative_prompt", "style"]
 like = "dall-e-3"
 backend = "odd"
 features = ["response_format", "style"]
+
+[models.impatient]
+like = "odd"
+backend = "impatient"
 
 [models.odd-else]
 like = "odd"
@@ -295,12 +304,13 @@ def test_a_provider_gone_wrong_costs_the_caller_nothing(
 ) -> None:
     caller = Caller(first, f"wrong-{prompt.replace(' ', '-')}")
     before = odd.asked[prompt]
-    reply = caller.post(prompt=prompt)
+    model = "impatient" if prompt == "silent" else "odd"
+    reply = caller.post(prompt=prompt, model=model)
     assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
     assert odd.asked[prompt] == before + 1
     # The same in another dialect's own shape.
     zhipu = caller.http.post(
-        "/api/paas/v4/images/generations", json={"model": "odd", "prompt": prompt}
+        "/api/paas/v4/images/generations", json={"model": model, "prompt": prompt}
     )
     expected = {"content_policy_violation": "1301", "invalid_value": "1214"}.get(code)
     assert expected is None or zhipu.json()["error"]["code"] == expected
@@ -481,7 +491,7 @@ def test_a_client_that_leaves_pays_once_the_provider_has_the_request(
 
 
 def test_a_client_that_leaves_the_queue_pays_nothing(tmp_path: Path, odd: OddProvider) -> None:
-    narrow = CATALOG.replace("timeout_s = 3\n", "timeout_s = 60\nconcurrency_max = 1\n", 1)
+    narrow = CATALOG.replace("timeout_s = 60\n", "timeout_s = 60\nconcurrency_max = 1\n", 1)
     live = start_relaying(tmp_path, odd, None, catalog=narrow)
     try:
         caller = Caller(live, "lars")
