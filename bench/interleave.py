@@ -121,10 +121,17 @@ def p95(times: Sequence[float]) -> float:
     return quantiles(times, n=20, method="inclusive")[18]
 
 
-def report(rounds: Sequence[Round], load: str) -> str:
+def report(rounds: Sequence[Round], load: str, load_average: float) -> str:
     one, eight = (median(getattr(r, name) for r in rounds) for name in ("one_by_one", "at_once"))
     alone = [seconds for r in rounds for seconds in r.alone_s]
     beside = [seconds for r in rounds for seconds in r.beside_s]
+    cores = os.cpu_count() or 1
+    noisy = (
+        f"**No verdict**: other programs kept a load of {load_average:.0f} on {cores} cores, and rounds differ by more than what is to be "
+        "shown. Run it on a quiet machine."
+        if load_average > cores / 2
+        else "The machine was quiet."
+    )
     ratios = ", ".join(f"{r.at_once / r.one_by_one:.2f}" for r in rounds)
     return "\n".join(
         [
@@ -133,6 +140,8 @@ def report(rounds: Sequence[Round], load: str) -> str:
             f"`.venv/bin/python -m bench.interleave --write`, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores "
             f"({platform.machine()}), Python {platform.python_version()}, {load}. {SIDE}², guidance 1.5; short: {SHORT_STEPS} steps, long: "
             f"{LONG_STEPS}. {ROUNDS} rounds, in turn.",
+            "",
+            noisy,
             "",
             "| what | measured | aim |",
             "|---|---|---|",
@@ -154,7 +163,7 @@ def main() -> None:
     before = os.getloadavg()[0]
     rounds = asyncio.run(measure())
     load = f"load average before {before:.1f}, after {os.getloadavg()[0]:.1f}"
-    text = report(rounds, load)
+    text = report(rounds, load, before)
     print(text)
     if asked.write:
         Path(__file__).with_name("results").joinpath("interleave.md").write_text(text, "utf-8")
