@@ -23,7 +23,7 @@ from tests.postgres import PostgresServer, find_binaries
 T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent
-START_S_MAX = 60
+START_S_MAX = 180
 
 
 @dataclass

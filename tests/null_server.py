@@ -17,7 +17,7 @@ from tests.engine.null_family import NullFamily
 STEP_S = float(os.environ.get("NULL_STEP_S", "0"))
 
 app.FAMILY_FACTORY = "tests.engine.null_family:from_environment"
-app.load_family = lambda name, settings: NullFamily(step_s=STEP_S)
+app.load_family = lambda row, settings: NullFamily(step_s=STEP_S)
 serve.SHUTDOWN_S = int(os.environ.get("NULL_SHUTDOWN_S", serve.SHUTDOWN_S))
 streams.KEEP_ALIVE_S = float(os.environ.get("NULL_KEEP_ALIVE_S", streams.KEEP_ALIVE_S))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from danqing import catalog, settings
+from danqing.app import check_backend
 from danqing.backends import RelayRow, read_keys
 from danqing.domain.card import RELAYED, Preset
 from danqing.settings import SettingsError
@@ -132,3 +133,58 @@ def test_the_command_line_shows_relays_and_misses_their_keys(tmp_path: Path) -> 
     found = cli("models", "check", env=env | {"FAR_KEY": "sk-0123456789"})
     assert "https://img.example/v1 (openai), keys: 1" in found.stdout
     assert "sk-0123456789" not in found.stdout
+
+
+# models of this machine
+
+LOCAL = '[backends.far]\nfamily = "cogview4"\ncheckpoint = "/models/cogview"\n'
+
+
+def test_a_local_family_draws_a_model(tmp_path: Path) -> None:
+    models = load(tmp_path, LOCAL + MODEL)
+    backend = models.find("house", "openai").backend
+    assert (backend.name, backend.family, backend.stand_in, backend.is_relay) == (
+        *("far", "cogview4"),
+        *(False, False),
+    )
+    assert dict(backend.presets) == {"standard": Preset(30, 3.5), "hd": Preset(50, 3.5)}
+    row = models.families["far"]
+    assert (row.device, row.dtype, row.is_compiled) == ("cuda:0", "bfloat16", True)
+    assert row.folder(Path("/data")) == Path("/models/cogview")
+    below = load(tmp_path, LOCAL.replace("/models/", "org/") + 'device = "cpu"\n' + MODEL)
+    row = below.families["far"]
+    assert row.folder(Path("/data")) == Path("/data/models/org/cogview")
+    assert row.is_compiled is False
+
+
+def test_qwen_image_is_guided_by_a_blank_negative_prompt(tmp_path: Path) -> None:
+    models = load(tmp_path, LOCAL.replace("cogview4", "qwen_image") + MODEL)
+    presets = models.find("house", "openai").backend.presets
+    assert presets["standard"] == Preset(50, 4.0, " ")
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ('[backends.x]\nfamily = "cogview4"', r"backends\.x: .*needs a checkpoint"),
+        ('[backends.x]\nfamily = "pocket"\ncheckpoint = "/x"', r"backends\.x: .*no checkpoint"),
+        ('[backends.x]\nfamily = "pocket"\ndevice = "cpu"', r"backends\.x: .*no device"),
+        (LOCAL + 'device = "tpu"', r"backends\.far\.device"),
+        (LOCAL + 'dtype = "float16"', r"backends\.far\.dtype"),
+        (LOCAL + 'lora = "x"', r"backends\.far\.lora"),
+    ],
+)
+def test_a_bad_local_backend_is_refused_by_name(tmp_path: Path, text: str, word: str) -> None:
+    with pytest.raises(SettingsError, match=word):
+        load(tmp_path, text)
+
+
+def test_a_family_whose_packages_are_missing_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "danqing.engine.families.load.find_spec", lambda name: None if name == "torch" else name
+    )
+    models = load(tmp_path, LOCAL + MODEL)
+    with pytest.raises(SettingsError, match=r"backends\.far\.family: cogview4 needs torch, not"):
+        check_backend("far", models.families["far"], settings.load())

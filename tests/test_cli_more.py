@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from typer.testing import CliRunner, Result
 
+from danqing.backends import FamilyRow
 from danqing.cli.inspect import FILE_BYTES_MAX
 from danqing.cli.main import app
 from danqing.service import labels
@@ -194,8 +195,8 @@ def test_models_check() -> None:
 
 
 def test_models_check_where_one_cannot_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(name: str, settings: Settings) -> None:
-        raise RuntimeError(f"{name}: the weights\nare damaged")
+    def broken(row: FamilyRow, settings: Settings) -> None:
+        raise RuntimeError(f"{row.family}: the weights\nare damaged")
 
     monkeypatch.setattr("danqing.app.load_family", broken)
     result = run("models", "check", code=1)

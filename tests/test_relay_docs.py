@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from danqing import catalog, settings
 from danqing.dialects.registry import CLIENTS
+from tests.conftest import ROOT
 
 PAGE = (Path(__file__).parents[1] / "docs" / "relays.md").read_text("utf-8")
 BLOCKS = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
@@ -24,6 +26,27 @@ def test_the_configuration_loads(tmp_path: Path, block: str) -> None:
     assert set(named) <= set(loaded.relays)
     drawn = {card.backend.name for card in loaded.cards.values()}
     assert set(named) <= drawn
+
+
+FAMILIES = (Path(__file__).parents[1] / "docs" / "families.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("block", re.findall(r"```toml\n(.*?)```", FAMILIES, re.DOTALL))
+def test_the_configuration_of_a_family_loads(tmp_path: Path, block: str) -> None:
+    path = tmp_path / "catalog.toml"
+    path.write_text(block, "utf-8")
+    loaded = catalog.load(settings.load(catalog_file=path))
+    named = re.findall(r"^\[backends\.([\w-]+)\]", block, re.MULTILINE)
+    assert named
+    assert {card.backend.name for card in loaded.cards.values()} >= set(named)
+
+
+def test_every_preset_of_a_family_stands_as_it_is() -> None:
+    rows = tomllib.loads((ROOT / "src/danqing/catalog.toml").read_text("utf-8"))["presets"]
+    for family in ("cogview4", "qwen_image"):
+        part = FAMILIES.partition(f"\n## {family}\n")[2].partition("\n## ")[0]
+        for name, row in rows[family].items():
+            assert f"| `{name}` | {row['steps']} | {row['guidance']} |" in part
 
 
 def test_every_dialect_has_its_extras_in_the_table() -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from danqing.backends import FamilyRow, RelayRow
-from danqing.catalog import ModelRow, StrengthRow
+from danqing.catalog import ModelRow, PresetRow, StrengthRow
 from danqing.cli.main import app
 from danqing.observability.metrics import Metrics
 from danqing.settings import Settings
@@ -139,6 +139,12 @@ def render() -> str:
             "| field | default | meaning |",
             "|---|---|---|",
             *catalog_table(RelayRow),
+            "",
+            "Tables `[presets.FAMILY]` say how a local network draws a quality; their names are what `qualities` names.",
+            "",
+            "| field | default | meaning |",
+            "|---|---|---|",
+            *catalog_table(PresetRow),
             "",
             "One `[strengths.FAMILY]` table per family of local networks: how far its edits leave their reference",
             "where a request names no strength, from 0 (it stays as it is) to 1 (drawn anew).",

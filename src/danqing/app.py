@@ -6,28 +6,30 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from starlette.types import ASGIApp
 
 from danqing import catalog
 from danqing.api.context import Context
 from danqing.api.server import build
-from danqing.backends import read_keys
+from danqing.backends import FamilyRow, read_keys
 from danqing.catalog import Catalog
 from danqing.db.session import Database
 from danqing.dialects.registry import DIALECTS
-from danqing.domain.card import Card
-from danqing.domain.errors import DanqingError
+from danqing.domain.card import Backend, Card
+from danqing.domain.errors import DanqingError, EngineFailed
 from danqing.domain.ports import Provider
 from danqing.engine.child import ChildCore
 from danqing.engine.client import Core, InProcessClient
 from danqing.engine.core import WARM_UP, EngineCore
 from danqing.engine.families import load
 from danqing.engine.families.base import Family
-from danqing.engine.messages import Begin
+from danqing.engine.messages import Begin, Job
 from danqing.net.outbound import Outbound
 from danqing.observability.logging import get_logger
 from danqing.observability.metrics import Metrics
@@ -56,6 +58,8 @@ log = get_logger(__name__)
 
 FAMILY_FACTORY = "danqing.engine.families.load:load_family"
 """What an engine process calls to load its family."""
+CPU_WARM_UP_PX = 256
+"""The side of a network's first image where the processor draws: a large one would take minutes."""
 STOP_S = 10.0
 """How long a stopping server waits for what its housekeeping is just doing."""
 HOUSEKEEPING_S = 3600.0
@@ -110,47 +114,128 @@ async def open_books(settings: Settings, *, create: bool = True) -> AsyncIterato
         await db.close()
 
 
-def load_family(name: str, settings: Settings) -> Family:
-    """A family with its weights, in this process. Raises ValueError for a name no file implements."""
-    return load.load_family(name, settings.engine.threads)
+def load_family(row: FamilyRow, settings: Settings) -> Family:
+    """A backend's family with its weights, in this process. Raises LoadError."""
+    return load.load_family(**_options(row, settings))
 
 
-def make_core(settings: Settings, family: str, metrics: Metrics | None = None) -> Core:
-    """An engine for one family, as the settings want it: a thread of this process, or a process of its own."""
+def _options(row: FamilyRow, settings: Settings) -> dict[str, Any]:
+    """What FAMILY_FACTORY takes."""
+    options: dict[str, Any] = {"name": row.family, "threads": settings.engine.threads}
+    if row.family in load.TORCH:
+        options |= {"checkpoint": str(row.folder(settings.data_dir).absolute())}
+        options |= {"device": row.device, "dtype": row.dtype, "compiled": row.is_compiled}
+    return options
+
+
+def check_backend(name: str, row: FamilyRow, settings: Settings) -> None:
+    """Are a local backend's packages and checkpoint there? Raises SettingsError naming the field."""
+    if row.family not in load.TORCH:
+        return
+    try:
+        load.check_family(row.family, row.folder(settings.data_dir))
+    except load.LoadError as error:
+        raise SettingsError(f"catalog: backends.{name}.{error}") from None
+
+
+def make_core(
+    settings: Settings,
+    row: FamilyRow,
+    *,
+    warm_up: Job = WARM_UP,
+    on_step: Callable[[float, int], None] | None = None,
+) -> Core:
+    """An engine for one backend, as the settings want it: a thread of this process, or a process of its own."""
     options = settings.engine
-    on_step = metrics.on_step if metrics else None
-    if options.process == "thread":
+    in_thread = row.family not in load.TORCH if options.process == "auto" else None
+    if in_thread or options.process == "thread":
         return EngineCore(
-            lambda: load_family(family, settings),
+            lambda: load_family(row, settings),
             queue_max=options.queue_max,
             live_max=options.live_max,
             batch_max=options.batch_max,
             on_step=on_step,
+            warm_up=warm_up,
         )
     begin = Begin(
         factory=FAMILY_FACTORY,
-        options={"name": family, "threads": options.threads},
+        options=_options(row, settings),
         queue_max=options.queue_max,
         live_max=options.live_max,
         batch_max=options.batch_max,
-        warm_up=WARM_UP,
+        warm_up=warm_up,
     )
     return ChildCore(
         begin, hang_s=options.step_timeout_s, load_s=options.load_timeout_s, on_step=on_step
     )
 
 
+def _warm_up(backend: Backend, row: FamilyRow) -> Job:
+    """An image as its requests will be: guided as they are, so that the step times learned are theirs."""
+    preset = next(iter(backend.presets.values()))
+    side = WARM_UP.width if row.family == "pocket" or row.device != "cpu" else CPU_WARM_UP_PX
+    return replace(
+        WARM_UP,
+        width=side,
+        height=side,
+        guidance=preset.guidance,
+        negative_prompt=preset.negative_prompt,
+    )
+
+
 @asynccontextmanager
 async def open_engine(
-    settings: Settings, family: str, metrics: Metrics | None = None
+    settings: Settings, backend: Backend, row: FamilyRow, metrics: Metrics | None = None
 ) -> AsyncIterator[InProcessClient]:
-    """A running engine for one family."""
-    client = InProcessClient(make_core(settings, family, metrics))
+    """A running engine for one backend. Raises SettingsError naming the field that it cannot run with."""
+    check_backend(backend.name, row, settings)
+    on_step = partial(metrics.on_step, backend.name) if metrics else None
+    core = make_core(settings, row, warm_up=_warm_up(backend, row), on_step=on_step)
+    client = InProcessClient(core)
     try:
-        await client.ready()
+        try:
+            await client.ready()
+        except EngineFailed as error:
+            _, is_named, fault = error.message.partition(f"{load.LoadError.__name__}: ")
+            if is_named:
+                raise SettingsError(f"catalog: backends.{backend.name}.{fault}") from None
+            raise
         yield client
     finally:
         await client.close()
+
+
+@asynccontextmanager
+async def open_engines(
+    settings: Settings, models: Catalog, metrics: Metrics
+) -> AsyncIterator[dict[str, InProcessClient]]:
+    """The engines of all backends that draw here, by name; those that are the same but for the name share one.
+
+    Raises SettingsError: what is configured must run, a stand-in is only for what is not.
+    """
+    local = [backend for backend in models.backends.values() if not backend.is_relay]
+    for backend in local:  # all are looked at before the first one is loaded, which takes a while
+        check_backend(backend.name, models.families[backend.name], settings)
+    async with AsyncExitStack() as stack:
+        clients: dict[str, InProcessClient] = {}
+        by_row: dict[FamilyRow, InProcessClient] = {}
+        for backend in local:
+            row = models.families[backend.name]
+            if row not in by_row:
+                opened = open_engine(settings, backend, row, metrics)
+                client = by_row[row] = await stack.enter_async_context(opened)
+                metrics.watch(metrics.queue_depth, _depth(client), backend.name)
+                metrics.watch(metrics.live, _live(client), backend.name)
+            clients[backend.name] = by_row[row]
+        yield clients
+
+
+def _depth(client: InProcessClient) -> Callable[[], float]:
+    return lambda: client.health().queue_depth
+
+
+def _live(client: InProcessClient) -> Callable[[], float]:
+    return lambda: client.health().live
 
 
 def make_moderator(settings: Settings) -> TextModerator:
@@ -170,7 +255,8 @@ async def open_provider(settings: Settings, models: Catalog, card: Card) -> Asyn
             outbound = await stack.enter_async_context(open_outbound())
             providers |= make_relays(models, outbound, Metrics(), only=card.backend.name)
         else:
-            client = await stack.enter_async_context(open_engine(settings, card.backend.family))
+            row = models.families[card.backend.name]
+            client = await stack.enter_async_context(open_engine(settings, card.backend, row))
             providers[card.backend.name] = LocalProvider(client)
         yield Router(providers)
 
@@ -182,14 +268,13 @@ async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books]
     metrics = Metrics()
     async with (
         open_books(settings) as books,
-        open_engine(settings, "pocket", metrics) as client,
+        open_engines(settings, models, metrics) as engines,
         open_outbound() as outbound,
         open_outbound(sum(row.concurrency_max for row in models.relays.values())) as relaying,
     ):
         relays = make_relays(models, relaying, metrics)
-        local = LocalProvider(client)
-        drawn_here = [one.name for one in models.backends.values() if not one.is_relay]
-        provider = Router(dict.fromkeys(drawn_here, local) | relays)
+        local = {name: LocalProvider(client) for name, client in engines.items()}
+        provider = Router(local | relays)
         service = make_service(settings, models, metrics, books, provider, outbound)
         sender = WebhookSender(
             Outbox(books.db),
@@ -207,7 +292,7 @@ async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books]
             _every(HOUSEKEEPING_S, recovery.prune, stopping),
         ]
         try:
-            context = _context(settings, models, metrics, books, service, client, relays)
+            context = _context(settings, models, metrics, books, service, engines, relays)
             yield build(context), books
         finally:
             stopping.set()  # first: what is taken over now would only be given back
@@ -326,18 +411,19 @@ def _context(
     metrics: Metrics,
     books: Books,
     service: Service,
-    client: InProcessClient,
+    engines: dict[str, InProcessClient],
     relays: dict[str, Relay],
 ) -> Context:
     async def health() -> dict[str, object]:
-        facts = asdict(client.health())
-        facts.pop("fault")  # an exception's raw text; the log has it, the public need not
-        hangs = (facts["busy_s"] or 0.0) > settings.engine.step_timeout_s
-        backends = {name: relay.health() for name, relay in relays.items()}
-        return {"ok": facts["alive"] and not hangs, "engine": facts, "backends": backends}
+        facts = {name: _engine_facts(client, settings) for name, client in engines.items()}
+        worst = min(facts.values(), key=lambda engine: bool(engine["ok"]), default=None)
+        return {
+            "ok": worst is None or worst["ok"],
+            "engine": worst,
+            "engines": facts,
+            "backends": {name: relay.health() for name, relay in relays.items()},
+        }
 
-    metrics.watch(metrics.queue_depth, lambda: client.health().queue_depth)
-    metrics.watch(metrics.live, lambda: client.health().live)
     metrics.watch(metrics.upload_bytes, lambda: service.uploads.taken)
     return Context(
         settings=settings,
@@ -351,6 +437,14 @@ def _context(
         uploads=service.uploads,
         health=health,
     )
+
+
+def _engine_facts(client: InProcessClient, settings: Settings) -> dict[str, object]:
+    health = client.health()
+    facts: dict[str, object] = asdict(health)
+    facts.pop("fault")  # an exception's raw text; the log has it, the public need not
+    hangs = (health.busy_s or 0.0) > settings.engine.step_timeout_s
+    return {"ok": health.alive and not hangs} | facts
 
 
 def _every(

@@ -26,8 +26,34 @@ class FamilyRow(BaseModel):
     """A model of this machine's own."""
 
     model_config = STRICT
-    family: Literal["pocket"]
-    """The network that draws."""
+    family: Literal["pocket", "cogview4", "qwen_image"]
+    """The network that draws (docs/families.md)."""
+    checkpoint: Path | None = None
+    """Its weights, for every family but pocket: a folder in diffusers' layout, absolute or below `DATA_DIR/models`."""
+    device: str = Field(default="cuda:0", pattern=r"^(cpu|cuda:\d{1,2})$")
+    """Where it draws: `cuda:0` is the first graphics card, `cpu` the processor. Pocket knows only the processor."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """The precision of its weights."""
+    compile: bool | None = None
+    """Compile parts of the network, which takes a while at the start; by default on a graphics card alone."""
+
+    @_model_validator(mode="after")
+    def _has_weights(self) -> FamilyRow:
+        if self.family == "pocket":
+            if needless := self.model_fields_set - {"family"}:
+                raise ValueError(f"pocket has no {min(needless)}: it is in the package")
+        elif self.checkpoint is None:
+            raise ValueError(f"{self.family} needs a checkpoint: the folder with its weights")
+        return self
+
+    @property
+    def is_compiled(self) -> bool:
+        return self.device != "cpu" if self.compile is None else self.compile
+
+    def folder(self, data_dir: Path) -> Path:
+        """The checkpoint's folder. Only for a family that has one."""
+        assert self.checkpoint is not None
+        return data_dir / "models" / self.checkpoint
 
 
 class KeyRow(BaseModel):

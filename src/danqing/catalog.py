@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from danqing.backends import KINDS, STRICT, BackendRow, RelayRow
+from danqing.backends import KINDS, STRICT, BackendRow, FamilyRow, RelayRow
 from danqing.domain.card import (
     PERMILLE_MAX,
     RELAYED,
@@ -73,10 +73,16 @@ _Route = Literal[
 ]
 
 
-class _PresetRow(BaseModel):
+class PresetRow(BaseModel):
+    """One of `[presets.FAMILY]`: how a quality is drawn."""
+
     model_config = STRICT
     steps: int = Field(ge=1, le=200)
+    """Denoising steps."""
     guidance: float = Field(ge=0, le=30)
+    """How strongly the prompt is followed; 1 = without the second half that guidance needs."""
+    negative_prompt: str = Field(default="", max_length=1000)
+    """What stands for a request's negative prompt where it has none: Qwen-Image is guided only with one, and " " counts."""
 
 
 class StrengthRow(BaseModel):
@@ -193,7 +199,7 @@ class ModelRow(BaseModel):
 class _File(BaseModel):
     model_config = STRICT
     defaults: dict[_Route, str]
-    presets: dict[str, dict[str, _PresetRow]]
+    presets: dict[str, dict[str, PresetRow]]
     strengths: dict[str, StrengthRow] = {}
     backends: dict[str, BackendRow]
     models: dict[str, ModelRow]
@@ -207,11 +213,14 @@ class Catalog:
         cards: Mapping[str, Card],
         defaults: Mapping[str, str],
         relays: Mapping[str, RelayRow],
+        families: Mapping[str, FamilyRow],
     ) -> None:
         self.cards = dict(cards)
         self.defaults = dict(defaults)
         self.relays = dict(relays)
         """The relays of the catalog by their backends' names."""
+        self.families = dict(families)
+        """The local ones."""
         self.backends = {
             backend.name: backend
             for card in cards.values()
@@ -266,7 +275,8 @@ def load(settings: Settings) -> Catalog:
         name: _card(name, row, file, settings.labels.policy) for name, row in file.models.items()
     }
     relays = {name: row for name, row in file.backends.items() if isinstance(row, RelayRow)}
-    return Catalog(cards, file.defaults, relays)
+    families = {name: row for name, row in file.backends.items() if isinstance(row, FamilyRow)}
+    return Catalog(cards, file.defaults, relays, families)
 
 
 def _read(path: Path) -> str:
@@ -369,10 +379,7 @@ def _backend(model: str, name: str | None, row: ModelRow, file: _File, fail: Any
     presets = file.presets.get(found.family, {})
     if missing := set(row.qualities.values()) - set(presets):
         raise fail(f"no preset {', '.join(sorted(missing))} for {found.family}")
-    drawn = {
-        key: Preset(presets[value].steps, presets[value].guidance)
-        for key, value in row.qualities.items()
-    }
+    drawn = {key: Preset(**presets[value].model_dump()) for key, value in row.qualities.items()}
     return Backend(
         name or STAND_IN_FAMILY,
         found.family,

@@ -32,8 +32,8 @@ class EngineSettings(BaseModel):
     """Images in one denoising step at most."""
     threads: int = Field(default=0, ge=0, le=512)
     """CPU threads of the model runtime; 0 = one per core."""
-    process: Literal["thread", "child"] = "thread"
-    """"thread": draw within the server; "child": in a process of its own, which is replaced when it dies or hangs."""
+    process: Literal["auto", "thread", "child"] = "auto"
+    """"thread": draw within the server; "child": in a process of its own, which is replaced when it dies or hangs; "auto": pocket within the server, every other family in a process."""
     step_timeout_s: float = Field(default=120, ge=0.5, le=3600)
     """A step or decoding that takes longer hangs: /healthz says so, and a "child" is replaced."""
     load_timeout_s: float = Field(default=600, ge=1, le=86_400)

@@ -13,12 +13,12 @@ from tests.conftest import LiveServer
 WAIT_S = 60
 
 
-def engine_pid(server: LiveServer) -> int:
-    """The only child of the server."""
+def engine_pid(server: LiveServer, order: int = 0, of: int = 1) -> int:
+    """The server's child that was started as the `order`th `of` all."""
     tasks = Path(f"/proc/{server.process.pid}/task").iterdir()
     children = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
-    assert len(children) == 1
-    return children[0]
+    assert len(children) == of
+    return sorted(children)[order]
 
 
 def engine(server: LiveServer) -> dict:

@@ -14,7 +14,7 @@ import typer
 from danqing.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
-    from danqing.backends import RelayRow
+    from danqing.backends import FamilyRow, RelayRow
     from danqing.catalog import Catalog
     from danqing.domain.card import Backend
 
@@ -65,7 +65,7 @@ def register(app: typer.Typer) -> None:
         rows = [
             _keyed(backend, catalog.relays[backend.name])
             if backend.is_relay
-            else _loaded(backend, settings)
+            else _loaded(backend, catalog.families[backend.name], settings)
             for backend in catalog.backends.values()
         ]
         if as_json:
@@ -101,7 +101,7 @@ def _keyed(backend: Backend, relay: RelayRow) -> dict[str, object]:
     return row | {"loads": True, "keys": len(keys), "fault": None}
 
 
-def _loaded(backend: Backend, settings: Settings) -> dict[str, object]:
+def _loaded(backend: Backend, family_row: FamilyRow, settings: Settings) -> dict[str, object]:
     """Load a backend's family, with the runtime it needs, and let it go."""
     from danqing.app import load_family
 
@@ -109,7 +109,7 @@ def _loaded(backend: Backend, settings: Settings) -> dict[str, object]:
     before_bytes = _resident_bytes()
     started = time.perf_counter()
     try:
-        family = load_family(backend.family, settings)
+        family = load_family(family_row, settings)
     except Exception as error:  # whatever a runtime raises, the answer is that it cannot draw
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return row | {"loads": False, "load_s": None, "resident_mib": None, "fault": reason}

@@ -20,6 +20,8 @@ class Preset:
 
     steps: int
     guidance: float
+    negative_prompt: str = ""
+    """What stands for a request's negative prompt where it has none."""
 
 
 RELAYED = Preset(steps=1, guidance=0.0)

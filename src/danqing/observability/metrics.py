@@ -33,21 +33,7 @@ class Metrics:
             ("model",),
             registry=self.registry,
         )
-        self.steps = Counter(
-            "danqing_engine_steps_total", "Denoising steps of a batch.", registry=self.registry
-        )
-        self.batch_size = Histogram(
-            "danqing_engine_batch_size",
-            "Images that shared a denoising step.",
-            buckets=(1, 2, 4, 8, 16, 32, 64),
-            registry=self.registry,
-        )
-        self.step_seconds = Histogram(
-            "danqing_engine_step_seconds",
-            "Time of one denoising step of a batch.",
-            buckets=_STAGE_BUCKETS,
-            registry=self.registry,
-        )
+        self._add_engines()
         self.upstream_requests = Counter(
             "danqing_upstream_requests_total",
             "Requests relayed to providers, by backend and outcome (ok or an error's code).",
@@ -64,30 +50,60 @@ class Metrics:
         self.characters_posted = Counter(
             "danqing_characters_posted_total", "Characters charged.", registry=self.registry
         )
-        self.queue_depth = Gauge(
-            "danqing_queue_depth", "Images waiting for their first step.", registry=self.registry
-        )
         self.upload_bytes = Gauge(
             "danqing_upload_bytes",
             "Bytes of clients' pictures in memory, of uploads.bytes_at_once_max at most.",
             registry=self.registry,
         )
-        self.live = Gauge("danqing_engine_live", "Images being drawn.", registry=self.registry)
         self.open_holds = Gauge(
             "danqing_open_holds",
             "Reservations of characters not yet resolved.",
             registry=self.registry,
         )
 
-    def watch(self, gauge: Gauge, read: Callable[[], float]) -> None:
-        """Ask `read` for the gauge's value at each scrape."""
-        gauge.set_function(read)
+    def _add_engines(self) -> None:
+        self.steps = Counter(
+            "danqing_engine_steps_total",
+            "Denoising steps of a batch, by the backend that draws.",
+            ("backend",),
+            registry=self.registry,
+        )
+        self.batch_size = Histogram(
+            "danqing_engine_batch_size",
+            "Images that shared a denoising step, by backend.",
+            ("backend",),
+            buckets=(1, 2, 4, 8, 16, 32, 64),
+            registry=self.registry,
+        )
+        self.step_seconds = Histogram(
+            "danqing_engine_step_seconds",
+            "Time of one denoising step of a batch, by backend.",
+            ("backend",),
+            buckets=_STAGE_BUCKETS,
+            registry=self.registry,
+        )
+        self.queue_depth = Gauge(
+            "danqing_queue_depth",
+            "Images waiting for their first step, by backend.",
+            ("backend",),
+            registry=self.registry,
+        )
+        self.live = Gauge(
+            "danqing_engine_live",
+            "Images being drawn, by backend.",
+            ("backend",),
+            registry=self.registry,
+        )
 
-    def on_step(self, seconds: float, batch_size: int) -> None:
-        """The engine's observer: one denoising step of a batch."""
-        self.steps.inc()
-        self.batch_size.observe(batch_size)
-        self.step_seconds.observe(seconds)
+    def watch(self, gauge: Gauge, read: Callable[[], float], *labels: str) -> None:
+        """Ask `read` for the gauge's value, of these labels, at each scrape."""
+        (gauge.labels(*labels) if labels else gauge).set_function(read)
+
+    def on_step(self, backend: str, seconds: float, batch_size: int) -> None:
+        """An engine's observer: one denoising step of a batch."""
+        self.steps.labels(backend).inc()
+        self.batch_size.labels(backend).observe(batch_size)
+        self.step_seconds.labels(backend).observe(seconds)
 
     def on_timing(self, timing_ms: dict[str, float]) -> None:
         """One image's stages, in milliseconds."""

@@ -75,7 +75,7 @@ class LocalProvider:
                 task_id=order.task_id,
                 account_id=order.account_id,
                 prompt=order.prompt,
-                negative_prompt=order.task.negative_prompt,
+                negative_prompt=order.task.negative_prompt or preset.negative_prompt,
                 width=order.task.size.width,
                 height=order.task.size.height,
                 steps=preset.steps,

@@ -1,0 +1,83 @@
+"""Checkpoint folders looked at without torch: what is there, how large, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from danqing.engine.families.load import LoadError, check_family
+from danqing.engine.families.weights import CheckpointError, find, measure
+
+PARTS = ("transformer", "text_encoder", "vae")
+
+
+def safetensors(shapes: dict[str, list[int]], bytes_each: int = 2) -> bytes:
+    """The format, by hand: length, header, data."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, shape in shapes.items():
+        size = bytes_each
+        for side in shape:
+            size *= side
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(at)
+
+
+def checkpoint(folder: Path) -> Path:
+    for name in PARTS:
+        part = folder / name
+        part.mkdir(parents=True)
+        (part / "config.json").write_text("{}")
+        (part / "model.safetensors").write_bytes(safetensors({"a": [3, 5], "b": [7]}))
+    for name in ("tokenizer", "scheduler"):
+        (folder / name).mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text("{}")
+    (folder / "model_index.json").write_text('{"_class_name": "CogView4Pipeline"}')
+    return folder
+
+
+def test_a_whole_checkpoint_is_measured(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "c")
+    assert find(folder, "CogView4Pipeline")["_class_name"] == "CogView4Pipeline"
+    (folder / "transformer" / "more.safetensors").write_bytes(safetensors({"c": [2, 2, 2]}))
+    assert {part.name: part.parameters for part in measure(folder)} == {
+        "transformer": 30,
+        "text_encoder": 22,
+        "vae": 22,
+    }
+
+
+@given(st.binary(max_size=200) | st.integers(0, 150).map(lambda cut: safetensors({"a": [4]})[:cut]))
+def test_what_is_no_safetensors_file_is_refused_by_name(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    folder = checkpoint(tmp_path_factory.mktemp("spoilt") / "c")
+    file = folder / "vae" / "model.safetensors"
+    file.write_bytes(data)
+    if data == safetensors({"a": [4]}):
+        measure(folder)
+        return
+    with pytest.raises(CheckpointError, match=r"vae/model.safetensors is no whole") as caught:
+        measure(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_download_that_was_cut_off_is_noticed_before_loading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("danqing.engine.families.load.find_spec", lambda name: name)
+    folder = checkpoint(tmp_path / "c")
+    check_family("cogview4", folder)
+    file = folder / "transformer" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(LoadError, match=r"^checkpoint: .*it has \d+ bytes and should have \d+"):
+        check_family("cogview4", folder)
+    with pytest.raises(LoadError, match=r"^checkpoint: .* holds a CogView4Pipeline, not a Qwen"):
+        check_family("qwen_image", folder)
