@@ -153,6 +153,48 @@ def test_a_large_picture_that_is_encoded_anew_is_no_png() -> None:
     assert found.format == "jpeg"
 
 
+def jpeg_of(scans: int, side: int = 64) -> bytes:
+    """A grey progressive JPEG whose every scan after the first says "nothing to add" for all of it."""
+
+    def segment(marker: int, data: bytes) -> bytes:
+        return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
+
+    def scan(first: int, last: int, bits: bytes) -> bytes:
+        return segment(0xDA, bytes([1, 1, 0, first, last, 0])) + bits
+
+    one_code = bytes([1] + [0] * 15)
+    return (
+        b"\xff\xd8"
+        + segment(0xDB, b"\0" + bytes([1] * 64))
+        + segment(0xC2, struct.pack(">BHHB", 8, side, side, 1) + b"\x01\x11\0")
+        + segment(0xC4, b"\0" + one_code + b"\0")
+        + segment(0xC4, b"\x10" + one_code + b"\xe0")  # a run of at least 2^14 empty blocks
+        + scan(0, 0, b"\0" * (side * side // 512))
+        + scan(1, 63, b"\x7f\xfe\xff\0") * (scans - 1)
+        + b"\xff\xd9"
+    )
+
+
+def tiff_of(side: int, tile_side: int) -> bytes:
+    """A small grey TIFF in one tile that may be far larger than it."""
+    tile = zlib.compress(bytes(tile_side * tile_side))
+    fields = [(256, side), (257, side), (258, 8), (259, 8), (262, 1), (277, 1)]
+    fields += [(322, tile_side), (323, tile_side), (324, 8 + 2 + 12 * 10 + 4), (325, len(tile))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields)
+    return b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries + bytes(4) + tile
+
+
+def test_pictures_are_taken_in_as_many_scans_as_encoders_make_and_in_tiles() -> None:
+    for data in (jpeg_of(inputs.SCANS_MAX), tiff_of(64, 512)):
+        assert inputs.read_reference(data, pixels_max=PIXELS_MAX).size == Size(64, 64)
+
+
+def test_a_thumbnail_counts_for_no_scans() -> None:
+    exif = b"Exif\0\0" + jpeg_of(70)
+    data = saved(two_halves(), "JPEG", exif=exif)
+    assert inputs.read_reference(data, pixels_max=PIXELS_MAX).size == Size(64, 32)
+
+
 WHOLE = saved(two_halves(), "PNG")
 REFUSED: list[tuple[str, bytes, str]] = [
     ("nothing", b"", "is empty"),
@@ -171,6 +213,8 @@ REFUSED: list[tuple[str, bytes, str]] = [
     ("a real bomb", saved(Image.new("L", (5_000, 5_000)), "PNG"), "at most 1000000 in all"),
     ("a line", saved(Image.new("L", (30_000, 1)), "PNG"), "each side must have 8"),
     ("a strip", saved(Image.new("L", (8_000, 100)), "PNG"), "ratio"),
+    ("a JPEG that takes for ever", jpeg_of(inputs.SCANS_MAX + 1), "has more than 64 scans"),
+    ("a TIFF in one huge tile", tiff_of(64, 1_008), "has tiles of 1008x1008 pixels"),
     ("tiny", saved(Image.new("L", (7, 7)), "PNG"), "each side must have 8"),
     ("empty pixels", png_of(64, 32), "is not a whole"),
     ("a lie about its size", png_of(64, 32, zlib.compress(b"\0" * 100)), "is not a whole"),

@@ -7,11 +7,13 @@ are that already stay as they are.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from typing import TypeVar, cast
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from danqing.domain.sizes import Size
 from danqing.domain.task import InputImage, Pixels
@@ -25,10 +27,17 @@ RATIO_MAX = 16
 PNG_PIXELS_MAX = 2**22
 """A larger picture that must be encoded anew becomes a JPEG: a PNG of it would take seconds and far more bytes."""
 JPEG_QUALITY = 95
+SCANS_MAX = 64
+"""Of a progressive JPEG: encoders make a dozen. Each costs a pass over all pixels, and takes 70 bytes to ask for."""
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 _KNOWN = "PNG, JPEG, WebP, GIF, BMP or TIFF"
 _ORIENTATION = 0x0112  # Exif's tag; 1 is upright
+_TILE_SIDES = (322, 323)  # TIFF 6.0 section 15
+_EOI, _SOS = 0xD9, 0xDA  # ITU-T T.81 table B.1
+_BARE = frozenset({0x01, 0xD8})
+"""Markers without a length (beside RSTn and EOI)."""
+_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 _KEPT_MODES = ("RGB", "L")
 _ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
@@ -61,6 +70,7 @@ def _guarded(data: bytes, pixels_max: int, read: Callable[[bytes, Image.Image], 
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:  # reads the head alone
             _check_size(image.size, pixels_max)
+            _check_build(data, image, pixels_max)
             image.load()
             return read(data, image)
     except _Refused as error:
@@ -103,6 +113,31 @@ def _check_size(size: tuple[int, int], pixels_max: int) -> None:
         raise _Refused(f"{what}: at most {pixels_max} in all are allowed")
     if max(size) > RATIO_MAX * min(size):
         raise _Refused(f"{what}: the sides' ratio may be at most {RATIO_MAX}:1")
+
+
+def _check_build(data: bytes, image: Image.Image, pixels_max: int) -> None:
+    """Refuse what needs far more time or memory than its size tells."""
+    if image.format in ("JPEG", "MPO") and _has_too_many_scans(data):
+        raise _Refused(f"has more than {SCANS_MAX} scans")
+    if isinstance(image, TiffImageFile):
+        width, height = (int(image.tag_v2.get(side, 0)) for side in _TILE_SIDES)
+        if width * height > pixels_max:  # a tile is decoded whole, however small the picture is
+            raise _Refused(f"has tiles of {width}x{height} pixels")
+
+
+def _has_too_many_scans(data: bytes) -> bool:
+    """Walk a JPEG's markers to its end, as a decoder does."""
+    scans = at = 0
+    while (found := _MARKER.search(data, at)) is not None:
+        marker, at = found[1][0], found.end()
+        if marker == _EOI:
+            return False
+        scans += marker == _SOS
+        if scans > SCANS_MAX:
+            return True
+        if marker not in _BARE:
+            at += int.from_bytes(data[at : at + 2], "big")
+    return False
 
 
 def _plain(data: bytes, image: Image.Image) -> InputImage:
@@ -157,10 +192,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         raise _Refused("has floating-point pixels: 8 or 16 bits per channel are taken")
     if not image.mode.startswith("I"):
         return image
-    levels = np.asarray(image).astype(np.int64)
+    levels = np.array(image)
     if levels.max(initial=0) > 255:
         levels >>= 8
-    return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+    return Image.fromarray(levels.clip(0, 255, out=levels).astype(np.uint8))
 
 
 def _on_white(image: Image.Image) -> Image.Image:
