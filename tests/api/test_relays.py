@@ -74,6 +74,7 @@ class OddProvider:
             "cut": cut,
             "silent": silent,
             "endless": endless,
+            "half": linked if self.asked[prompt] == 1 else silent,
             "unseen": error(404, "model_not_found", param="model"),
         }
         await answers.get(prompt, linked)(got, writer)
@@ -110,6 +111,13 @@ base_url = "{odd}/v1"
 rehost = false
 labels = "provider"
 
+[backends.passing-one]
+dialect = "openai"
+base_url = "{odd}/v1"
+rehost = false
+labels = "provider"
+n_max = 1
+
 [backends.second]
 dialect = "openai"
 base_url = "{second}/v1"
@@ -132,6 +140,11 @@ fallbacks = ["pocket"]
 [models.passing]
 like = "odd"
 backend = "passing"
+
+[models.passing-void]
+like = "dall-e-2"
+backend = "passing-one"
+cancel = "void"
 
 [models.second]
 like = "odd"
@@ -378,6 +391,24 @@ def test_links_that_are_passed_on(first: LiveServer, odd: OddProvider) -> None:
     inline = caller.post(model="passing", prompt="elsewhere", response_format="b64_json").json()
     assert codecs.decode(base64.b64decode(inline["data"][0]["b64_json"])).shape == (48, 64, 3)
     assert (odd.fetched["elsewhere"], caller.paid()) == (1, 2 * PRICE)
+
+
+def test_links_of_a_cancelled_task_that_costs_nothing_are_not_told(
+    first: LiveServer, odd: OddProvider
+) -> None:
+    caller = Caller(first, "fred")
+    body = ASKED | {"model": "passing-void", "prompt": "half", "n": 2}
+    reply = caller.http.post(
+        "/v1/images/generations", json=body, headers={"prefer": "respond-async"}
+    )
+    route = f"/v1/images/tasks/{reply.json()['id']}"
+    while odd.asked["half"] < 2:
+        time.sleep(0.1)
+    time.sleep(0.5)  # the first link is here
+    ended = caller.http.delete(route).json()
+    assert (ended["status"], ended["charged"], ended["data"]) == ("cancelled", 0, [])
+    assert caller.http.get(route).json()["data"] == []
+    assert caller.paid() == 0
 
 
 def test_a_fallback_steps_in_where_nothing_was_paid(first: LiveServer, odd: OddProvider) -> None:

@@ -5,7 +5,7 @@ The request is enough to draw the task again, the result to answer it again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -137,11 +137,13 @@ class StoredResult:
     upstream: Upstream = field(default_factory=Upstream)
 
     @classmethod
-    def of(cls, work: Work) -> StoredResult:
+    def of(cls, work: Work, only: Collection[int] | None = None) -> StoredResult:
+        """`only`: of the links that were passed on, those of these indexes."""
         failed = {
             index: image for index, image in work.images.items() if isinstance(image, DanqingError)
         }
-        return cls(work.revised, work.safety, work.timing_ms, failed, work.upstream)
+        upstream = work.upstream if only is None else work.upstream.keeping(only)
+        return cls(work.revised, work.safety, work.timing_ms, failed, upstream)
 
     def as_json(self) -> dict[str, Any]:
         return {

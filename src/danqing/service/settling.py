@@ -154,6 +154,7 @@ class Settler:
         error: DanqingError | None,
         kept: Collection[int] = (),
     ) -> None:
+        only = None if state == "succeeded" else kept
         wait_s = _FIRST_WAIT_S
         for left in reversed(range(_TRIES)):
             try:
@@ -164,8 +165,8 @@ class Settler:
                     post=charge,
                     state=state,
                     error=None if error is None else error_json(error),
-                    result=StoredResult.of(work).as_json(),
-                    images=work.rows(None if state == "succeeded" else kept),
+                    result=StoredResult.of(work, only).as_json(),
+                    images=work.rows(only),
                     transfer_id=work.settle_id,
                     release_key=error is not None and not is_kept(error),
                 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -22,6 +22,11 @@ class Upstream:
     def seeded(self) -> bool:
         """The task's seeds are what its images were drawn by."""
         return all(request.seeded for request in self.requests)
+
+    def keeping(self, indexes: Collection[int]) -> Upstream:
+        """The same with these links alone: the others are nobody's, who has not paid for them."""
+        links = {index: link for index, link in self.links.items() if index in indexes}
+        return Upstream(self.requests, links)
 
     def as_json(self) -> dict[str, Any]:
         """Empty where nothing was relayed."""
