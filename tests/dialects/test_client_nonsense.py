@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from danqing.dialects.registry import CLIENTS
 from danqing.domain.errors import DanqingError
 from danqing.domain.sizes import Size
 from danqing.domain.task import ImageTask
+from danqing.service.records import error_json
 
 # The keys that some provider's answer has, so that random answers look like one for a while.
 KEYS = st.sampled_from(
@@ -31,6 +33,7 @@ SCALARS = (
     | st.integers(-3000, 3000)
     | st.floats()
     | st.text(max_size=8)
+    | st.sampled_from(["a\0b", "a\ud800b", "a\ud83d\ude00", "size.\udfff" + "x" * 300, 10**100])
     | st.sampled_from(
         [
             *("https://a.example/1.png", "data:image/png;base64,QUJD", "![a](https://a.example/1)"),
@@ -60,6 +63,12 @@ HEADERS = st.dictionaries(
 )
 
 
+def is_storable(value: object) -> bool:
+    """Whether every database takes it as JSON, and every answer as UTF-8."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return bool(text.encode()) and "\\u0000" not in text
+
+
 def read(name: str, answer: Incoming, task: ImageTask) -> Any:
     try:
         return CLIENTS[name].decode_result(answer, task)
@@ -82,12 +91,46 @@ def test_nothing_but_errors_of_ours_and_images(
         assert type(result) is type(error)
         assert len(error.message) < 1000
         assert "\n" not in error.message
+        assert len(error_json(error).get("param") or "") <= 100
+        assert is_storable(error_json(error))
         return
     if isinstance(result, DanqingError | Pending):
         return
     assert len(result.images) == n
+    assert is_storable([result.revised_prompt, dict(result.usage)])
     for image in result.images:
         assert isinstance(image, DanqingError | ProviderImage)
         if isinstance(image, ProviderImage):
+            # A row keeps it as text.
+            assert image.size is None or Size.parse(str(image.size)) == image.size
+            assert is_storable(image.url)
             assert (image.url is None) != (image.data is None)
             assert image.url or image.data
+
+
+@pytest.mark.parametrize("name", sorted(CLIENTS))
+def test_what_no_database_takes_is_replaced(name: str) -> None:
+    """PostgreSQL takes no NUL and no infinity, UTF-8 no lone surrogate: an image must not be lost by them."""
+    odd = "a\0b\ud800c\ud83d\ude00"
+    image = {"url": "https://a.example/1.png", "image": "https://a.example/1.png"}
+    body = {
+        "data": [image | {"revised_prompt": odd, "b64_json": None}],
+        "output": {"choices": [{"message": {"content": [image]}}], "actual_prompt": odd},
+        "choices": [{"message": {"content": "![a](https://a.example/1.png)"}}],
+        "usage": {odd: odd, "cost": float("inf")},
+    }
+    raw = json.dumps(body).replace('"cost": Infinity', '"cost": 1e999').encode()
+    found = CLIENTS[name].decode_result(
+        Incoming(200, raw, {}), ImageTask("m", "a cat", Size(64, 64), "standard")
+    )
+    assert is_storable([found.revised_prompt, dict(found.usage)])
+    assert found.usage == {"a\ufffdb\ufffdc\U0001f600": "a\ufffdb\ufffdc\U0001f600", "cost": None}
+
+
+@pytest.mark.parametrize("text", ["http://" * 400_000, "![" * 1_000_000, "![a](" * 400_000])
+def test_a_malicious_text_is_read_in_linear_time(text: str) -> None:
+    body = {"choices": [{"message": {"content": text}}]}
+    answer = Incoming(200, json.dumps(body).encode(), {})
+    started = time.process_time()
+    read("chat", answer, ImageTask("m", "a cat", Size(64, 64), "standard"))
+    assert time.process_time() - started < 10  # what is quadratic takes hours

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import time
 from contextlib import aclosing
@@ -286,6 +287,38 @@ def test_links_pass_through_where_the_catalog_and_the_client_want_it() -> None:
             assert linked == Linked(0, far.provider.server.url + "/1.png", SIZE, 7, "png")
             assert far.provider.gets == []
             assert shades(await far.draw(links=False)) == {0: 90}, "bytes are fetched"
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("javascript:alert(1)", "/1.png", "https://a.example/1.png\n![x](https://b.example/)"),
+        *("https://a.example/<b>", 'https://a.example/"', "https://a.example/" + "a" * 9000),
+    ],
+)
+def test_what_is_no_link_is_not_passed_on(url: str) -> None:
+    async def test() -> None:
+        said = says({"data": [{"url": url}]})
+        async with bench(said, backend={"rehost": False, "labels": "provider"}) as far:
+            (failed,) = [one for one in await far.draw(links=True) if isinstance(one, Failed)]
+            assert isinstance(failed.error, errors.ProviderFailed)
+
+    run(test)
+
+
+def test_what_a_provider_says_beside_its_images_is_bounded() -> None:
+    async def test() -> None:
+        long = "long " * 100_000
+        data = [{"b64_json": base64.b64encode(picture()).decode(), "revised_prompt": long}]
+        async with bench(says({"data": data, "id": long, "usage": {"a": long}})) as far:
+            events = await far.draw()
+            assert shades(events) == {0: 90}
+            (relayed,) = [event for event in events if isinstance(event, Relayed)]
+            assert len(relayed.revised_prompt or "") == 20_000
+            assert len(relayed.upstream_id or "") == 200
+            assert relayed.usage == {}
 
     run(test)
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence, Set
 from email.utils import parsedate_to_datetime
 from typing import cast
 
+from danqing.dialects.base import UNSTORABLE
 from danqing.dialects.client import Incoming, ProviderImage
 from danqing.domain.errors import DanqingError, ProviderFailed, UnsupportedField
 from danqing.domain.task import InputImage
@@ -19,12 +20,16 @@ RETRY_S_DEFAULT = 5.0
 """When to come back where a provider says that it is busy, and not for how long."""
 RETRY_S_MAX = 3600.0
 TEXT_CHARS_MAX = 500
-"""Of a provider's own words at most."""
+"""Of a provider's own words at most,"""
+FIELD_CHARS_MAX = 100
+"""and of a field's path."""
 
 _DATA_URL = re.compile(r"data:[^,]{0,300};base64,", re.I)
 # What looks like a key in a provider's words: it may quote ours.
 _KEY = re.compile(r"(?i)\b(?:sk-|bearer\s+)[^\s'\",]{4,}|[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{8,}")
 _STRANGE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
+# How what no database takes comes in by JSON; an emoji's two halves look like it, too.
+_MAYBE_UNSTORABLE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 
 
 SHUT_OUT = "The provider does not let this server in."
@@ -43,12 +48,34 @@ def data_url(image: InputImage) -> str:
 
 
 def read_object(answer: Incoming) -> Mapping[str, object] | None:
-    """The JSON object of an answer; None where it is anything else (HTML, a list, cut off)."""
+    """The JSON object of an answer; None where it is anything else (HTML, a list, cut off).
+
+    What no database takes is replaced: NULs and lone surrogates by U+FFFD, numbers that are none by null.
+    """
     try:
-        value: object = json.loads(answer.body)
+        text = answer.body.decode("utf-8-sig")
+        value: object = json.loads(text, parse_float=_finite, parse_constant=lambda _: None)
+        if _MAYBE_UNSTORABLE.search(text):
+            value = _storable(value)
     except (ValueError, RecursionError):
         return None
     return cast("Mapping[str, object]", value) if isinstance(value, dict) else None
+
+
+def _finite(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def _storable(value: object) -> object:
+    if isinstance(value, str):
+        return UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        items = cast("dict[str, object]", value).items()
+        return {UNSTORABLE.sub("\ufffd", key): _storable(item) for key, item in items}
+    if isinstance(value, list):
+        return [_storable(item) for item in cast("list[object]", value)]
+    return value
 
 
 def words(value: object) -> str:
@@ -57,6 +84,11 @@ def words(value: object) -> str:
         return ""
     plain = _STRANGE.sub(" ", value[: 2 * TEXT_CHARS_MAX]).strip()
     return _KEY.sub("[key]", plain)[:TEXT_CHARS_MAX]
+
+
+def field_of(value: object) -> str:
+    """The path of a field that a provider names, clipped; "" for anything else."""
+    return _STRANGE.sub(" ", value[:FIELD_CHARS_MAX]) if isinstance(value, str) else ""
 
 
 def text_of(value: object) -> str:

@@ -11,6 +11,7 @@ from danqing.dialects.answers import (
     NO_MONEY,
     SHUT_OUT,
     data_url,
+    field_of,
     in_places,
     list_of,
     mapping_of,
@@ -192,7 +193,7 @@ def _error(error: Mapping[str, object], answer: Incoming) -> DanqingError:
 def _mendable(error: Mapping[str, object], code: str) -> DanqingError | None:
     """An error that the caller can mend by another value."""
     text = _REQUEST_ID.sub("", words(error.get("message")))
-    param = text_of(error.get("param"))
+    param = field_of(error.get("param"))
     if not param and (named := _NAMED.search(text)):
         param = named[1]
     if code.startswith("InvalidImageURL"):

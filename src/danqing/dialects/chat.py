@@ -316,4 +316,6 @@ def _markdown(image: DeliveredImage, delivery: Delivery) -> str:
     url = image.url
     if delivery.form == "b64_json":
         url = f"data:image/{image.format};base64,{image.b64}"
+    elif url is not None:  # a provider's own link may hold what would end it here
+        url = url.replace("(", "%28").replace(")", "%29")
     return f"![image]({url})"

@@ -36,11 +36,14 @@ mostly know no `n` and no `seed`. Our own server knows them all.
 
 _OPENAI = OpenAIClient()
 
-_MARKDOWN = re.compile(r"!\[[^\]]*\]\(\s*<?([^)\s>]+)")
+# A provider's text may be long and malicious: whatever it is, it is looked through in linear time.
+_MARKDOWN = re.compile(r"!\[[^\[\]]{0,1000}\]\(\s{0,8}<?([^)\s>]+)")
 # Links that stand bare, or under words: only what says by its end that it is a picture.
 _LINK = re.compile(
-    r"https?://[^\s()<>\"'\]\u0080-\uffff]+\.(?i:png|jpe?g|webp)(?:\?[^\s()<>\"'\]\u0080-\uffff]*)?"
+    r"https?://[^\s()<>\"'\]\u0080-\uffff]{1,2000}\.(?i:png|jpe?g|webp)(?:\?[^\s()<>\"'\]\u0080-\uffff]*)?"
 )
+_BARE_CHARS_MAX = 100_000
+"""Of a text in which bare links are looked for."""
 _DATA = re.compile(r"data:image/[\w.+-]+;base64,[A-Za-z0-9+/=]+")
 
 
@@ -223,7 +226,8 @@ def _pictures(choice: Mapping[str, object]) -> Iterator[str]:
     texts = [content, *(mapping_of(part).get("text") for part in list_of(content))]
     for text in texts:
         if isinstance(text, str):
-            yield from _MARKDOWN.findall(text) or _DATA.findall(text) or _LINK.findall(text)
+            found = _MARKDOWN.findall(text) or _DATA.findall(text)
+            yield from found or _LINK.findall(text[:_BARE_CHARS_MAX])
 
 
 def _url(part: Mapping[str, object]) -> str:

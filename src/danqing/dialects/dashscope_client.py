@@ -235,7 +235,7 @@ def _size(usage: Mapping[str, object]) -> Size | None:
     for names in (("width", "height"), ("output_width", "output_height")):
         width, height = (usage.get(name) for name in names)
         if isinstance(width, int) and isinstance(height, int) and min(width, height) > 0:
-            return Size(width, height)
+            return Size.parse(f"{width}x{height}")
     size = usage.get("size")
     return Size.parse(size) if isinstance(size, str) else None
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from danqing.dialects.answers import (
+    field_of,
     in_places,
     list_of,
     mapping_of,
@@ -233,8 +234,7 @@ def _error(answer: Incoming, error: Mapping[str, object]) -> DanqingError:
     status = answer.status
     message = words(error.get("message"))
     codes = {text_of(error.get("code")).lower(), text_of(error.get("type")).lower()} - {""}
-    param = error.get("param")
-    field = param if isinstance(param, str) else ""
+    field = field_of(error.get("param"))
     if codes & _REFUSED_CODES or (status in (200, 400, 403) and _REFUSED_WORDS.search(message)):
         return ContentRefused("user", 1)
     if status in (401, 403) or codes & _KEY_CODES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
@@ -38,6 +39,11 @@ _OURS = frozenset({"prompt_extend", "history", "client_request_id", "end_user", 
 """What is honoured here, whether the provider is told or not."""
 _ANY_FORM = frozenset({"form", "format", "compression"})
 """Whatever form the images come in is read."""
+_ID_CHARS_MAX = 200
+_REVISED_CHARS_MAX = 20_000
+_USAGE_CHARS_MAX = 10_000
+_LINK = re.compile(r"https?://[!#-;=?-\[\]-_a-~]{1,8000}", re.I)
+"""A link that is passed on: no blank, control or quotation mark, nothing that opens a tag."""
 
 
 class Relay:
@@ -208,9 +214,9 @@ class Relay:
         emit(
             Relayed(
                 backend=self.name,
-                upstream_id=result.upstream_id,
-                usage=result.usage,
-                revised_prompt=result.revised_prompt,
+                upstream_id=result.upstream_id and result.upstream_id[:_ID_CHARS_MAX],
+                usage=result.usage if len(str(result.usage)) <= _USAGE_CHARS_MAX else {},
+                revised_prompt=result.revised_prompt and result.revised_prompt[:_REVISED_CHARS_MAX],
                 safety=result.safety,
                 seeded=part.seeded,
             )
@@ -241,6 +247,9 @@ class Relay:
             emit(Failed(place, found))
             return
         if links and found.url is not None:
+            if _LINK.fullmatch(found.url) is None:
+                emit(Failed(place, ProviderFailed("The provider's link is no web address.")))
+                return
             size, kind = found.size or part.task.size, found.format or "png"
             emit(Linked(place, found.url, size, part.seeds[offset], kind))
             return
