@@ -29,6 +29,8 @@ from danqing.engine.client import Core, InProcessClient
 from danqing.engine.core import WARM_UP, EngineCore
 from danqing.engine.families import load
 from danqing.engine.families.base import Family
+from danqing.engine.families.load import LoadError
+from danqing.engine.families.memory import cards
 from danqing.engine.messages import Begin, Job
 from danqing.net.outbound import Outbound
 from danqing.observability.logging import get_logger
@@ -53,6 +55,8 @@ from danqing.service.settling import Settler
 from danqing.service.webhooks import WebhookSender
 from danqing.settings import Settings, SettingsError
 from danqing.storage.blobs import Blobs
+
+__all__ = ["LoadError", "cards"]  # what the floor above needs of the engine's
 
 log = get_logger(__name__)
 
@@ -125,7 +129,15 @@ def _options(row: FamilyRow, settings: Settings) -> dict[str, Any]:
     if row.family in load.TORCH:
         options |= {"checkpoint": str(row.folder(settings.data_dir).absolute())}
         options |= {"device": row.device, "dtype": row.dtype, "compiled": row.is_compiled}
+        options |= {"text_encoder_device": row.text_encoder_device}
     return options
+
+
+def check_fit(row: FamilyRow, settings: Settings) -> load.Fit:
+    """What a torch family needs and what is there, looked at before anything is loaded. Raises LoadError."""
+    options = _options(row, settings)
+    options.pop("threads")
+    return load.check_fit(load.Plan(**options))
 
 
 def check_backend(name: str, row: FamilyRow, settings: Settings) -> None:
@@ -134,7 +146,7 @@ def check_backend(name: str, row: FamilyRow, settings: Settings) -> None:
         return
     try:
         load.check_family(row.family, row.folder(settings.data_dir))
-    except load.LoadError as error:
+    except LoadError as error:
         raise SettingsError(f"catalog: backends.{name}.{error}") from None
 
 
@@ -196,7 +208,7 @@ async def open_engine(
         try:
             await client.ready()
         except EngineFailed as error:
-            _, is_named, fault = error.message.partition(f"{load.LoadError.__name__}: ")
+            _, is_named, fault = error.message.partition(f"{LoadError.__name__}: ")
             if is_named:
                 raise SettingsError(f"catalog: backends.{backend.name}.{fault}") from None
             raise

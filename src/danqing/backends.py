@@ -32,6 +32,8 @@ class FamilyRow(BaseModel):
     """Its weights, for every family but pocket: a folder in diffusers' layout, absolute or below `DATA_DIR/models`."""
     device: str = Field(default="cuda:0", pattern=r"^(cpu|cuda:\d{1,2})$")
     """Where it draws: `cuda:0` is the first graphics card, `cpu` the processor. Pocket knows only the processor."""
+    text_encoder_device: Literal["cpu"] | None = None
+    """`cpu` reads prompts on the processor, seconds each time for a new one, and leaves the card's memory to the pictures."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """The precision of its weights."""
     compile: bool | None = None

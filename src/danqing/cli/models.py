@@ -59,12 +59,23 @@ def register(app: typer.Typer) -> None:
             typer.echo(line)
 
     @models.command("check")
-    def check(as_json: AsJson = False, config: Config = None) -> None:
-        """Load each backend: can it draw here, how long it takes, what memory; of a relay, whether its keys are there. Exit code 1 if not."""
+    def check(
+        cards: Annotated[
+            bool, typer.Option("--cards", help="What published models fit on which graphics card.")
+        ] = False,
+        as_json: AsJson = False,
+        config: Config = None,
+    ) -> None:
+        """Whether each backend can draw here: pocket is loaded; of other families packages, checkpoint, device and memory are looked at; of a relay its keys. Exit code 1 if one cannot. With --cards, what fits on cards of 12 to 80 GiB: computed, not measured."""
+        if cards:
+            _print_cards(as_json)
+            return
         settings, catalog = _catalog(config)
         rows = [
             _keyed(backend, catalog.relays[backend.name])
             if backend.is_relay
+            else _fitted(backend, catalog.families[backend.name], settings)
+            if catalog.families[backend.name].checkpoint is not None
             else _loaded(backend, catalog.families[backend.name], settings)
             for backend in catalog.backends.values()
         ]
@@ -101,6 +112,37 @@ def _keyed(backend: Backend, relay: RelayRow) -> dict[str, object]:
     return row | {"loads": True, "keys": len(keys), "fault": None}
 
 
+def _print_cards(as_json: bool) -> None:
+    from danqing.app import cards
+
+    rows = cards()
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    typer.echo("The largest square in bfloat16, computed from the configs, not measured:")
+    typer.echo(f"{'family':<12} {'card':>8} {'all on the card':>18} {'text encoder on cpu':>22}")
+    for row in rows:
+        sides = [f"{side} px" if side else "-" for side in (row["side"], row["side_text_on_cpu"])]
+        card = f"{row['card_gib']} GiB"
+        typer.echo(f"{row['family']:<12} {card:>8} {sides[0]:>18} {sides[1]:>22}")
+
+
+def _fitted(backend: Backend, family_row: FamilyRow, settings: Settings) -> dict[str, object]:
+    """A torch family's backend: all is looked at, no weight is loaded."""
+    from danqing.app import LoadError, check_fit
+
+    row: dict[str, object] = {"backend": backend.name, "family": backend.family}
+    row |= {"checkpoint": str(family_row.folder(settings.data_dir)), "device": family_row.device}
+    row |= {"dtype": family_row.dtype}
+    try:
+        fit = check_fit(family_row, settings)
+    except LoadError as error:
+        return row | {"loads": False, "needs_mib": None, "free_mib": None, "fault": str(error)}
+    free_mib = None if fit.free_bytes is None else fit.free_bytes // 2**20
+    needs_mib = -(-fit.need.device_bytes // 2**20)
+    return row | {"loads": True, "needs_mib": needs_mib, "free_mib": free_mib, "fault": None}
+
+
 def _loaded(backend: Backend, family_row: FamilyRow, settings: Settings) -> dict[str, object]:
     """Load a backend's family, with the runtime it needs, and let it go."""
     from danqing.app import load_family
@@ -133,6 +175,9 @@ def _line(row: dict[str, object]) -> str:
     if "relay" in row:
         keys = "no key" if not row["keys"] else f"keys: {row['keys']}"
         return f"{row['backend']:<20} asks {row['base_url']} ({row['relay']}), {keys}"
+    if "needs_mib" in row:
+        there = "" if row["free_mib"] is None else f" of {row['free_mib']} MiB free"
+        return f"{row['backend']:<20} can draw on {row['device']}: {row['family']} in {row['dtype']} needs {row['needs_mib']} MiB{there}"
     memory = "unknown memory" if row["resident_mib"] is None else f"{row['resident_mib']} MiB"
     return f"{row['backend']:<20} can draw: loads in {row['load_s']} s, takes {memory}"
 

@@ -27,14 +27,19 @@ class Checkpoint:
     """model_index.json: part -> [library, class]."""
     device: torch.device
     dtype: torch.dtype
+    text_device: torch.device
+    """Where prompts are read."""
 
     @classmethod
-    def open(cls, folder: Path, pipeline: str, *, device: str, dtype: str) -> Checkpoint:
+    def open(
+        cls, folder: Path, pipeline: str, *, device: str, dtype: str, text_device: str | None = None
+    ) -> Checkpoint:
         """Raises CheckpointError when the folder holds no whole checkpoint of `pipeline`'s class."""
         if dtype not in DTYPES:
             raise CheckpointError(f"the precision is {dtype!r}, not one of {', '.join(DTYPES)}")
         index = find(folder, pipeline)
-        return cls(folder, index, torch.device(device), DTYPES[dtype])
+        places = torch.device(device), DTYPES[dtype], torch.device(text_device or device)
+        return cls(folder, index, *places)
 
     def model(self, part: str, kind: str) -> Any:
         """One of diffusers' models with its weights, on the device, in the checkpoint's precision."""
@@ -88,4 +93,5 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.folder / part}: {len(missing)} weights are missing, {missing[0]} first"
             )
-        return model.to(self.device).eval().requires_grad_(False)
+        device = self.text_device if part == "text_encoder" else self.device
+        return model.to(device).eval().requires_grad_(False)

@@ -230,10 +230,13 @@ class CogView4(FlowFamily):
 
     @classmethod
     def load(
-        cls, folder: Path, *, device: str = "cpu", dtype: str = "float32", compiled: bool = False
-    ) -> CogView4:
+        cls, folder: Path, *, device: str = "cpu", dtype: str = "float32", compiled: bool = False,
+        text_device: str | None = None,
+    ) -> CogView4:  # fmt: skip
         """From a folder in diffusers' layout. Raises CheckpointError."""
-        found = Checkpoint.open(folder, "CogView4Pipeline", device=device, dtype=dtype)
+        found = Checkpoint.open(
+            folder, "CogView4Pipeline", device=device, dtype=dtype, text_device=text_device
+        )
         return cls(
             CogView4Denoiser(
                 found.model("transformer", "CogView4Transformer2DModel"), compiled=compiled

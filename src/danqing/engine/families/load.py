@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from danqing.engine.families import weights
+from danqing.engine.families import memory, weights
 from danqing.engine.families.base import Family
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
@@ -38,11 +38,40 @@ class LoadError(Exception):
         super().__init__(f"{field}: {fault}")
 
 
-def check_family(name: str, checkpoint: Path | None) -> None:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A family as a backend wants it."""
+
+    name: str
+    checkpoint: str | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    compiled: bool = False
+    text_encoder_device: str | None = None
+    """None = the device."""
+
+    @property
+    def text_on_cpu(self) -> bool:
+        return (self.text_encoder_device or self.device) == "cpu" != self.device
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.checkpoint or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What a plan needs, and what is there."""
+
+    need: memory.Need
+    free_bytes: int | None
+
+
+def check_family(name: str, checkpoint: Path | None) -> tuple[weights.Part, ...]:
     """Are the packages and the whole checkpoint there? Loads nothing. Raises LoadError."""
     family = TORCH.get(name)
     if family is None:
-        return
+        return ()
     if missing := [package for package in PACKAGES if find_spec(package) is None]:
         fault = (
             f"{name} needs {', '.join(missing)}, not installed here: pip install 'danqing[engine]'"
@@ -51,20 +80,34 @@ def check_family(name: str, checkpoint: Path | None) -> None:
     assert checkpoint is not None
     try:
         weights.find(checkpoint, family.pipeline)
-        weights.measure(checkpoint)
+        return weights.measure(checkpoint)
     except weights.CheckpointError as error:
         raise LoadError("checkpoint", str(error)) from None
 
 
-def load_family(
-    name: str,
-    threads: int = 0,
-    checkpoint: str | None = None,
-    device: str = "cpu",
-    dtype: str = "float32",
-    compiled: bool = False,
-) -> Family:
-    """A family with its weights. `threads`: of the CPU; 0 = one per core.
+def check_fit(plan: Plan) -> Fit:
+    """Could a torch family be loaded here? Loads nothing but torch. Raises LoadError naming what is wrong."""
+    parts = check_family(plan.name, plan.folder)
+    import torch
+
+    wanted = memory.need(plan.name, parts, plan.dtype, text_on_cpu=plan.text_on_cpu)
+    here = memory.free_here()
+    free = here
+    if plan.device != "cpu":
+        index, count = int(plan.device.partition(":")[2] or 0), torch.cuda.device_count()
+        if index >= count:
+            raise LoadError("device", f"there is no {plan.device} here ({count} graphics cards)")
+        free = int(torch.cuda.mem_get_info(index)[0])
+    if free is not None and (fault := memory.shortage(plan.device, wanted, free)):
+        raise LoadError("device", fault)
+    if here is not None and plan.text_on_cpu and wanted.beside_bytes > here:
+        fault = f"the text encoder takes {wanted.beside_bytes / memory.GIB:.1f} GiB, {here / memory.GIB:.1f} GiB are free"
+        raise LoadError("text_encoder_device", fault)
+    return Fit(wanted, free)
+
+
+def load_family(name: str, threads: int = 0, **options: Any) -> Family:
+    """A family with its weights. `threads`: of the CPU; 0 = one per core. `options`: the rest of a Plan.
 
     Raises ValueError for an unknown name, LoadError naming what cannot be had.
     """
@@ -75,22 +118,22 @@ def load_family(
         return Pocket(threads=threads)
     if name not in TORCH:
         raise ValueError(f"unknown family {name}")
-    folder = None if checkpoint is None else Path(checkpoint)
-    check_family(name, folder)
+    plan = Plan(name, **options)
+    check_fit(plan)
     import torch
 
-    if (
-        device.startswith("cuda")
-        and int(device.partition(":")[2] or 0) >= torch.cuda.device_count()
-    ):
-        raise LoadError("device", f"there is no {device} here ({torch.cuda.device_count()} cards)")
-    if device == "cpu":
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     kind: Any = getattr(import_module(TORCH[name].module), TORCH[name].kind)
     try:
-        return kind.load(folder, device=device, dtype=dtype, compiled=compiled)
+        return kind.load(
+            plan.folder,
+            device=plan.device,
+            dtype=plan.dtype,
+            compiled=plan.compiled,
+            text_device=plan.text_encoder_device,
+        )
     except weights.CheckpointError as error:
         raise LoadError("checkpoint", str(error)) from error
     except torch.OutOfMemoryError as error:
-        fault = f"{device} has no room for the weights: {weights.one_line(error)}"
+        fault = f"{plan.device} has no room for the weights: {weights.one_line(error)}"
         raise LoadError("device", fault) from None

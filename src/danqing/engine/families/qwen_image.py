@@ -323,10 +323,13 @@ class QwenImage(FlowFamily):
 
     @classmethod
     def load(
-        cls, folder: Path, *, device: str = "cpu", dtype: str = "float32", compiled: bool = False
-    ) -> QwenImage:
+        cls, folder: Path, *, device: str = "cpu", dtype: str = "float32", compiled: bool = False,
+        text_device: str | None = None,
+    ) -> QwenImage:  # fmt: skip
         """From a folder in diffusers' layout. Raises CheckpointError."""
-        found = Checkpoint.open(folder, "QwenImagePipeline", device=device, dtype=dtype)
+        found = Checkpoint.open(
+            folder, "QwenImagePipeline", device=device, dtype=dtype, text_device=text_device
+        )
         kind = "Qwen2_5_VLForConditionalGeneration"
         return cls(
             QwenDenoiser(

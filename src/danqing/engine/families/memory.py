@@ -1,0 +1,117 @@
+"""Does a checkpoint fit? Arithmetic over parameters and pixels, and what is free here. Knows no torch.
+
+Weights are exact: parameters times the bytes of a number. What drawing takes beside them is a rough bound, from the peaks of
+an H200 at 512 and 1024 pixels a side (bench/gpu.py): most of it is the picture's decoding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from danqing.engine.families.weights import Part
+
+GIB = 2**30
+NUMBER_BYTES = {"float32": 4, "bfloat16": 2}
+PIXEL_BYTES = {"cogview4": 20 * 1024, "qwen_image": 2 * 1024}
+"""Of one picture in bfloat16, while it is drawn and decoded."""
+ROOM_BYTES = 2 * GIB
+"""Tables, embeddings, the runtime's own."""
+SMALLEST_PX = 512
+"""A device with no room for a square of this side is refused."""
+SIDE_MAX = 2048
+CARDS_GIB = (12, 24, 48, 80)
+USABLE = 0.95
+"""Of a card; the driver keeps the rest."""
+
+PUBLISHED: Mapping[str, tuple[Part, ...]] = {
+    "cogview4": (
+        Part("transformer", 6_369_118_272, 0),
+        Part("text_encoder", 8_779_194_368, 0),
+        Part("vae", 406_100_643, 0),
+    ),
+    "qwen_image": (
+        Part("transformer", 20_430_401_088, 0),
+        Part("text_encoder", 8_292_166_656, 0),
+        Part("vae", 126_892_531, 0),
+    ),
+}
+"""CogView4-6B with GLM-4-9B, Qwen-Image with Qwen2.5-VL-7B: counted from their configs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes on the device, and on the processor's side where the text encoder stays there."""
+
+    weights_bytes: int
+    work_bytes: int
+    """For a square of SMALLEST_PX."""
+    beside_bytes: int
+
+    @property
+    def device_bytes(self) -> int:
+        return self.weights_bytes + self.work_bytes
+
+
+def need(
+    family: str, parts: Sequence[Part], dtype: str, *, text_on_cpu: bool, side: int = SMALLEST_PX
+) -> Need:
+    """What a checkpoint takes to draw squares of this side. A network smaller than the work it would do takes no more than itself."""
+    number = NUMBER_BYTES[dtype]
+    beside = sum(part.parameters for part in parts if text_on_cpu and part.name == "text_encoder")
+    weights = number * (sum(part.parameters for part in parts) - beside)
+    work = ROOM_BYTES + PIXEL_BYTES[family] * side * side * number // 2
+    return Need(weights, min(work, weights), number * beside)
+
+
+def largest_side(family: str, parts: Sequence[Part], there: float, *, text_on_cpu: bool) -> int:
+    """The side of the largest square, a multiple of 64 and SIDE_MAX at most, that fits in bfloat16; 0 = none."""
+    weights = need(family, parts, "bfloat16", text_on_cpu=text_on_cpu).weights_bytes
+    pixels = (there - weights - ROOM_BYTES) / PIXEL_BYTES[family]
+    side = min(SIDE_MAX, math.isqrt(max(0, int(pixels))) // 64 * 64)
+    return side if side >= SMALLEST_PX else 0
+
+
+def cards() -> list[dict[str, str | int]]:
+    """The published checkpoints on cards of 12 to 80 GiB: largest squares, by where the text encoder is. Computed, not measured."""
+    return [
+        {
+            "family": family,
+            "card_gib": card,
+            "side": largest_side(family, parts, USABLE * card * GIB, text_on_cpu=False),
+            "side_text_on_cpu": largest_side(family, parts, USABLE * card * GIB, text_on_cpu=True),
+        }
+        for family, parts in PUBLISHED.items()
+        for card in CARDS_GIB
+    ]
+
+
+def free_here() -> int | None:
+    """Bytes of main memory that can be had: by Linux's /proc and the control group; None on other systems."""
+    found: list[int] = []
+    try:
+        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(int(line.split()[1]) * 1024)
+    except (OSError, ValueError):
+        return None
+    try:
+        group = Path("/sys/fs/cgroup")
+        most = (group / "memory.max").read_text("ascii").strip()
+        if most != "max":
+            found.append(int(most) - int((group / "memory.current").read_text("ascii")))
+    except (OSError, ValueError):
+        pass
+    return max(0, min(found)) if found else None
+
+
+def shortage(device: str, wanted: Need, there: int) -> str | None:
+    """Why it does not fit on the device, in a plain line; None where it does."""
+    if wanted.device_bytes <= there:
+        return None
+    return (
+        f"{device} has {there / GIB:.1f} GiB free, but the weights take {wanted.weights_bytes / GIB:.1f} GiB"
+        f" and drawing {wanted.work_bytes / GIB:.1f} GiB at {SMALLEST_PX}x{SMALLEST_PX}"
+    )

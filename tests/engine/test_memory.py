@@ -1,0 +1,80 @@
+"""Whether a checkpoint fits: the arithmetic, the cards, and the plain message."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from danqing.engine.families import memory
+from danqing.engine.families.memory import GIB, PUBLISHED
+from danqing.engine.families.weights import Part
+
+FAMILIES = list(PUBLISHED)
+
+
+def test_weights_are_parameters_times_bytes() -> None:
+    parts = PUBLISHED["cogview4"]
+    found = memory.need("cogview4", parts, "bfloat16", text_on_cpu=False)
+    assert found.weights_bytes == 2 * (6_369_118_272 + 8_779_194_368 + 406_100_643)
+    assert found.beside_bytes == 0
+    apart = memory.need("cogview4", parts, "float32", text_on_cpu=True)
+    assert apart.weights_bytes == 4 * (6_369_118_272 + 406_100_643)
+    assert apart.beside_bytes == 4 * 8_779_194_368
+
+
+def test_a_small_network_takes_little() -> None:
+    parts = (Part("transformer", 1000, 0), Part("vae", 10, 0))
+    found = memory.need("cogview4", parts, "float32", text_on_cpu=False)
+    assert found.device_bytes == 2 * 4040
+
+
+@given(st.sampled_from(FAMILIES), st.booleans(), st.floats(0, 200), st.floats(0, 50))
+def test_more_memory_never_draws_smaller(
+    family: str, text_on_cpu: bool, there: float, more: float
+) -> None:
+    parts = PUBLISHED[family]
+    small, large = (
+        memory.largest_side(family, parts, gib * GIB, text_on_cpu=text_on_cpu)
+        for gib in (there, there + more)
+    )
+    assert small <= large <= 2048
+    if small:
+        wanted = memory.need(family, parts, "bfloat16", text_on_cpu=text_on_cpu, side=small)
+        assert wanted.device_bytes <= there * GIB
+
+
+def test_the_cards() -> None:
+    rows = {(row["family"], row["card_gib"]): row for row in memory.cards()}
+    assert rows["cogview4", 12]["side_text_on_cpu"] == 0
+    assert rows["cogview4", 24]["side"] == 0 < rows["cogview4", 24]["side_text_on_cpu"]
+    assert rows["qwen_image", 48]["side"] == 0 < rows["qwen_image", 48]["side_text_on_cpu"]
+    assert rows["qwen_image", 80]["side"] == 2048
+
+
+def test_the_message_is_plain() -> None:
+    wanted = memory.need("qwen_image", PUBLISHED["qwen_image"], "bfloat16", text_on_cpu=False)
+    assert memory.shortage("cuda:0", wanted, 100 * GIB) is None
+    fault = memory.shortage("cuda:0", wanted, 24 * GIB)
+    assert fault == (
+        "cuda:0 has 24.0 GiB free, but the weights take 53.7 GiB and drawing 2.5 GiB at 512x512"
+    )
+
+
+def test_this_machine_has_memory() -> None:
+    free = memory.free_here()
+    assert free is None or free > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_published_counts_are_those_of_the_configs(family: str) -> None:
+    torch = pytest.importorskip("torch", reason="the engine extra: make install-engine")
+    pytest.importorskip("diffusers", reason="the engine extra: make install-engine")
+    from bench._gpu_models import CLASSES, CONFIGS
+
+    counts = {part.name: part.parameters for part in PUBLISHED[family]}
+    for kind, part in zip(CLASSES[family][:2], ("transformer", "vae"), strict=True):
+        with torch.device("meta"):
+            model = kind(**CONFIGS[family][part])
+        assert sum(parameter.numel() for parameter in model.parameters()) == counts[part]
