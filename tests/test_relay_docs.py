@@ -10,6 +10,7 @@ import pytest
 
 from danqing import catalog, settings
 from danqing.dialects.registry import CLIENTS
+from danqing.engine.families import memory
 from tests.conftest import ROOT
 
 PAGE = (Path(__file__).parents[1] / "docs" / "relays.md").read_text("utf-8")
@@ -47,6 +48,12 @@ def test_every_preset_of_a_family_stands_as_it_is() -> None:
         part = FAMILIES.partition(f"\n## {family}\n")[2].partition("\n## ")[0]
         for name, row in rows[family].items():
             assert f"| `{name}` | {row['steps']} | {row['guidance']} |" in part
+
+
+def test_the_table_of_cards_is_what_is_computed() -> None:
+    for row in memory.cards():
+        sides = [f"{side} px" if side else "-" for side in (row["side"], row["side_text_on_cpu"])]
+        assert f"| {row['family']} | {row['card_gib']} GiB | {sides[0]} | {sides[1]} |" in FAMILIES
 
 
 def test_every_dialect_has_its_extras_in_the_table() -> None:

@@ -140,6 +140,16 @@ def check_fit(row: FamilyRow, settings: Settings) -> load.Fit:
     return load.check_fit(load.Plan(**options))
 
 
+def pipelines() -> dict[str, str]:
+    """diffusers' pipelines whose checkpoints some family takes -> that family."""
+    return {family.pipeline: name for name, family in load.TORCH.items()}
+
+
+def check_checkpoint(family: str, folder: Path) -> None:
+    """Is a family's whole checkpoint in the folder? Raises LoadError."""
+    load.check_family(family, folder)
+
+
 def check_backend(name: str, row: FamilyRow, settings: Settings) -> None:
     """Are a local backend's packages and checkpoint there? Raises SettingsError naming the field."""
     if row.family not in load.TORCH:

@@ -174,6 +174,23 @@ def test_a_killed_process_draws_the_image_again(server: LiveServer) -> None:
     assert ours()["restarts"] == 1
 
 
+def test_models_check_looks_before_it_loads(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    catalog = tmp_path / "catalog.toml"
+    catalog.write_text(
+        CATALOG.format(folder=checkpoints["cogview4"], qwen=tmp_path / "none"), "utf-8"
+    )
+    done = cli(
+        *("models", "check", "--json"),
+        check=False,
+        env=clean_environment(DANQING_CATALOG_FILE=str(catalog)),
+    )
+    rows = {row["backend"]: row for row in json.loads(done.stdout)}
+    assert done.returncode == 1
+    assert rows["ours"]["loads"] is True
+    assert 0 < rows["ours"]["needs_mib"] < rows["ours"]["free_mib"]
+    assert rows["ours-qwen"]["fault"] == f"checkpoint: {tmp_path / 'none'} is no folder"
+
+
 def start(catalog: Path, folder: Path) -> str:
     """What `danqing serve` says when it refuses to start."""
     done = cli(

@@ -13,7 +13,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="the engine extra: make install-engine")
 pytest.importorskip("diffusers", reason="the engine extra: make install-engine")
 
-from danqing.engine.families.checkpoint import CheckpointError  # noqa: E402
+from danqing.engine.families import load  # noqa: E402
+from danqing.engine.families.checkpoint import Checkpoint, CheckpointError  # noqa: E402
 from danqing.engine.families.cogview4 import CogView4  # noqa: E402
 from tests.engine.torch_families import FAMILIES  # noqa: E402
 
@@ -91,3 +92,23 @@ def test_precisions_and_pipelines_are_checked(folders: dict[str, Path]) -> None:
 def test_a_prompt_beyond_the_encoders_limit_is_refused(name: str, families: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="at most 1024 are read"):
         families[name]._read("猫 " * 1100)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_does_not_fit_is_refused_before_loading(
+    name: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"checkpoint": str(folders[name]), "device": "cpu", "dtype": "float32"}
+    monkeypatch.setattr("danqing.engine.families.memory.free_here", lambda: 1000)
+    with pytest.raises(load.LoadError, match=r"^device: cpu has 0\.0 GiB free, but the weights"):
+        load.load_family(name, **options)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_prompts_may_be_read_elsewhere(name: str, folders: dict[str, Path]) -> None:
+    """`meta` is a device that holds no numbers: only the text encoder must be there."""
+    found = Checkpoint.open(
+        folders[name], f"{FAMILIES[name].__name__}Pipeline", device="meta", dtype="float32", text_device="cpu"
+    )  # fmt: skip
+    kinds = {kind: kind for kind in ("GlmModel", "Qwen2_5_VLForConditionalGeneration")}
+    assert found.text_encoder(kinds).device.type == "cpu"

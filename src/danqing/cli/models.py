@@ -26,6 +26,8 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     models = typer.Typer(help="The models of the catalog.", no_args_is_help=True)
     app.add_typer(models, name="models")
+    _register_pull(models)
+    _register_check(models)
 
     @models.command("list")
     def list_models(as_json: AsJson = False, config: Config = None) -> None:
@@ -58,6 +60,36 @@ def register(app: typer.Typer) -> None:
                 line += f", large sizes up to {row['pixels'][-1]['permille'] / 1000:g} times that"
             typer.echo(line)
 
+
+def _register_pull(models: typer.Typer) -> None:
+    @models.command("pull")
+    def pull(
+        model: Annotated[str, typer.Argument(help="ORG/NAME, or the address of its page.")],
+        revision: Annotated[
+            str | None,
+            typer.Option("--revision", help="A branch, tag or commit; main if not given."),
+        ] = None,
+        data_dir: Annotated[
+            Path | None, typer.Option("--data-dir", help="Where everything is kept.")
+        ] = None,
+        config: Config = None,
+    ) -> None:
+        """Download a checkpoint into DATA_DIR/models, pinned to its commit; safetensors only. Run it again after a break: what came whole stays."""
+        from danqing.app import LoadError
+        from danqing.cli.main import fail, read_settings
+        from danqing.cli.pull import run
+        from danqing.net.hub import PullError
+
+        try:
+            for line in run(read_settings(config, data_dir), model, revision):
+                typer.echo(line)
+        except (PullError, LoadError, OSError) as error:
+            fail(str(error))
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+
+def _register_check(models: typer.Typer) -> None:
     @models.command("check")
     def check(
         cards: Annotated[

@@ -1,0 +1,33 @@
+"""`danqing models pull`: a checkpoint from a model hub into DATA_DIR/models. Knows the families' names and the hub, no server."""
+
+from __future__ import annotations
+
+import os
+
+from danqing.app import check_checkpoint, pipelines
+from danqing.net import hub
+from danqing.settings import Settings
+
+
+def run(settings: Settings, model: str, revision: str | None) -> list[str]:
+    """Fetch and check it; returns what to tell. Raises PullError, LoadError, OSError."""
+    if not hub.is_installed():
+        raise hub.PullError(
+            "huggingface_hub is not installed here: pip install 'danqing[engine]', or put a folder there yourself"
+        )
+    place = hub.place_of(model, revision, os.environ.get("HF_ENDPOINT") or hub.HUB)
+    families = pipelines()
+    folder = settings.data_dir / "models" / place.id
+    folder.mkdir(parents=True, exist_ok=True)
+    pulled = hub.pull(place, folder, frozenset(families))
+    family = families[pulled.kind]
+    check_checkpoint(family, folder)
+    return [
+        f"{place.id} at {pulled.commit}",
+        f"in {folder.absolute()}",
+        "",
+        "# for your catalog_file:",
+        f"[backends.{place.id.partition('/')[2].lower().replace('.', '-')}]",
+        f'family = "{family}"',
+        f'checkpoint = "{place.id}"',
+    ]

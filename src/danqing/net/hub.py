@@ -1,0 +1,132 @@
+"""Checkpoints from a model hub into a folder, by huggingface_hub, which does its own HTTP. For the operator's command line alone.
+
+What is asked for is pinned to its commit first. A connection that breaks is taken up again where it was; after a run that
+failed, the files that came whole stay.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+HUB = "https://huggingface.co"
+RECORD = "danqing.json"
+"""In a pulled folder: which repository and commit it is."""
+PARTS = ("transformer", "text_encoder", "vae", "tokenizer", "scheduler")
+KINDS = ("*.json", "*.safetensors", "*.txt", "*.jinja")
+WANTED = ["model_index.json", "README.md", "LICENSE*", *(f"{part}/{kind}" for part in PARTS for kind in KINDS)]  # fmt: skip
+UNWANTED = ["*.fp16.*", "*.non_ema.*"]
+"""Second copies of the same weights."""
+
+_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+_REVISION = re.compile(r"[\w./-]{1,200}")
+
+
+class PullError(Exception):
+    """Nothing, or not all, came; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A repository of a hub."""
+
+    endpoint: str
+    id: str
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """A whole checkpoint's folder and its commit."""
+
+    folder: Path
+    commit: str
+    kind: str
+    """The pipeline's class."""
+
+
+def place_of(text: str, revision: str | None, endpoint: str = HUB) -> Place:
+    """`ORG/NAME`, or the address of its page, which may name a revision. Raises PullError."""
+    name, named = text.strip(), None
+    if "://" in name:
+        url = urlsplit(name)
+        if url.scheme not in ("http", "https") or not url.hostname or url.username:
+            raise PullError(f"not the address of a model: {text}")
+        if url.hostname.endswith("modelscope.cn"):
+            raise PullError(
+                "ModelScope has a client of its own: `modelscope download --model ORG/NAME --local_dir FOLDER`,"
+                " then name the folder as the checkpoint"
+            )
+        endpoint = f"{url.scheme}://{url.netloc}"
+        parts = [part for part in url.path.split("/") if part]
+        name = "/".join(parts[:2])
+        if parts[2:3] == ["tree"] and len(parts) > 3:
+            named = "/".join(parts[3:])
+        elif parts[2:]:
+            raise PullError(f"not the address of a model's page: {text}")
+    if revision and named and revision != named:
+        raise PullError(f"the address names the revision {named}, --revision {revision}")
+    wanted = revision or named or "main"
+    if not _ID.fullmatch(name) or any(part.strip(".") == "" for part in name.split("/")):
+        raise PullError(f"not ORG/NAME or the address of a model: {text}")
+    if not _REVISION.fullmatch(wanted):
+        raise PullError(f"not a revision: {wanted}")
+    return Place(endpoint, name, wanted)
+
+
+def is_installed() -> bool:
+    return find_spec("huggingface_hub") is not None
+
+
+def pull(place: Place, folder: Path, kinds: frozenset[str], *, workers: int = 4) -> Pulled:
+    """Download what draws into `folder`, with bars on stderr; what is there already is not fetched again.
+
+    `kinds`: the pipelines' classes that are of use, looked for before anything large comes. Raises PullError.
+    """
+    import huggingface_hub as hub
+
+    try:
+        commit = (
+            hub.HfApi(endpoint=place.endpoint).model_info(place.id, revision=place.revision).sha
+        )
+        if commit is None:
+            raise PullError(f"{place.endpoint} names no commit for {place.id}")
+        kind = _kind_of(place, commit)
+        if kind not in kinds:
+            raise PullError(f"{place.id} is a {kind}, and none of {', '.join(sorted(kinds))}")
+        hub.snapshot_download(
+            place.id,
+            revision=commit,
+            local_dir=folder,
+            endpoint=place.endpoint,
+            allow_patterns=WANTED,
+            ignore_patterns=UNWANTED,
+            max_workers=workers,
+        )
+        record = {"endpoint": place.endpoint, "id": place.id, "commit": commit}
+        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    except PullError:
+        raise
+    except Exception as error:  # the library's own, httpx's, the disk's
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+        raise PullError(f"{place.id} at {place.revision}: {reason}") from error
+    return Pulled(folder, commit, kind)
+
+
+def _kind_of(place: Place, commit: str) -> Any:
+    """The pipeline's class by its model_index.json, the one file that is fetched to look at."""
+    import tempfile
+
+    import huggingface_hub as hub
+
+    with tempfile.TemporaryDirectory() as aside:
+        path = hub.hf_hub_download(
+            place.id, "model_index.json", revision=commit, local_dir=aside, endpoint=place.endpoint
+        )
+        index = json.loads(Path(path).read_text("utf-8"))
+    return index.get("_class_name") if isinstance(index, dict) else None

@@ -1,0 +1,230 @@
+"""`danqing models pull`, against a hub of our own on loopback: pinned, safetensors only, resumed, and refused by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from danqing.net.hub import Place, PullError, place_of
+from tests.conftest import clean_environment, cli
+
+WEIGHTS = "text_encoder/model.safetensors"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    ("text", "revision", "expected"),
+    [
+        ("org/name", None, Place("https://huggingface.co", "org/name", "main")),
+        ("org/name", "v1", Place("https://huggingface.co", "org/name", "v1")),
+        ("https://hub.example/org/na.me", None, Place("https://hub.example", "org/na.me", "main")),
+        ("https://hub.example/o/n/tree/v1/x", None, Place("https://hub.example", "o/n", "v1/x")),
+    ],
+)
+def test_what_names_a_model(text: str, revision: str | None, expected: Place) -> None:
+    assert place_of(text, revision) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "revision", "word"),
+    [
+        ("name", None, "ORG/NAME"),
+        ("../..", None, "ORG/NAME"),
+        ("org/..", None, "ORG/NAME"),
+        ("a/b/c", None, "ORG/NAME"),
+        ("ftp://hub.example/a/b", None, "address"),
+        ("https://me:pw@hub.example/a/b", None, "address"),
+        ("https://hub.example/a/b/blob/main/x.bin", None, "page"),
+        ("https://hub.example/a/b/tree/v1", "v2", "--revision v2"),
+        ("a/b", "x y", "revision"),
+        ("https://www.modelscope.cn/models/a/b", None, "ModelScope"),
+    ],
+)
+def test_what_names_none(text: str, revision: str | None, word: str) -> None:
+    with pytest.raises(PullError, match=word):
+        place_of(text, revision)
+
+
+class Hub:
+    """The routes of the hub that a download needs, over one folder's files as org/model."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files = {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+        self.fetched: list[tuple[str, str | None]] = []
+        self.refused: set[str] = set()
+        self.cut_at: dict[str, int] = {}
+        """A file's name -> after how many bytes its next answer breaks off."""
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args: object) -> None: ...
+
+            def do_HEAD(self) -> None:
+                self.answer(with_body=False)
+
+            def do_GET(self) -> None:
+                self.answer(with_body=True)
+
+            def answer(self, *, with_body: bool) -> None:
+                path = self.path.partition("?")[0]
+                if path in (
+                    "/api/models/org/model/revision/main",
+                    f"/api/models/org/model/revision/{COMMIT}",
+                ):
+                    siblings = [{"rfilename": name} for name in hub.files]
+                    self.say({"id": "org/model", "sha": COMMIT, "siblings": siblings})
+                elif path == f"/api/models/org/model/tree/{COMMIT}":
+                    self.say(
+                        [
+                            {"type": "file", "path": n, "size": len(d), "oid": tag(d)}
+                            for n, d in hub.files.items()
+                        ]
+                    )
+                elif path.rpartition(f"/{COMMIT}/")[2] in hub.refused:
+                    self.say({"error": "Forbidden"}, 403)
+                elif path.startswith(f"/org/model/resolve/{COMMIT}/"):
+                    self.file(path.removeprefix(f"/org/model/resolve/{COMMIT}/"), with_body)
+                else:
+                    self.say({"error": "Repository not found"}, 404, "RepoNotFound")
+
+            def say(self, body: object, status: int = 200, code: str | None = None) -> None:
+                data = json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(data)))
+                if code:
+                    self.send_header("x-error-code", code)
+                self.end_headers()
+                self.wfile.write(data)
+
+            def file(self, name: str, with_body: bool) -> None:
+                data, asked = hub.files[name], self.headers.get("range")
+                first = int(asked.removeprefix("bytes=").partition("-")[0]) if asked else 0
+                self.send_response(206 if asked else 200)
+                self.send_header("etag", f'"{tag(data)}"')
+                self.send_header("x-repo-commit", COMMIT)
+                self.send_header("accept-ranges", "bytes")
+                if asked:
+                    self.send_header("content-range", f"bytes {first}-{len(data) - 1}/{len(data)}")
+                self.send_header("content-length", str(len(data) - first))
+                self.end_headers()
+                if not with_body:
+                    return
+                hub.fetched.append((name, asked))
+                end = hub.cut_at.pop(name, len(data))
+                self.wfile.write(data[first:end])
+                if end < len(data):
+                    self.close_connection = True
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+def tag(data: bytes) -> str:
+    return hashlib.sha1(data).hexdigest()
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    pytest.importorskip("huggingface_hub", reason="the engine extra: make install-engine")
+    pytest.importorskip("diffusers", reason="the engine extra: make install-engine")
+    from tests.engine import checkpoints
+
+    folder = checkpoints.cogview4(tmp_path / "made")
+    (folder / "transformer" / "old.bin").write_bytes(b"pickled")
+    (folder / "model.ckpt").write_bytes(b"pickled")
+    (folder / "code.py").write_text("import os")
+    live = Hub(folder)
+    yield live
+    live.server.shutdown()
+    live.server.server_close()
+
+
+def pull(hub: Hub, data_dir: Path, *args: str, **options: bool):
+    return cli(
+        *("models", "pull", "org/model", "--data-dir", str(data_dir), *args),
+        env=clean_environment(HF_ENDPOINT=hub.url, HF_HUB_DISABLE_XET="1"),
+        **options,
+    )
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_pulled_pinned_and_whole(hub: Hub, tmp_path: Path) -> None:
+    said = pull(hub, tmp_path / "data").stdout
+    assert COMMIT in said
+    assert 'family = "cogview4"\ncheckpoint = "org/model"' in said
+    folder = tmp_path / "data" / "models" / "org" / "model"
+    came = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and ".cache" not in path.parts
+    }
+    record = json.loads(came.pop("danqing.json"))
+    assert record == {"endpoint": hub.url, "id": "org/model", "commit": COMMIT}
+    unwanted = {"transformer/old.bin", "model.ckpt", "code.py"}
+    assert came == {name: data for name, data in hub.files.items() if name not in unwanted}
+    hub.fetched.clear()
+    pull(hub, tmp_path / "data")
+    assert {name for name, _ in hub.fetched} <= {"model_index.json"}  # looked at, nothing more
+
+
+@pytest.mark.slow
+def test_a_connection_that_breaks_is_taken_up_again(hub: Hub, tmp_path: Path) -> None:
+    hub.cut_at[WEIGHTS] = len(hub.files[WEIGHTS]) // 2
+    pull(hub, tmp_path / "data")
+    path = tmp_path / "data" / "models" / "org" / "model" / WEIGHTS
+    assert path.read_bytes() == hub.files[WEIGHTS]
+    assert [name for name, _ in hub.fetched].count(WEIGHTS) == 2
+
+
+@pytest.mark.slow
+def test_after_a_run_that_failed_what_came_whole_stays(hub: Hub, tmp_path: Path) -> None:
+    hub.refused = {WEIGHTS}
+    done = pull(hub, tmp_path / "data", "--revision", "main", check=False)
+    assert done.returncode == 1
+    assert "org/model at main" in done.stderr.strip().splitlines()[-1]
+    first = {name for name, _ in hub.fetched}
+    hub.refused.clear()
+    hub.fetched.clear()
+    pull(hub, tmp_path / "data")
+    came = {
+        path.relative_to(folder).as_posix()
+        for folder in [tmp_path / "data" / "models" / "org" / "model"]
+        for path in folder.rglob("*.safetensors")
+    }
+    assert WEIGHTS in came
+    assert WEIGHTS in {name for name, _ in hub.fetched}
+    assert len({name for name, _ in hub.fetched} & first) < len(first)
+
+
+@pytest.mark.slow
+def test_what_no_family_draws_is_refused_before_anything_large(hub: Hub, tmp_path: Path) -> None:
+    hub.files["model_index.json"] = b'{"_class_name": "FluxPipeline"}'
+    done = pull(hub, tmp_path / "data", check=False)
+    assert done.returncode == 1
+    assert "org/model is a FluxPipeline" in done.stderr
+    assert [name for name, _ in hub.fetched] == ["model_index.json"]
+
+
+@pytest.mark.slow
+def test_a_model_that_is_not_there(hub: Hub, tmp_path: Path) -> None:
+    done = cli(
+        *("models", "pull", f"{hub.url}/org/other", "--data-dir", str(tmp_path)),
+        check=False,
+        env=clean_environment(),
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("danqing: org/other at main: ")
