@@ -37,6 +37,31 @@ def test_a_relay_draws_a_model(tmp_path: Path) -> None:
     assert models.find("dall-e-3", "openai").backend.stand_in is True
 
 
+def test_a_relay_draws_the_named_model_and_none_that_was_made_like_it(tmp_path: Path) -> None:
+    """Else a row for dall-e-3 would quietly send every GPT image model to the same paid provider."""
+    models = load(
+        tmp_path,
+        RELAY + '[models.dall-e-3]\nbackend = "far"\nbackend_model = "mine"\nfallbacks = ["pocket"]\n'
+        "price = { per = 'image', standard = 1, hd = 2 }\n",
+    )
+    assert models.find("dall-e-3", "openai").backend.name == "far"
+    plain = catalog.load(settings.load())
+    others = [name for name in plain.cards if name != "dall-e-3"]
+    assert [models.cards[name] for name in others] == [plain.cards[name] for name in others]
+
+
+def test_what_the_operator_makes_like_a_model_is_like_the_operators(tmp_path: Path) -> None:
+    text = RELAY + '[models.dall-e-3]\nbackend = "far"\n[models.house]\nlike = "dall-e-3"\n'
+    assert load(tmp_path, text).find("house", "openai").backend.name == "far"
+
+
+def test_a_model_of_ours_can_be_made_like_another(tmp_path: Path) -> None:
+    models = load(tmp_path, '[models.draw]\nlike = "jimeng-4.0"\nn_default = 2\n')
+    draw, jimeng = models.find("bc-Img", "draw"), models.find("jimeng-4.0", "openai")
+    assert (draw.name, draw.n_default) == ("draw", 2)
+    assert (draw.sizes, draw.price, draw.owner) == (jimeng.sizes, jimeng.price, jimeng.owner)
+
+
 def test_the_models_own_name_for_the_provider_goes_first(tmp_path: Path) -> None:
     own = load(tmp_path, RELAY + 'model = "theirs"\n' + MODEL + 'backend_model = "mine"\n')
     assert own.find("house", "openai").backend.model == "mine"

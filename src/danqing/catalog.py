@@ -258,8 +258,15 @@ def load(settings: Settings) -> Catalog:
     try:
         tables = tomllib.loads(files("danqing").joinpath("catalog.toml").read_text("utf-8"))
         if settings.catalog_file is not None:
-            tables = _merge(tables, tomllib.loads(_read(settings.catalog_file)))
-        tables["models"] = {name: _inherit(name, tables["models"]) for name in tables["models"]}
+            # First ours among themselves: a row of the operator's is for the model it names and for no
+            # other that happens to be made like it.
+            ours = _resolved(tables["models"])
+            above = tomllib.loads(_read(settings.catalog_file))
+            for name, row in above.get("models", {}).items():
+                if name in ours and "like" in row:
+                    ours[name] = {"aliases": ours[name].get("aliases", [])}
+            tables = _merge(tables | {"models": ours}, above)
+        tables["models"] = _resolved(tables["models"])
         file = _File.model_validate(tables)
     except (tomllib.TOMLDecodeError, TypeError, AttributeError, KeyError) as error:
         raise SettingsError(
@@ -295,6 +302,10 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
             _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
         )
     return merged
+
+
+def _resolved(models: dict[str, Any]) -> dict[str, Any]:
+    return {name: _inherit(name, models) for name in models}
 
 
 def _inherit(name: str, models: dict[str, Any], depth: int = 0) -> dict[str, Any]:
