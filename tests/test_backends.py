@@ -41,7 +41,8 @@ def test_a_relay_draws_the_named_model_and_none_that_was_made_like_it(tmp_path: 
     """Else a row for dall-e-3 would quietly send every GPT image model to the same paid provider."""
     models = load(
         tmp_path,
-        RELAY + '[models.dall-e-3]\nbackend = "far"\nbackend_model = "mine"\nfallbacks = ["pocket"]\n'
+        RELAY
+        + '[models.dall-e-3]\nbackend = "far"\nbackend_model = "mine"\nfallbacks = ["pocket"]\n'
         "price = { per = 'image', standard = 1, hd = 2 }\n",
     )
     assert models.find("dall-e-3", "openai").backend.name == "far"

@@ -29,6 +29,7 @@ from danqing.domain.task import Event, ImageSource
 from danqing.net.outbound import Outbound
 from danqing.service.calls import Accepted, Outcome
 from danqing.service.delivery import task_folder
+from danqing.storage import codecs
 
 
 def picture(size: tuple[int, int] = (300, 200), colour: str = "red", format: str = "PNG") -> bytes:
@@ -108,6 +109,27 @@ def test_a_picture_may_be_its_own_mask(tmp_path: Path) -> None:
             row, _ = await h.gallery.task(outcome.task_id, h.principal.account_id)
             assert row.request["task"]["mask"]["param"] == "image"
             assert not any(name.startswith("input") for name in names(h))
+
+    run(check())
+
+
+def test_there_is_no_white_where_a_picture_is_repainted(tmp_path: Path) -> None:
+    pierced = Image.new("RGBA", (300, 200), "red")
+    pierced.paste((0, 0, 0, 0), (100, 50, 200, 150))
+    out = io.BytesIO()
+    pierced.save(out, "PNG")
+    image = sent(out.getvalue())
+
+    async def check() -> None:
+        async with house(tmp_path) as h:
+            await h.draw(references=(image,), mask_from_alpha=True, model="dall-e-2")
+            await h.draw(references=(image,), mask=sent(out.getvalue(), "mask"))
+            await h.draw(references=(image,))
+            own, other, plain = (
+                codecs.decode(order.references[0].data) for order in h.provider.orders
+            )
+            assert own[:, :, 1].max() == other[:, :, 1].max() == 0
+            assert plain[100, 150].min() == 255
 
     run(check())
 

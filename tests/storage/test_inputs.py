@@ -299,3 +299,41 @@ def test_pixels_are_those_of_what_would_be_kept(mode: str) -> None:
     assert np.array_equal(pixels, kept)
     with pytest.raises(ValueError, match="at most"):
         inputs.read_pixels(data, pixels_max=10)
+
+
+def test_a_hole_to_repaint_takes_the_colours_around_it() -> None:
+    """White in it would show as a frame where what is painted fades in."""
+    image = two_halves("RGBA", (256, 128))
+    image.paste((0, 0, 0, 0), (32, 32, 96, 96))
+    image.paste((0, 0, 0, 0), (160, 32, 224, 96))
+    read = inputs.read_repainted(saved(image, "PNG"), pixels_max=PIXELS_MAX)
+    expected = np.asarray(two_halves("RGB", (256, 128))).astype(int)
+    away = np.abs(codecs.decode(read.data).astype(int) - expected).max(2)
+    known = np.asarray(image)[:, :, 3] == 255
+    assert away[known].max() == 0
+    for left in (32, 160):
+        hole = away[32:96, left : left + 64].copy()
+        hole[4:-4, 4:-4] = 0
+        assert hole.max() <= 24  # of 255: at the edge it is what is beside it
+
+
+@given(st.integers(8, 70), st.integers(8, 70), st.integers(0, 255))
+def test_any_hole_is_filled(width: int, height: int, alpha: int) -> None:
+    image = Image.new("RGBA", (width, height), (0, 0, 0, 0))
+    image.putpixel((width // 3, height // 3), (200, 100, 50, 255))
+    image.putpixel((0, 0), (200, 100, 50, alpha))
+    read = inputs.read_repainted(saved(image, "PNG"), pixels_max=PIXELS_MAX)
+    assert (
+        np.abs(codecs.decode(read.data).astype(int) - (200, 100, 50)).max() <= 24
+    )  # rounding, level by level
+
+
+def test_a_picture_without_a_hole_stays_when_repainted() -> None:
+    for data in (saved(two_halves(), "PNG"), saved(two_halves(), "JPEG")):
+        assert inputs.read_repainted(data, pixels_max=PIXELS_MAX).data == data
+    faint = Image.new("RGBA", (16, 16), (0, 0, 0, 100))
+    decoded = codecs.decode(inputs.read_repainted(saved(faint, "PNG"), pixels_max=PIXELS_MAX).data)
+    assert decoded.min() == 155  # nothing is to be repainted: what is transparent becomes white
+    see_all = saved(Image.new("RGBA", (16, 16), (0, 0, 0, 0)), "PNG")
+    decoded = codecs.decode(inputs.read_repainted(see_all, pixels_max=PIXELS_MAX).data)
+    assert decoded.min() == 255  # nothing is known: white, as ever

@@ -25,7 +25,7 @@ from danqing.domain.ports import DrawOrder
 from danqing.domain.task import SEED_MAX, Drawn, Failed, ImageTask, InputImage
 from danqing.service.delivery import LabelPlan, finish, new_image_id
 from danqing.settings import Settings
-from danqing.storage.inputs import read_mask, read_reference
+from danqing.storage.inputs import read_mask, read_reference, read_repainted
 
 PIXELS_MAX = 50_000_000
 """Of a reference or mask; it is one's own machine, but a picture decodes to four bytes a pixel."""
@@ -119,7 +119,8 @@ def _pictures(card: Card, options: DrawOptions) -> Pictures:
         raise InvalidField(f"'{card.name}' takes no '--reference'.", "--reference")
     if options.strength is not None and not 0 <= options.strength <= 1:
         raise InvalidField("'--strength' must be between 0 and 1.", "--strength")
-    reference = _read(options.reference, "--reference", read_reference)
+    read = read_reference if options.mask is None else read_repainted
+    reference = _read(options.reference, "--reference", read)
     if options.mask is None:
         return Pictures(reference)
     mask = _read(options.mask, "--mask", read_mask)
@@ -131,7 +132,10 @@ def _pictures(card: Card, options: DrawOptions) -> Pictures:
 
 
 def _read(path: Path, param: str, read: Callable[..., InputImage]) -> InputImage:
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InvalidImage(f"'{param}': there is no file {path}.", param) from None
     try:
         return read(data, pixels_max=PIXELS_MAX)
     except ValueError as error:

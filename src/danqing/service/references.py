@@ -38,6 +38,8 @@ REQUEST_FETCHES = 4
 REDIRECTS_MAX = 3
 _PREFIX = "input-"
 
+_Read = Callable[..., InputImage]
+
 Own = Callable[[str], Awaitable[bytes | None]]
 """The picture behind a link of ours; None for any other URL."""
 
@@ -104,7 +106,7 @@ class References:
                 )
             # One after the other: a request with many waits its turn behind each of the others'.
             pictures = [
-                await self._read(source, data, is_mask=source is task.mask)
+                await self._read(source, data, self._reader(source, task))
                 for source, data in zip(sources, raw, strict=True)
             ]
             count = len(task.references)
@@ -207,8 +209,15 @@ class References:
             raise _faulty(source, f"cannot be fetched: its host answers {reply.status}.")
         return reply.content
 
-    async def _read(self, source: ImageSource, data: bytes, *, is_mask: bool) -> InputImage:
-        read = inputs.read_mask if is_mask else inputs.read_reference
+    @staticmethod
+    def _reader(source: ImageSource, task: ImageTask) -> _Read:
+        """How this one of a task's pictures is read: a mask repaints the first."""
+        if source is task.mask:
+            return inputs.read_mask
+        is_repainted = source is task.references[0] and (task.mask or task.mask_from_alpha)
+        return inputs.read_repainted if is_repainted else inputs.read_reference
+
+    async def _read(self, source: ImageSource, data: bytes, read: _Read) -> InputImage:
         work = partial(read, data, pixels_max=self._settings.pixels_max)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
@@ -218,7 +227,7 @@ class References:
     async def _alpha_of(self, source: ImageSource, data: bytes) -> InputImage | None:
         """The mask that a picture has in itself; None where it is opaque."""
         try:
-            return await self._read(source, data, is_mask=True)
+            return await self._read(source, data, inputs.read_mask)
         except InvalidImage:  # it was read as a picture: what it lacks is a hole
             return None
 

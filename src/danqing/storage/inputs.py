@@ -39,6 +39,8 @@ _BARE = frozenset({0x01, 0xD8})
 """Markers without a length (beside RSTn and EOI)."""
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 _KEPT_MODES = ("RGB", "L")
+_KNOWN_ALPHA_MIN = 32
+"""What is fainter has hardly a colour: eight bits of it times its alpha say little."""
 _ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
@@ -49,6 +51,14 @@ def read_reference(data: bytes, *, pixels_max: int) -> InputImage:
     ValueError saying what is wrong, in words for the client.
     """
     return _guarded(data, pixels_max, _plain)
+
+
+def read_repainted(data: bytes, *, pixels_max: int) -> InputImage:
+    """The same of a picture that has a mask: what is transparent takes the colours around it, white were they none.
+
+    Nobody sees them but for the edge, where what is painted fades in. Raises ValueError alike.
+    """
+    return _guarded(data, pixels_max, lambda data, image: _plain(data, image, _bled))
 
 
 def read_mask(data: bytes, *, pixels_max: int) -> InputImage:
@@ -140,7 +150,9 @@ def _has_too_many_scans(data: bytes) -> bool:
     return False
 
 
-def _plain(data: bytes, image: Image.Image) -> InputImage:
+def _plain(
+    data: bytes, image: Image.Image, opaque: Callable[[Image.Image], Image.Image] | None = None
+) -> InputImage:
     """The same bytes where they are plain already, else the picture encoded anew."""
     name = str(image.format).lower()
     upright = _upright(image)
@@ -152,7 +164,7 @@ def _plain(data: bytes, image: Image.Image) -> InputImage:
         and upright is image
     ):
         return InputImage(data, name, Size(*image.size))
-    shown = _on_white(_eight_bits(upright))
+    shown = (opaque or _on_white)(_eight_bits(upright))
     out = io.BytesIO()
     if name == "jpeg" or shown.width * shown.height > PNG_PIXELS_MAX:
         shown.save(out, "JPEG", quality=JPEG_QUALITY, subsampling="4:4:4")
@@ -196,6 +208,23 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if levels.max(initial=0) > 255:
         levels >>= 8
     return Image.fromarray(levels.clip(0, 255, out=levels).astype(np.uint8))
+
+
+def _bled(image: Image.Image) -> Image.Image:
+    """Opaque, by the colours of ever coarser copies (pull-push) where it is not; white without any colour."""
+    shown = image if image.mode == "RGBA" else image.convert("RGBA")
+    width, height = shown.size
+    alpha = shown.getchannel("A")
+    lowest, highest = cast("tuple[int, int]", alpha.getextrema())
+    if lowest > 0 or highest < _KNOWN_ALPHA_MIN:
+        return _on_white(shown)
+    half = shown.reduce(2)
+    levels = [255 * (level >= _KNOWN_ALPHA_MIN) for level in range(256)]
+    half.putalpha(half.getchannel("A").point(levels))
+    box = (0, 0, width / 2, height / 2)
+    ground = _bled(half).resize((width, height), Image.Resampling.BILINEAR, box=box)
+    ground.paste(shown, mask=alpha)
+    return ground
 
 
 def _on_white(image: Image.Image) -> Image.Image:
