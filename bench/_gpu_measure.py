@@ -19,7 +19,6 @@ import torch
 import transformers
 from torch.profiler import ProfilerActivity
 
-from bench._gpu_kernels import PARTS
 from bench._gpu_models import (
     GUIDANCE,
     Built,
@@ -28,12 +27,9 @@ from bench._gpu_models import (
     run_pipeline,
     states,
     teraflop,
-    trust,
 )
 from danqing.engine.core import EngineCore
 from danqing.engine.families.flow import Conditioning, pack
-from danqing.engine.families.graphs import USES_BEFORE
-from danqing.engine.families.kernels import Kernels
 from danqing.engine.messages import Job, JobDrawn, JobFailed, Submit
 
 TIMED_MAX = 5
@@ -60,14 +56,6 @@ class Bench:
     def sides(self) -> tuple[int, ...]:
         return (64, 96) if self.tiny else (512, 768, 1024, 1328)
 
-    @property
-    def kernels(self) -> Kernels | None:
-        """Those that passed their check; a CPU runs the plain forms."""
-        passed = {part: bool(self.done.get(f"kernel {part}", {}).get("passed")) for part in PARTS}
-        if self.device.type == "cpu":
-            return Kernels()
-        return Kernels(**passed) if any(passed.values()) else None
-
     def elapsed_s(self) -> float:
         return time.perf_counter() - self.began_s
 
@@ -75,7 +63,6 @@ class Bench:
         """Measure a cell that is not there yet, if there is time, and write it down at once."""
         if key in self.done or self.elapsed_s() + expected_s > self.budget_s:
             return
-        kind, name = key.split()[:2] if " " in key else (key, "")
         before_s = time.perf_counter()
         try:
             row = measure()
@@ -84,8 +71,6 @@ class Bench:
             row = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
         row = {"key": key, **row, "cell_s": round(time.perf_counter() - before_s, 2)}
         self.done[key] = row
-        if kind == "agree" and name in self.built:
-            trust(self.built[name], row)
         with self.results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(f"{self.elapsed_s():6.1f} s  {json.dumps(row)}", flush=True)
@@ -96,15 +81,8 @@ class Bench:
             dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
             started_s = time.perf_counter()
             self.built[name] = build(
-                name,
-                self.device,
-                dtype,
-                tiny=self.tiny,
-                compiled=self.compiled,
-                kernels=self.kernels,
+                name, self.device, dtype, tiny=self.tiny, compiled=self.compiled
             )
-            if f"agree {name}" in self.done:
-                trust(self.built[name], self.done[f"agree {name}"])
             self.wait()
             print(f"built {name} in {time.perf_counter() - started_s:.1f} s", flush=True)
         return self.built[name]
@@ -240,19 +218,11 @@ def vae(bench: Bench, name: str, side: int) -> dict[str, Any]:
 
     with torch.inference_mode():
         mine, other = ours.decode(latents).float(), whole().float()
-        row: dict[str, Any] = {
+        return {
             "error": float(f"{((mine - other).norm() / other.norm()).item():.3g}"),
             "ours_s": round(median_s(bench, lambda: ours.decode(latents), 3), 4),
             "diffusers_s": round(median_s(bench, whole, 3), 4),
         }
-        if name == "cogview4":
-            own: Any = ours
-            own._vae.to(memory_format=torch.channels_last)
-            row["channels_last_s"] = round(median_s(bench, lambda: ours.decode(latents), 3), 4)
-            error = (ours.decode(latents).float() - mine).norm() / mine.norm()
-            row["channels_last_error"] = float(f"{error.item():.3g}")
-            own._vae.to(memory_format=torch.contiguous_format)
-        return row
 
 
 def cell(
@@ -268,8 +238,7 @@ def cell(
         family = built.families[way]
         drawn = states(built, way, side, batch, bench.steps, guided=guided)
         started_s = time.perf_counter()
-        for _ in range(1 + USES_BEFORE if way == "ours" else 1):
-            family.step(drawn)
+        family.step(drawn)
         warm_s = time.perf_counter() - started_s
         times = []
         while len(times) < TIMED_MAX and (len(times) < 2 or sum(times) < CELL_S_MAX):
@@ -305,7 +274,7 @@ def mixed(bench: Bench, name: str, side: int, batch: int) -> dict[str, Any]:
     """A batch of unlike texts, each new to the device, against one of equal texts: what a new length costs."""
     built = bench.get(name)
     row: dict[str, Any] = {}
-    for way in ("ours", "ours-kernels", "ours-flash"):
+    for way in ("ours", "ours-flash"):
         family = built.families[way]
         drawn = states(built, way, side, batch, bench.steps)
         family.step(drawn)
@@ -382,8 +351,7 @@ def profile(
     built = bench.get(name)
     family = built.families[way]
     drawn = states(built, way, side, batch, bench.steps)
-    for _ in range(1 + USES_BEFORE):
-        family.step(drawn)
+    family.step(drawn)
     cuda = bench.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     started_s = time.perf_counter()

@@ -24,8 +24,6 @@ from diffusers import (
 
 from danqing.engine.families.cogview4 import CogView4, CogView4Denoiser, CogView4Pictures
 from danqing.engine.families.flow import Conditioning, FlowFamily, FlowState, unpack
-from danqing.engine.families.graphs import Graphed
-from danqing.engine.families.kernels import Kernels
 from danqing.engine.families.qwen_image import QwenDenoiser, QwenImage, QwenPictures
 from danqing.engine.messages import Job
 from danqing.engine.samplers import FlowMatch
@@ -97,8 +95,8 @@ class Built:
     families: dict[str, FlowFamily]
     """Way of running ours -> the family; all share the weights.
 
-    "ours": hand-written kernels and CUDA graphs; "ours-kernels": without graphs; "ours-flash": without graphs and
-    with the flash attention kernel in place of cuDNN's; "ours-compiled": torch.compile alone; "ours-eager".
+    "ours": as it is served, compiled and with cuDNN's attention; "ours-flash": with the flash kernel in its place;
+    "ours-eager": compiled nowhere.
     """
     pipeline: Any
     """diffusers' own, with the VAE as diffusers runs it."""
@@ -106,19 +104,6 @@ class Built:
     text: torch.Tensor
     negative: torch.Tensor
     compiled_calls: list[Any] = field(default_factory=list[Any])
-
-
-NETWORK_ERROR_MAX = 1e-2
-
-
-def trust(built: Built, row: dict[str, Any]) -> None:
-    """Put ways that passed in the place of those that did not. Nothing said of an error is a failure."""
-    families = built.families
-    if not row.get("kernels_error", 1.0) < NETWORK_ERROR_MAX:
-        families["ours-kernels"] = families["ours-flash"] = families["ours-compiled"]
-        families["ours"] = families["ours-compiled"]
-    elif not row.get("graph_error", 1.0) < NETWORK_ERROR_MAX / 10 or row.get("graph_refused"):
-        families["ours"] = families["ours-kernels"]
 
 
 @contextmanager
@@ -135,9 +120,9 @@ def _made_on(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 
 def build(
     name: str, device: torch.device, dtype: torch.dtype, *, tiny: bool, compiled: bool,
-    kernels: Kernels | None, layers: int | None = None,
+    layers: int | None = None,
 ) -> Built:  # fmt: skip
-    """Random weights, straight on the device. `kernels`: None where all parts failed their check."""
+    """Random weights, straight on the device. `layers`: of the transformer, where not all."""
     sizes = {part: dict(config) for part, config in CONFIGS[name].items()}
     if layers is not None:
         sizes["transformer"]["num_layers"] = layers
@@ -161,16 +146,12 @@ def build(
     )
     families: dict[str, FlowFamily] = {}
     pictures: Any = (CogView4Pictures if name == "cogview4" else QwenPictures)(folded)
-    by_hand = {"compiled": compiled, "kernels": kernels}
     for way, options in {
-        "ours": by_hand, "ours-kernels": by_hand, "ours-flash": by_hand | {"attention": "flash"},
-        "ours-compiled": {"compiled": compiled}, "ours-eager": {},
+        "ours": {"compiled": compiled}, "ours-flash": {"compiled": compiled, "attention": "flash"}, "ours-eager": {},
     }.items():  # fmt: skip
         denoiser: Any = (CogView4Denoiser if name == "cogview4" else QwenDenoiser)(
             transformer, **options
         )
-        if way == "ours":
-            denoiser = Graphed(denoiser, rows_max=10**9)
         family_class: Any = CogView4 if name == "cogview4" else QwenImage
         families[way] = family_class(denoiser, pictures, _no_text, sampling)
         families[way]._tables = families["ours"]._tables

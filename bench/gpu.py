@@ -22,25 +22,20 @@ if TYPE_CHECKING:
 BATCHES = (1, 2, 4, 8)
 FAMILIES = ("cogview4", "qwen_image")
 PEERS = ("diffusers", "diffusers-compiled")
-OTHERS = ("kernel", "agree", "whole", "precision", "vae", "mixed", "served", "trace")
+OTHERS = ("whole", "precision", "vae", "mixed", "served", "trace")
 Planned = tuple[str, Callable[[], dict[str, Any]], float]
 """A cell's key, what measures it, and the seconds that it may take."""
 
 
 def plan(bench: Bench, names: list[str], parts: set[str]) -> Iterator[Planned]:
-    """What is fast is checked first, and not used where it is wrong; then the most valuable first."""
-    from bench import _gpu_checks as checks
+    """The most valuable first."""
     from bench import _gpu_measure as m
-    from bench._gpu_kernels import PARTS
+    from bench._gpu_precision import precision
     from bench._gpu_trace import trace
 
     small, large = bench.sides[0], bench.sides[1 if bench.tiny else 2]
     batches = BATCHES[:2] if bench.tiny else BATCHES
     steps, count = 4 if bench.tiny else 20, batches[-1]
-    for part in PARTS:
-        yield f"kernel {part}", lambda p=part: checks.kernel(bench, p), 0
-    for name in names:
-        yield f"agree {name}", lambda n=name: checks.agree(bench, n), 0
     if "smoke" in parts:
         for name in names:
             yield f"smoke {name} {small}", lambda n=name: m.parity(bench, n, small), 25
@@ -52,7 +47,7 @@ def plan(bench: Bench, names: list[str], parts: set[str]) -> Iterator[Planned]:
                 yield f"profile {name} {side}", lambda n=name, s=side: m.profile(bench, n, s), 3
     if "grid" in parts:
         first = [(small, 1), (large, 1), (small, batches[-1])]
-        ways = ("ours", PEERS[0], "ours-kernels", "ours-compiled")
+        ways = ("ours", PEERS[0], "ours-flash")
         yield from _cells(bench, names, first[:2], ways)
         yield from _cells(bench, names, first[2:], ways[:2])
         for name in reversed(names):
@@ -70,7 +65,7 @@ def plan(bench: Bench, names: list[str], parts: set[str]) -> Iterator[Planned]:
         yield from _cells(bench, names, alone, ("ours", PEERS[0]))
     if "smoke" in parts:
         for name in names:
-            yield f"precision {name} {small}", lambda n=name: checks.precision(bench, n), 30
+            yield f"precision {name} {small}", lambda n=name: precision(bench, n), 30
     if "trace" in parts:
         shape = (10.0, 0.5, 8) if bench.tiny else (0.6, 20.0, 30)
         mixed = lambda: trace(bench, names[0], (small, large), *shape)  # noqa: E731

@@ -24,7 +24,6 @@ from danqing.engine.families.flow import (
     regional,
     rows_vary,
 )
-from danqing.engine.families.kernels import Kernels, Pair
 from danqing.engine.families.packing import (
     Attention,
     Layout,
@@ -107,12 +106,9 @@ class CogView4Denoiser:
     """Runs a CogView4Transformer2DModel's weights over packed rows. The model's own modules keep working."""
 
     def __init__(
-        self, transformer: Any, *, compiled: bool = False, attention: Attention = "auto",
-        kernels: Kernels | None = None,
-    ) -> None:  # fmt: skip
-        """With `kernels` nothing is compiled: what is not written by hand is torch's."""
+        self, transformer: Any, *, compiled: bool = False, attention: Attention = "auto"
+    ) -> None:
         self._model = transformer
-        self._kernels = kernels
         self.device: torch.device = transformer.device
         self._dtype: torch.dtype = transformer.dtype
         self._blocks = [
@@ -154,9 +150,6 @@ class CogView4Denoiser:
         images = self._model.patch_embed.proj(latents.to(self._dtype).flatten(0, 1))
         x = torch.cat([*texts, images])[layout.order]
         blocks, final = self._split(modulations)
-        if self._kernels is not None:
-            x = self._by_kernels(self._kernels, x, layout, blocks, final)[layout.images]
-            return self._model.proj_out(x).view(segments, tokens, -1)
         rows, cos, sin = layout.rows, layout.cos, layout.sin
         for (fused, linears), mods in zip(self._blocks, blocks, strict=True):
             rows_vary(x, mods, rows, cos, sin)
@@ -165,23 +158,6 @@ class CogView4Denoiser:
             rows_vary(seen)
             x = self._after(x, seen, mods, rows, *linears)
         return self._output(x[layout.images], rows[layout.images], final).view(segments, tokens, -1)
-
-    def _by_kernels(
-        self, kernels: Kernels, x: Tensor, layout: Layout, blocks: Tensor, final: Tensor
-    ) -> Tensor:
-        """All blocks -> the rows as the last layer takes them. A norm is done with the addition before it."""
-        heads, width = self._model.config.num_attention_heads, layout.cos.shape[-1]
-        rows, cos, sin = layout.rows, layout.cos, layout.sin
-        openings = [(mods[:, 1], mods[:, 0]) for mods in blocks] + [(final[:, 0], final[:, 1])]
-        _, normed = kernels.norm_modulate(x, None, *openings[0], rows, EPS)
-        for i, (qkv, linears) in enumerate(self._blocks):
-            fused = F.linear(normed, *qkv)
-            turned = fused.new_empty((2, layout.total, heads, width))
-            kernels.turn_heads(fused, turned, None, cos, sin, None, EPS)
-            value = fused.unflatten(-1, (3, heads, width))[:, 2]
-            seen = attend(turned[0], turned[1], value, layout.groups, self._backends)
-            x, normed = kernels.finish(x, seen, blocks[i], openings[i + 1], rows, linears, EPS)
-        return normed
 
     def _split(self, modulations: Tensor) -> tuple[Tensor, Tensor]:
         """(blocks x 2B x 6 x D, 2B x 2 x D): rows are image and text of each member in turn."""
@@ -207,13 +183,10 @@ def _fuse(attention: Any) -> tuple[Tensor, Tensor]:
     return weight, bias
 
 
-def _linears(block: Any) -> tuple[Pair, Pair, Pair]:
+def _linears(block: Any) -> tuple[tuple[Tensor, Tensor], ...]:
     """Weight and bias of the attention's output and of the feed-forward's two."""
-
-    def pair(linear: Any) -> Pair:
-        return linear.weight.data, linear.bias.data
-
-    return pair(block.attn1.to_out[0]), pair(block.ff.net[0].proj), pair(block.ff.net[2])
+    parts = (block.attn1.to_out[0], block.ff.net[0].proj, block.ff.net[2])
+    return tuple((part.weight.data, part.bias.data) for part in parts)
 
 
 class CogView4(FlowFamily):

@@ -118,11 +118,11 @@ def backends(attention: Attention, device: torch.device) -> list[SDPBackend]:
     return found
 
 
-def attend_parts(
+def attend(
     query: Tensor, key: Tensor, value: Tensor, groups: Sequence[tuple[int, int]],
     kernels: list[SDPBackend],
-) -> list[Tensor]:  # fmt: skip
-    """Each segment's rows look at that segment's rows. N x heads x width each -> a part a group, n x (heads x width)."""
+) -> Tensor:  # fmt: skip
+    """Each segment's rows look at that segment's rows. N x heads x width each -> N x (heads x width)."""
     start = 0
     parts: list[Tensor] = []
     with sdpa_kernel(kernels, set_priority=True):
@@ -134,28 +134,7 @@ def attend_parts(
             found = F.scaled_dot_product_attention(*heads)
             parts.append(found.transpose(1, 2).flatten(2).flatten(0, 1))
             start = part.stop
-    return parts
-
-
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, groups: Sequence[tuple[int, int]],
-    kernels: list[SDPBackend],
-) -> Tensor:  # fmt: skip
-    """`attend_parts`, end to end: N x (heads x width)."""
-    parts = attend_parts(query, key, value, groups, kernels)
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def apart(parts: Sequence[Tensor], layout: Layout) -> tuple[Tensor, Tensor]:
-    """Packed rows in the parts of `attend_parts` -> all texts' rows, all images' rows, copied once."""
-    texts: list[Tensor] = []
-    images: list[Tensor] = []
-    for part, (count, rows) in zip(parts, layout.groups, strict=True):
-        text_rows = rows - layout.image_rows
-        segments = part.unflatten(0, (count, rows))
-        texts.append(segments[:, :text_rows].flatten(0, 1))
-        images.append(segments[:, text_rows:])
-    return torch.cat(texts), torch.cat(images).flatten(0, 1)
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:

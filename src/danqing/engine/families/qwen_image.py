@@ -19,13 +19,10 @@ from torch import Tensor, nn
 from danqing.engine import samplers
 from danqing.engine.families.checkpoint import Checkpoint
 from danqing.engine.families.flow import FlowFamily, Pictures, TextReader, regional, rows_vary
-from danqing.engine.families.kernels import Kernels, Pair
 from danqing.engine.families.packing import (
     Attention,
     Layout,
-    apart,
     attend,
-    attend_parts,
     backends,
     joined,
     layer_norm,
@@ -43,6 +40,9 @@ TEMPLATE = (
 )
 TEMPLATE_TOKENS = 34
 """Tokens of the template before the prompt, with Qwen's own tokenizer; diffusers drops this many with any."""
+
+Pair = tuple[Tensor, Tensor]
+"""A weight and its bias."""
 
 
 class QwenText:
@@ -157,13 +157,9 @@ class QwenDenoiser:
     """Runs a QwenImageTransformer2DModel's weights over packed rows. The model's own modules keep working."""
 
     def __init__(
-        self, transformer: Any, *, compiled: bool = False, attention: Attention = "auto",
-        kernels: Kernels | None = None,
-    ) -> None:  # fmt: skip
-        """Raises ValueError for a variant that takes more than a time and a text.
-
-        With `kernels` nothing is compiled: what is not written by hand is torch's.
-        """
+        self, transformer: Any, *, compiled: bool = False, attention: Attention = "auto"
+    ) -> None:
+        """Raises ValueError for a variant that takes more than a time and a text."""
         config = transformer.config
         for name in ("guidance_embeds", "zero_cond_t", "use_additional_t_cond", "use_layer3d_rope"):
             if getattr(config, name, False):
@@ -172,9 +168,6 @@ class QwenDenoiser:
         self.device: torch.device = transformer.device
         self._dtype: torch.dtype = transformer.dtype
         self._blocks = [_block_weights(block) for block in transformer.transformer_blocks]
-        self._kernels = kernels
-        self._norms = [tuple(torch.stack(pair) for pair in norms) for _, norms, _ in self._blocks]
-        """Of each block, text's and image's: query's and key's, 2 x width."""
         self._backends = backends(attention, self.device)
         self._before = regional(_before, enabled=compiled)
         self._after = regional(_after, enabled=compiled)
@@ -214,9 +207,6 @@ class QwenDenoiser:
         image = self._model.img_in(latents.to(self._dtype).flatten(0, 1))
         text = torch.cat(list(texts))
         blocks, final = self._split(modulations)
-        if self._kernels is not None:
-            image = self._by_kernels(self._kernels, text, image, layout, blocks, final)
-            return self._model.proj_out(image).view(segments, tokens, -1)
         order, cos, sin = layout.order, layout.cos, layout.sin
         text_rows, image_rows = layout.rows[layout.texts], layout.rows[layout.images]
         for (fused, norms, linears), mods in zip(self._blocks, blocks, strict=True):
@@ -231,41 +221,6 @@ class QwenDenoiser:
             image = self._after(image, seen, layout.images, mods, image_rows, linears[1])
         image = modulate(layer_norm(image, EPS), final[:, 0], final[:, 1], image_rows)
         return self._model.proj_out(image).view(segments, tokens, -1)
-
-    def _by_kernels(
-        self,
-        kernels: Kernels,
-        text: Tensor,
-        image: Tensor,
-        layout: Layout,
-        blocks: Tensor,
-        final: Tensor,
-    ) -> Tensor:
-        """All blocks -> the images' rows as the last layer takes them. A norm is done with the addition before it."""
-        width = self._norms[0][0].shape[-1]
-        shape = (3, layout.total, text.shape[-1] // width, width)
-        places = layout.texts, layout.images
-        rows = layout.rows[layout.texts], layout.rows[layout.images]
-        openings = [(mods[:, 1], mods[:, 0]) for mods in blocks] + [(final[:, 0], final[:, 1])]
-        streams = [
-            kernels.norm_modulate(x, None, *openings[0], rows[i], EPS)
-            for i, x in enumerate((text, image))
-        ]
-        for i, (qkv, _, linears) in enumerate(self._blocks):
-            packed = text.new_empty(shape)
-            for (_, normed), pair, place, norms in zip(
-                streams, qkv, places, self._norms[i], strict=True
-            ):
-                fused = F.linear(normed, *pair)
-                kernels.turn_heads(fused, packed, place, layout.cos, layout.sin, norms, EPS)
-            seen = apart(attend_parts(*packed, layout.groups, self._backends), layout)
-            streams = [
-                kernels.finish(
-                    streams[j][0], seen[j], blocks[i], openings[i + 1], rows[j], linears[j], EPS
-                )
-                for j in range(2)
-            ]
-        return streams[1][1]
 
     def _split(self, modulations: Tensor) -> tuple[Tensor, Tensor]:
         """(blocks x 2B x 6 x D, 2B x 2 x D): rows are image and text of each member in turn."""
