@@ -35,7 +35,7 @@ PRICE_MAX = 10**12
 """The most characters a request may cost; times the highest multiplier it is still one transfer."""
 
 REFERENCES_MAX = 16
-LOCAL_REFERENCES = {"pocket": 1}
+LOCAL_REFERENCES = {"pocket": 1, "cogview4": 1, "qwen_image": 1}
 """Pictures that a family edits from; one that is not here only draws."""
 PIXELS_MAX = 2**26
 SIDE_MIN = 16

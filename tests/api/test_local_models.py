@@ -44,7 +44,6 @@ backend = "ours"
 [models.house]
 like = "pocket"
 backend = "ours"
-references_max = 0
 
 [models.qwen-image]
 backend = "ours-qwen"
@@ -136,6 +135,30 @@ def test_without_a_negative_prompt_qwen_image_is_guided_all_the_same(
     fields = {"prompt": "a cat", "negative_prompt": " ", "seed": 5, "width": 96, "height": 64}
     alone = drawn_alone("qwen_image", checkpoints["qwen_image"], steps=50, guidance=4.0, **fields)
     assert np.abs(shown.astype(int) - alone).max() <= 1
+
+
+def test_openais_route_edits_with_it(server: LiveServer) -> None:
+    reference = np.random.default_rng(1).integers(0, 256, (64, 96, 3), np.uint8)
+    mask = np.full((64, 96, 4), 255, np.uint8)
+    mask[20:50, 30:80, 3] = 0  # repainted
+    files = {}
+    for name, picture in (("image", reference), ("mask", mask)):
+        data = io.BytesIO()
+        Image.fromarray(picture).save(data, "PNG")
+        files[name] = (f"{name}.png", data.getvalue(), "image/png")
+    before = server.balance("operator")
+    reply = server.client.post(
+        "/v1/images/edits",
+        data={"model": "house", "prompt": "a cat", "size": "96x64"},
+        files=files,
+        timeout=WAIT_S,
+    )
+    assert reply.status_code == 200, reply.text
+    assert before - server.balance("operator") == 5000
+    shown = pixels(server, reply.json()["data"][0]["url"])
+    kept = mask[:, :, 3] == 255
+    np.testing.assert_array_equal(shown[kept], reference[kept])
+    assert np.abs(shown[~kept].astype(int) - reference[~kept]).mean() > 4
 
 
 def test_zhipus_route_draws_with_it_labelled(server: LiveServer, tmp_path: Path) -> None:

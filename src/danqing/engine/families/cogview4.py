@@ -72,6 +72,11 @@ class CogView4Pictures:
         scaled = latents.to(self._vae.dtype) / self._vae.config.scaling_factor
         return self._vae.decode(scaled, return_dict=False)[0]
 
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The likeliest latents: an edit's reference is the same each time."""
+        seen = self._vae.encode(pixels.to(self._vae.dtype)).latent_dist.mode()
+        return seen * self._vae.config.scaling_factor
+
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position: halves of the head width are the real and the imaginary part."""

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from danqing.domain.task import Pixels
 from danqing.engine.families.base import preview_size
+from danqing.engine.families.flow_edit import Canvas, make_canvas, rest
 from danqing.engine.families.packing import Layout, Layouts
 from danqing.engine.messages import Job
 from danqing.engine.samplers import Schedule
@@ -68,6 +69,7 @@ class Pictures(Protocol):
     channels: int
 
     def decode(self, latents: Tensor) -> Tensor: ...
+    def encode(self, pixels: Tensor) -> Tensor: ...
 
 
 TextReader = Callable[[str], Tensor]
@@ -100,6 +102,8 @@ class FlowState:
     velocity: Tensor | None = None
     """The last step's, for previews."""
     finite: bool = True
+    canvas: Canvas | None = None
+    """What an edit is laid on."""
 
 
 def memory_error(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -186,17 +190,21 @@ class FlowFamily:
     @memory_error
     @torch.inference_mode()
     def start(self, job: Job, conditioning: Conditioning) -> FlowState:
-        if job.reference is not None:
-            raise ValueError(f"{self.name} draws from noise alone")
         grid = grid_of(job.width, job.height)
         schedule = self.schedule(job.steps, grid[0] * grid[1])
         latents = pack(noise(job.seed, self.pictures.channels, grid)).to(self.denoiser.device)
         texts = (conditioning.text,)
         if conditioning.negative is not None:
             texts += (conditioning.negative,)
-        return FlowState(
-            job, 0, grid, latents, schedule, self._table(job.steps, grid, schedule), texts
-        )
+        table = self._table(job.steps, grid, schedule)
+        canvas = None
+        if job.reference is not None:
+            canvas = make_canvas(job, grid, latents, self.pictures.encode, pack)
+            skipped = job.steps - job.steps_drawn
+            schedule = rest(schedule, skipped)
+            table = None if table is None else table[skipped:]
+            latents = canvas.noised(schedule.sigmas[0])
+        return FlowState(job, 0, grid, latents, schedule, table, texts, canvas=canvas)
 
     @memory_error
     @torch.inference_mode()
@@ -205,6 +213,10 @@ class FlowFamily:
         latents = torch.stack([state.latents for state in states])
         deltas = [s.schedule.sigmas[s.step + 1] - s.schedule.sigmas[s.step] for s in states]
         latents = latents + velocity.new_tensor(deltas).view(-1, 1, 1) * velocity
+        for i, state in enumerate(states):
+            if state.canvas is not None:
+                level = state.schedule.sigmas[state.step + 1]
+                latents[i] = state.canvas.put_back(latents[i], level)
         # The one wait for the device: a step's time is its work's, and a fault shows before a state has changed.
         finite = torch.isfinite(latents).flatten(1).all(1).tolist()
         for i, state in enumerate(states):
@@ -230,17 +242,18 @@ class FlowFamily:
         )
         rows, columns = -(-state.job.height // 8), -(-state.job.width // 8)
         small = Image.fromarray(to_pixels(rgb[:, :rows, :columns]))
-        return np.asarray(small.resize(preview_size(state.job), Image.Resampling.BICUBIC))
+        look = np.asarray(small.resize(preview_size(state.job), Image.Resampling.BICUBIC))
+        return look if state.canvas is None else state.canvas.laid(look, state.job.strength)
 
     @memory_error
     @torch.inference_mode()
     def decode(self, states: Sequence[FlowState]) -> list[Pixels]:
-        return [
-            to_pixels(self.pictures.decode(unpack(state.latents, state.grid)[None])[0])[
-                : state.job.height, : state.job.width
-            ]
-            for state in states
-        ]
+        return [self._decoded(state) for state in states]
+
+    def _decoded(self, state: FlowState) -> Pixels:
+        rgb = self.pictures.decode(unpack(state.latents, state.grid)[None])[0]
+        drawn = to_pixels(rgb)[: state.job.height, : state.job.width]
+        return drawn if state.canvas is None else state.canvas.laid(drawn, state.job.strength)
 
     def _embedding(self, text: str) -> Tensor:
         found = self._embeddings.get(text)

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from danqing.domain.task import Pixels
 from danqing.engine.families import pocket_layout as layout
 from danqing.engine.families.pocket_cut import cut_out
 from danqing.engine.messages import Mask
+from danqing.engine.pixels import laid_over
 
 Floats = npt.NDArray[np.float32]
 
 CELL_PX = 32
-FEATHER = 96  # a repainted place fades in over one 96th of the shorter side
 Area = tuple[int, int, int, int]
 """(left, top, columns, rows) in cells."""
 
@@ -58,14 +58,6 @@ def repainted_cells(mask: Mask, grid: int) -> npt.NDArray[np.bool_]:
     image = Image.fromarray(_padded(mask, columns / rows).astype(np.uint8) * 255)
     small = np.asarray(image.resize((columns * 8, rows * 8), Image.Resampling.BOX)) > 0
     return small.reshape(rows, 8, columns, 8).any(axis=(1, 3))
-
-
-def alpha_of(mask: Mask) -> Floats:
-    """The mask as opacity of what is painted: it fades in inside the mask, and nothing outside changes."""
-    radius = max(1.0, min(mask.shape) / FEATHER)
-    image = Image.fromarray(mask.astype(np.uint8) * 255)
-    soft = np.asarray(image.filter(ImageFilter.GaussianBlur(radius)), np.float32) / 255
-    return (np.clip(2 * soft - 1, 0, 1) * mask)[:, :, None]
 
 
 def area_of(cells: npt.NDArray[np.bool_]) -> Area | None:
@@ -107,7 +99,7 @@ def reframed(picture: Pixels, rng: np.random.Generator, strength: float) -> Pixe
 def laid(canvas: Canvas, drawn: Pixels, before: Pixels | None) -> Pixels:
     """What was drawn, on the canvas. All at one size; `before`: the untouched canvas as the network shows it."""
     height, width = drawn.shape[:2]
-    picture, alpha = canvas.picture, canvas.alpha
+    picture = canvas.picture
     if picture.shape != drawn.shape:  # a preview
         picture = np.asarray(Image.fromarray(picture).resize((width, height)))
     if canvas.adds_detail and before is not None:
@@ -119,13 +111,7 @@ def laid(canvas: Canvas, drawn: Pixels, before: Pixels | None) -> Pixels:
             ground = np.asarray(Image.fromarray(ground).resize((width, height)))
         drawn = np.round(ground + cut_out(drawn) * (drawn.astype(np.float32) - ground))
         drawn = np.clip(drawn, 0, 255).astype(np.uint8)
-    if alpha is None:
-        return drawn
-    if alpha.shape[:2] != drawn.shape[:2]:
-        flat = Image.fromarray(alpha[:, :, 0]).resize((width, height))
-        alpha = np.asarray(flat, np.float32)[:, :, None]
-    mixed = picture + alpha * (drawn.astype(np.float32) - picture)
-    return np.round(mixed).astype(np.uint8)
+    return laid_over(canvas.picture, drawn, canvas.alpha)
 
 
 def _padded(picture: npt.NDArray[np.generic], ratio: float) -> npt.NDArray[np.generic]:

@@ -27,6 +27,7 @@ from danqing.engine.families.pocket_read import (
     Reading,
 )
 from danqing.engine.messages import Job
+from danqing.engine.pixels import alpha_of
 
 LEVEL_MIN = 0.02
 """The least noise an edit starts from; strength 0 keeps the picture whatever comes out."""
@@ -141,7 +142,7 @@ class Editor:
             wish = edit.that_fits(wish, area)
         plan = layout.plan(wish, grid, chance.pose, variant, area)
         begun = _beginning(job, picture, seen, plan, chance, (chance.pose, variant, mirrored))
-        begun.canvas.alpha = edit.alpha_of(job.mask)
+        begun.canvas.alpha = alpha_of(job.mask)
         if is_strange:  # nothing of the picture may show in what is cut out
             begun.canvas.filled, begun.canvas.leash = filled(picture, job.mask), 1.0
             return replace(begun, level=1.0)

@@ -113,6 +113,11 @@ class QwenPictures:
         # Without a cache of earlier frames the decoder does for a first frame what it does with an empty one.
         return self._vae.decoder(self._vae.post_quant_conv(scaled)).clamp(-1, 1)[:, :, 0]
 
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The likeliest latents: an edit's reference is the same each time."""
+        seen = self._vae.encode(pixels.to(self._vae.dtype).unsqueeze(2)).latent_dist.mode().float()
+        return ((seen - self._mean.to(seen.device)) / self._deviation.to(seen.device))[:, :, 0]
+
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position: neighbours are the real and the imaginary part. `cos`, `sin`: one number a pair."""
