@@ -49,6 +49,8 @@ REFUSED = {
     "deep lists": b"[" * 100_000,
     "deep objects": b'{"a":' * 100_000,
     "deep after a string of brackets": b'{"a": "]]]]]]", "b": ' + b"[" * 40,
+    "a million objects": b'{"a": [' + b"{}," * 1_000_000 + b"{}]}",
+    "a million empty strings": b'{"a": [' + b'"",' * 1_000_000 + b'""]}',
     "unterminated string": b'{"a": "' + b"\\" * 99_999,
 }
 

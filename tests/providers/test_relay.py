@@ -366,6 +366,47 @@ def test_the_providers_own_words_are_kept() -> None:
     run(test)
 
 
+def test_a_key_that_the_provider_quotes_is_told_to_nobody(capsys: Any) -> None:
+    """Not every provider's keys look like keys: Ark's are UUIDs, a gateway's are what its operator likes."""
+    key = "correct horse battery"
+
+    async def test() -> None:
+        said = error(400, "invalid_value", param="size", message=f"size: no luck with {key}")
+        async with bench(said, keys=[(key, 1)]) as far:
+            events = await far.draw()
+            assert f"Bearer {key}" in far.provider.posts[0].headers["authorization"]
+            (failed,) = [event for event in events if isinstance(event, Failed)]
+            assert failed.error.message == "size: no luck with [key]"
+            assert key not in repr(events)
+
+    run(test)
+    shown = capsys.readouterr()
+    assert "no luck with [key]" in shown.out + shown.err
+    assert key not in shown.out + shown.err
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (422, "x", "The prompt was flagged as NSFW."),
+        (451, "x", "Output rejected: sensitive content"),
+        (400, "data_inspection_failed", "Input data may contain inappropriate content."),
+        (400, "InputTextSensitiveContentDetected", "no"),
+        (400, "1301", "系统检测到输入或生成内容可能包含不安全或敏感内容"),
+        (403, "ResponsibleAIPolicyViolation", "no"),
+    ],
+)
+def test_a_refusal_of_the_content_goes_nowhere_else(status: int, code: str, message: str) -> None:
+    """By whatever gateway its words come: a fallback must not be asked around it."""
+
+    async def test() -> None:
+        async with bench(error(status, code, message=message)) as far:
+            failed = [one.error for one in await far.draw() if isinstance(one, Failed)]
+            assert [type(one) for one in failed] == [errors.ContentRefused]
+
+    run(test)
+
+
 def test_fewer_images_than_asked_for_are_failures_in_their_places() -> None:
     async def test() -> None:
         async with bench(inline(1, 2)) as far:

@@ -23,6 +23,8 @@ TEXT_CHARS_MAX = 500
 """Of a provider's own words at most,"""
 FIELD_CHARS_MAX = 100
 """and of a field's path."""
+COMMAS_MAX = 200_000
+"""Of an answer: every value but its list's first follows one, and may take twenty times the memory it has as text."""
 
 _DATA_URL = re.compile(r"data:[^,]{0,300};base64,", re.I)
 # What looks like a key in a provider's words: it may quote ours.
@@ -54,6 +56,8 @@ def read_object(answer: Incoming) -> Mapping[str, object] | None:
     """
     try:
         text = answer.body.decode("utf-8-sig")
+        if text.count(",") > COMMAS_MAX:
+            return None
         value: object = json.loads(text, parse_float=_finite, parse_constant=lambda _: None)
         if _MAYBE_UNSTORABLE.search(text):
             value = _storable(value)

@@ -26,9 +26,12 @@ DEPTH_MAX = 32
 DRAW_MODELS = frozenset({"draw", "bc-img"})
 """The two names in the draw API's own document, in lower case."""
 
-# Strings and everything else that is no bracket. The possessive loops and the `\Z` ending (an
+STRUCTURE_MAX = 200_000
+"""Brackets and commas of a body: `{}` takes three bytes to send and seventy to keep, a hundred megabytes could be pictures."""
+
+# Strings and everything else that is no bracket or comma. The possessive loops and the `\Z` ending (an
 # unterminated string runs to the end) make every character be looked at once: linear time.
-_NOT_BRACKETS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[^]["{}]+', re.DOTALL)
+_NOT_STRUCTURE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[^]["{},]+', re.DOTALL)
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 """What no database or header takes."""
 
@@ -134,7 +137,8 @@ def choose_v1_chat(body: Mapping[str, object] | None) -> str:
 
 
 def parse_json(raw: bytes) -> dict[str, object]:
-    """Read a request body: one JSON object in UTF-8 (a BOM is tolerated), at most 32 levels deep.
+    """Read a request body: one JSON object in UTF-8 (a BOM is tolerated), at most 32 levels deep,
+    with at most STRUCTURE_MAX brackets and commas.
 
     Refused beyond the grammar: repeated keys, NaN and infinities, NUL and lone surrogates in
     strings (no database or header takes them). Raises InvalidBody, and nothing else.
@@ -143,7 +147,10 @@ def parse_json(raw: bytes) -> dict[str, object]:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InvalidBody("The request body is not valid UTF-8.") from None
-    if _depth(text) > DEPTH_MAX:
+    structure = _NOT_STRUCTURE.sub("", text)
+    if len(structure) > STRUCTURE_MAX:
+        raise InvalidBody("The request body holds too many values.")
+    if _depth(structure) > DEPTH_MAX:
         raise InvalidBody(f"The request body is nested deeper than {DEPTH_MAX} levels.")
     try:
         value: object = json.loads(
@@ -161,10 +168,10 @@ def parse_json(raw: bytes) -> dict[str, object]:
     return cast("dict[str, object]", value)
 
 
-def _depth(text: str) -> int:
+def _depth(structure: str) -> int:
     """Deepest nesting, counted before parsing (the parser recurses); stops above DEPTH_MAX."""
     depth = deepest = 0
-    for bracket in _NOT_BRACKETS.sub("", text):
+    for bracket in structure.replace(",", ""):
         depth += 1 if bracket in "[{" else -1
         if depth > deepest:
             deepest = depth

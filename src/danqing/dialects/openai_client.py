@@ -52,11 +52,20 @@ EXTRAS = frozenset(
 
 # OpenAI's error guide, and codes that gateways copied from it. Nothing was drawn after any of these.
 _REFUSED_CODES = frozenset(
-    {"content_policy_violation", "moderation_blocked", "content_filter", "content_refused"}
+    {
+        *("content_policy_violation", "moderation_blocked", "content_filter", "content_refused"),
+        # Of providers whose errors gateways pass on, and of DashScope's and Ark's own OpenAI routes.
+        *("responsibleaipolicyviolation", "prohibited_content", "image_safety", "nsfw", "1301"),
+        *("data_inspection_failed", "datainspectionfailed"),
+    }
 )
 _REFUSED_WORDS = re.compile(
-    r"safety system|content[ _]policy|content (?:filter|management)|moderation", re.I
+    r"safety system|content[ _]policy|content (?:filter|management)|moderation|nsfw|敏感|违规"
+    r"|(?:inappropriate|sensitive|prohibited|harmful|unsafe) content",
+    re.I,
 )
+_NO_REFUSAL = frozenset({401, 402, 404, 429})
+"""Statuses below 500 that are about the server's account or the model, whatever the words."""
 _KEY_CODES = frozenset(
     {
         *("invalid_api_key", "invalid_organization", "account_deactivated", "permission_denied"),
@@ -235,7 +244,10 @@ def _error(answer: Incoming, error: Mapping[str, object]) -> DanqingError:
     message = words(error.get("message"))
     codes = {text_of(error.get("code")).lower(), text_of(error.get("type")).lower()} - {""}
     field = field_of(error.get("param"))
-    if codes & _REFUSED_CODES or (status in (200, 400, 403) and _REFUSED_WORDS.search(message)):
+    is_about_content = status < 500 and status not in _NO_REFUSAL
+    if codes & _REFUSED_CODES or any("sensitivecontent" in code for code in codes):
+        return ContentRefused("user", 1)
+    if is_about_content and _REFUSED_WORDS.search(message):
         return ContentRefused("user", 1)
     if status in (401, 403) or codes & _KEY_CODES:
         return ProviderFailed("The provider does not let this server in.")
