@@ -22,6 +22,7 @@ from danqing.domain.task import (
     StreamHead,
 )
 from danqing.service.auth import Principal
+from danqing.service.budget import ByteBudget
 from danqing.service.calls import Call, Outcome
 from danqing.service.streaming import Feed
 from tests.dialects.cards import CARDS
@@ -38,6 +39,7 @@ class Stage:
     def __init__(self, play: Callable[[Stage], Awaitable[None]]) -> None:
         self.play = play
         self.feed = Feed()
+        self.uploads = ByteBudget(100)
         self.sent: list[dict[str, Any]] = []
         self.gone = asyncio.Event()
         self.reads = asyncio.Event()
@@ -73,7 +75,16 @@ class Stage:
         self.sent.append(message)
 
     async def begin(self) -> EventStream:
-        answer = await begin_stream(self, self, OpenAIDialect(), self.call, self.ends.append)  # type: ignore[arg-type]
+        with self.uploads.share() as share:  # as the handler has it
+            share.add(50)
+            answer = await begin_stream(
+                self,  # type: ignore[arg-type]
+                self,  # type: ignore[arg-type]
+                OpenAIDialect(),
+                self.call,
+                self.ends.append,
+                share,
+            )
         assert isinstance(answer, EventStream)
         return answer
 
@@ -287,3 +298,28 @@ def test_a_connection_that_cannot_be_written_to() -> None:
     assert stage.was_cancelled
     assert stage.ends == ["cancelled"]
     assert stage.call.hung_up.is_set()
+
+
+def test_pictures_count_until_the_drawing_is_over_and_no_longer() -> None:
+    """However long its reader sleeps: or who streams edits and never reads would fill the memory, uncounted."""
+
+    async def deed(stage: Stage) -> None:
+        stage.reads.clear()
+        answer = await stage.begin()
+        sending = asyncio.ensure_future(answer({}, stage.receive, stage.send))  # type: ignore[arg-type]
+        await asyncio.sleep(0.01)
+        assert stage.uploads.taken == 50
+        drawn.set()
+        await asyncio.sleep(0.01)
+        assert (stage.uploads.taken, stage.sent) == (0, [])
+        held = [name for one in (answer, answer._running) for name in vars(one)]  # type: ignore[attr-defined]
+        assert "call" not in held, "whose task has the pictures"
+        stage.reads.set()
+        await sending
+
+    async def play(stage: Stage) -> None:
+        await well(stage)
+        await drawn.wait()
+
+    drawn = asyncio.Event()
+    assert on_stage(play, deed).is_whole

@@ -24,7 +24,9 @@ from danqing.domain.task import (
     Started,
     Stepped,
 )
+from danqing.providers import results
 from danqing.providers.upstream import Untaken
+from danqing.storage import codecs
 from tests.net.servers import Received, answer, run, serving
 from tests.providers.provider_server import (
     SIZE,
@@ -353,6 +355,38 @@ def test_whoever_may_have_been_paid_is_not_asked_again(said: Any, kind: Any) -> 
             assert len(far.provider.posts) == 1
 
     run(test)
+
+
+def test_a_task_that_was_taken_is_not_given_to_another_for_its_odd_id() -> None:
+    async def test() -> None:
+        said = says({"output": {"task_id": "x" * 9000, "task_status": "PENDING"}})
+        row = {"dialect": "dashscope", "background": True, "timeout_s": 2}
+        async with bench(said, backend={"dialect": "dashscope"}, **row) as far:
+            events = await far.draw()  # raises no Untaken
+            assert [type(one.error) for one in events if isinstance(one, Failed)] == [
+                errors.ProviderFailed
+            ]
+
+    run(test)
+
+
+def test_few_images_are_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = [0, 0]
+
+    def decoded(data: bytes) -> Any:
+        at_once[0] += 1
+        at_once[1] = max(at_once)
+        time.sleep(0.02)
+        at_once[0] -= 1
+        return codecs.decode(data)
+
+    async def test() -> None:
+        async with bench(inline(*range(1, 9))) as far:
+            assert len(shades(await far.draw(n=8))) == 8
+
+    monkeypatch.setattr(results, "decoded", decoded)
+    run(test)
+    assert at_once == [0, results.DECODERS]
 
 
 def test_the_providers_own_words_are_kept() -> None:

@@ -101,7 +101,7 @@ async def _handle(
         call = await to_thread(decode) if is_large else decode()
         model = call.card.name
         if call.feed is not None:
-            stream = await begin_stream(request, context.pipeline, dialect, call, record)
+            stream = await begin_stream(request, context.pipeline, dialect, call, record, share)
             outcome_code = None  # told when the stream has ended
             return stream
         outcome = await until_hang_up(request, context.pipeline.draw(call), call.hung_up)

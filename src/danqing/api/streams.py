@@ -19,6 +19,7 @@ from danqing.dialects.base import Dialect, ServerEvent
 from danqing.domain.errors import Cancelled, DanqingError, ServerFault, Unavailable
 from danqing.domain.task import Broken, Finished, StreamEvent
 from danqing.observability.logging import get_logger
+from danqing.service.budget import Share
 from danqing.service.calls import Accepted, Call, Outcome
 from danqing.service.pipeline import Pipeline
 
@@ -40,11 +41,13 @@ async def begin_stream(
     dialect: Dialect,
     call: Call,
     on_end: Callable[[str], None],
+    share: Share,
 ) -> Response:
     """Draw a call whose delivery streams. Returns the answer to send once the stream may begin.
 
     Raises any DanqingError before that. The body must have been read. `on_end` is told how the stream
-    ended: "ok" or an error's code.
+    ended: "ok" or an error's code. What `share` has of the body's pictures is given back when the drawing
+    is over: it holds them until then, the stream does not.
     """
     assert call.feed is not None
     drawing = asyncio.ensure_future(pipeline.draw(call))
@@ -58,6 +61,8 @@ async def begin_stream(
         elif watch.done():
             await running.hang_up()
             raise Cancelled
+        held = share.moved()
+        drawing.add_done_callback(lambda _: held.release())
         return EventStream(dialect, running, on_end)
     except BaseException:
         await running.stop()
@@ -81,14 +86,15 @@ class _Running:
         watch: asyncio.Future[object],
     ) -> None:
         assert call.feed is not None
-        self.call = call
+        self.delivery = call.delivery
+        self.hung_up = call.hung_up
         self.feed = call.feed
         self.drawing = drawing
         self.watch = watch
 
     async def hang_up(self) -> None:
         """The client left: nothing leaves any more, and the drawing ends (or goes on, where it has a key)."""
-        self.call.hung_up.set()
+        self.hung_up.set()
         self.feed.cut()
         await self.stop()
 
@@ -139,7 +145,7 @@ class EventStream(Response):
             "x-danqing-task": head.reply_id,
             "cache-control": "no-cache",
             "x-accel-buffering": "no",  # nginx would collect events into blocks
-        } | notes(running.call.delivery)
+        } | notes(running.delivery)
         if running.feed.replayed:
             headers["idempotent-replayed"] = "true"
         self.init_headers(headers)
@@ -192,8 +198,7 @@ class EventStream(Response):
         return Unavailable.code
 
     async def _send(self, send: Send, event: StreamEvent) -> None:
-        call = self._running.call
-        encoded = self._dialect.encode_event(event, self._head, call.delivery)
+        encoded = self._dialect.encode_event(event, self._head, self._running.delivery)
         if encoded:
             body = b"".join(map(encode, encoded))
             await send({"type": "http.response.body", "body": body, "more_body": True})

@@ -257,7 +257,11 @@ class Asker:
     ) -> Incoming | None:
         try:
             answer = await self._request(pending.poll, key, task.n, end, None)
-        except (OutboundUnsent, ProviderFailed):
+        except (
+            OutboundUnsent,
+            ProviderFailed,
+            Untaken,
+        ):  # it has the task, whatever became of the question
             return None
         return None if answer.status == 429 or answer.status >= 500 else answer
 
@@ -265,7 +269,7 @@ class Asker:
         if pending.cancel is None:
             return
         end = time.monotonic() + _CANCEL_S_MAX
-        with suppress(OutboundError, DanqingError):
+        with suppress(OutboundError, DanqingError, Untaken):
             await self._request(pending.cancel, key, 1, end, None)
 
     def _refusal(self, answer: Incoming, error: DanqingError) -> Relayed:

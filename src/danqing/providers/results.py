@@ -20,6 +20,8 @@ IMAGE_BYTES_MAX = 32 * 2**20
 PIXELS_MAX = 2**26
 PIXEL_BYTES_MAX = 256 * 2**20
 """Of decoded images that nobody has taken yet, of one provider."""
+DECODERS = 2
+"""Images decoded at once, of one provider: each may need hundreds of megabytes for a moment."""
 REDIRECTS_MAX = 3
 _FIRST_WAIT_S = 0.1
 _WAIT_S_MAX = 4.0
@@ -65,6 +67,7 @@ class Fetcher:
         self._policy = Policy.public(hosts)
         self._timeout_s = timeout_s
         self._budget = PixelBudget(PIXEL_BYTES_MAX)
+        self._turns = asyncio.Semaphore(DECODERS)
 
     async def fetch(self, url: str) -> bytes:
         """The bytes behind a link, asked for again and again: fresh links can be 404 for seconds.
@@ -105,9 +108,10 @@ class Fetcher:
             data = await self.fetch(image.url)
         else:
             data = image.data
-        await self._budget.wait()
-        pixels = await asyncio.to_thread(decoded, data)
-        self._budget.count(pixels)
+        async with self._turns:
+            await self._budget.wait()
+            pixels = await asyncio.to_thread(decoded, data)
+            self._budget.count(pixels)
         return pixels
 
 

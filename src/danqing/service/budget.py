@@ -40,6 +40,12 @@ class Share:
         if self._budget.taken + count > self._budget.bytes_max:
             raise Busy(RETRY_S)
 
+    def moved(self) -> Share:
+        """What is taken, as another holder's share from now on; nothing is left here."""
+        share = Share(self._budget)
+        share.bytes_count, self.bytes_count = self.bytes_count, 0
+        return share
+
     def release(self) -> None:
         """Give all of it back; again does nothing."""
         self._budget.taken -= self.bytes_count
