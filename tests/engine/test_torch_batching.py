@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch", reason="the engine extra: make install-engi
 pytest.importorskip("diffusers", reason="the engine extra: make install-engine")
 
 from danqing.engine.core import EngineCore  # noqa: E402
+from danqing.engine.families.base import DeviceLost  # noqa: E402
 from danqing.engine.families.flow import FlowFamily, FlowState  # noqa: E402
 from danqing.engine.messages import (  # noqa: E402
     Job,
@@ -176,3 +177,29 @@ def test_numbers_that_overflow_are_told_of_their_image_alone(
     states[1].latents = torch.full_like(states[1].latents, float("nan"))
     family.step(states)
     assert [family.is_finite(state) for state in states] == [True, False, True]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_device_in_error_ends_the_engine(
+    name: str, families: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family: FlowFamily = families[name]
+    job = make_job()
+    state = family.start(job, family.encode([job])[0])
+
+    def broken(*args: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access\nmore")
+
+    monkeypatch.setattr(family.denoiser, "velocity", broken)
+    with pytest.raises(DeviceLost, match=r"^CUDA error: an illegal memory access$"):
+        family.step([state])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_prompt_that_is_too_long_is_told_as_that(name: str, families: dict[str, Any]) -> None:
+    jobs = [make_job(id="long", task_id="long", prompt="马" * 1500), make_job(id="x", task_id="x")]
+    ends = {end.job_id: end for end in draw_all(Watched(families[name]), [jobs], 8)}
+    assert isinstance(ends["x"], JobDrawn)
+    failed = ends["long"]
+    assert isinstance(failed, JobFailed)
+    assert failed.message.endswith(" tokens, at most 1024 are read.")

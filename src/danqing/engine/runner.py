@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from danqing.domain.task import Pixels
-from danqing.engine.families.base import Family, State
+from danqing.engine.families.base import Family, PromptTooLong, State
 from danqing.engine.messages import Job
 
 log = logging.getLogger(__name__)
@@ -113,9 +113,10 @@ class Runner:
             return
         try:
             conditionings = self._family.encode([work.job for work in works])
-        except Exception:
+        except Exception as error:
             if len(works) == 1:
-                self._fail(works[0], FAILED_ENCODE)
+                told = str(error) if isinstance(error, PromptTooLong) else FAILED_ENCODE
+                self._fail(works[0], told)
             else:
                 for work in works:
                     self._begin([work])

@@ -20,6 +20,13 @@ class DeviceLost(BaseException):
     """
 
 
+class PromptTooLong(ValueError):
+    """More tokens than a family reads; the message may be told to whoever asked."""
+
+    def __init__(self, tokens: int, tokens_max: int) -> None:
+        super().__init__(f"The prompt has {tokens} tokens, at most {tokens_max} are read.")
+
+
 PREVIEW_SIDE_MAX = 512
 """The longer side of a look at an unfinished image, pixels."""
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from danqing.engine import samplers
+from danqing.engine.families.base import PromptTooLong
 from danqing.engine.families.checkpoint import Checkpoint
 from danqing.engine.families.flow import (
     FlowFamily,
@@ -52,10 +53,10 @@ class CogView4Text:
         encoder.config.num_hidden_layers -= 1
 
     def __call__(self, prompt: str) -> Tensor:
-        """T x E, T a multiple of 16. Raises ValueError for a prompt of too many tokens."""
+        """T x E, T a multiple of 16. Raises PromptTooLong."""
         tokens: list[int] = self._tokenizer(prompt, add_special_tokens=True).input_ids
         if len(tokens) > TOKENS_MAX:
-            raise ValueError(f"the prompt has {len(tokens)} tokens, at most {TOKENS_MAX} are read")
+            raise PromptTooLong(len(tokens), TOKENS_MAX)
         pads = -len(tokens) % PAD_MULTIPLE
         ids = torch.tensor([[self._tokenizer.pad_token_id] * pads + tokens])
         return self._encoder(ids.to(self._encoder.device), use_cache=False).last_hidden_state[0]

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from danqing.domain.task import Pixels
-from danqing.engine.families.base import preview_size
+from danqing.engine.families.base import DeviceLost, preview_size
 from danqing.engine.families.flow_edit import Canvas, make_canvas, rest
 from danqing.engine.families.packing import Layout, Layouts
 from danqing.engine.messages import Job
@@ -107,7 +107,7 @@ class FlowState:
 
 
 def memory_error(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """A family's way to say that the device's memory was too small: MemoryError, with the memory given back."""
+    """A family's way to say that the device's memory was too small: MemoryError, with the memory given back; a device in error is DeviceLost."""
 
     @functools.wraps(function)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -115,6 +115,8 @@ def memory_error(function: Callable[_P, _R]) -> Callable[_P, _R]:
             return function(*args, **kwargs)
         except torch.OutOfMemoryError as error:
             reason = str(error).split(". ")[0]
+        except torch.AcceleratorError as error:  # the device's context is in error for good
+            raise DeviceLost(str(error).splitlines()[0]) from error
         # Out of the handler, so that the traceback holds no tensors any more.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from danqing.engine import samplers
+from danqing.engine.families.base import PromptTooLong
 from danqing.engine.families.checkpoint import Checkpoint
 from danqing.engine.families.flow import FlowFamily, Pictures, TextReader, regional, rows_vary
 from danqing.engine.families.packing import (
@@ -54,11 +55,10 @@ class QwenText:
         self._encoder = encoder.model.language_model
 
     def __call__(self, prompt: str) -> Tensor:
-        """T x E. Raises ValueError for a prompt of too many tokens."""
+        """T x E. Raises PromptTooLong."""
         tokens: list[int] = self._tokenizer(TEMPLATE.format(prompt)).input_ids
         if len(tokens) - TEMPLATE_TOKENS > TOKENS_MAX:
-            count = len(tokens) - TEMPLATE_TOKENS
-            raise ValueError(f"the prompt has {count} tokens, at most {TOKENS_MAX} are read")
+            raise PromptTooLong(len(tokens) - TEMPLATE_TOKENS, TOKENS_MAX)
         ids = torch.tensor([tokens], device=self._encoder.device)
         states = self._encoder(input_ids=ids, use_cache=False).last_hidden_state[0]
         return states[TEMPLATE_TOKENS:]
