@@ -91,13 +91,14 @@ async def next_chunk(request: Request, until_s: float) -> tuple[bytes, bool]:
 
 
 async def drop_body(request: Request) -> None:
-    """Read what a stranger still sends, up to PEEK_BYTES_MAX.
+    """Read what a stranger still sends, up to PEEK_BYTES_MAX and for DRAIN_S_MAX.
 
     To close a connection with unread bytes in it cuts it, and the client may never see our answer.
     """
     if _READ not in request.scope:
-        with suppress(DanqingError):
-            await read_body(request, PEEK_BYTES_MAX, drained=False)
+        with suppress(DanqingError, TimeoutError):
+            async with asyncio.timeout(DRAIN_S_MAX):
+                await read_body(request, PEEK_BYTES_MAX, drained=False)
 
 
 def expects_continue(request: Request) -> bool:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import random
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection, select
@@ -35,6 +38,7 @@ _WRITES_MAX = 1024
 _READS_MAX = 1024
 _READ_THREADS = 4
 _SLOT_WAIT_S = 30.0
+_PAUSE_S_MAX = 0.05
 _OWN_FAULTS = (IntegrityError, DataError, ProgrammingError)
 """Errors of a statement that the database itself is well with."""
 
@@ -182,11 +186,13 @@ class Database:
     def _commit(self, writes: list[_Write[Any, Any]]) -> None:
         accounts = sorted({one for write in writes for one in write.accounts})
         done: list[_Done] = []
-        for run in (_together, _one_by_one):
+        for number, run in enumerate(_TRIES):
             again = False
+            # At once, whoever was ended for a deadlock takes its rows back before the other one wakes.
+            time.sleep(number * random.uniform(0, _PAUSE_S_MAX))
             try:
                 with self._engines.writer.begin() as connection:
-                    again = run is _together
+                    again = run is not _TRIES[-1]
                     # All of them first and in order: two gateways then never wait for each other.
                     lock_accounts(connection, accounts)
                     done = run(connection, writes)
@@ -225,9 +231,14 @@ def _together(connection: Connection, writes: Sequence[_Write[Any, Any]]) -> lis
     return done
 
 
-def _one_by_one(connection: Connection, writes: Sequence[_Write[Any, Any]]) -> list[_Done]:
-    """The second try: whatever goes wrong with one takes down no other."""
-    return [(write.future, _alone(connection, write, last_try=True)) for write in writes]
+def _one_by_one(
+    connection: Connection, writes: Sequence[_Write[Any, Any]], *, last_try: bool
+) -> list[_Done]:
+    """The later tries: what is one's own fault takes down no other; in the last one, whatever it is."""
+    return [(write.future, _alone(connection, write, last_try=last_try)) for write in writes]
+
+
+_TRIES = (_together, partial(_one_by_one, last_try=False), partial(_one_by_one, last_try=True))
 
 
 def _alone(connection: Connection, write: _Write[Any, Any], *, last_try: bool) -> Any | Failed:

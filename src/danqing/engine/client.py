@@ -18,6 +18,7 @@ from danqing.engine.messages import (
     JobDrawn,
     JobEvent,
     JobFailed,
+    JobPreview,
     JobRefused,
     Submit,
 )
@@ -28,22 +29,24 @@ TERMINAL = (JobRefused, JobDrawn, JobFailed, JobCancelled)
 class _Mailbox:
     """A task's events on their way from the engine's thread to its coroutine.
 
-    Holds at most one event of each kind per job: a newer step or preview drives out one not yet read, everything
-    else comes once. So it is bounded, events stay in order, and an end is never lost.
+    Holds at most one step per job, a newer one driving out one not yet read; everything else comes once (previews
+    as often as the job asks for). So it is bounded, events stay in order, and an end is never lost.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
-        self._events: dict[tuple[str, type[JobEvent]], JobEvent] = {}
+        self._events: dict[tuple[str, type[JobEvent], int], JobEvent] = {}
         self._filled = asyncio.Event()
 
     def put(self, event: JobEvent) -> None:
         """Any thread."""
         with self._lock:
             wake = not self._events
-            self._events.pop((event.job_id, type(event)), None)  # the newer one goes to the end
-            self._events[event.job_id, type(event)] = event
+            number = event.number if isinstance(event, JobPreview) else 0
+            key = (event.job_id, type(event), number)
+            self._events.pop(key, None)  # the newer one goes to the end
+            self._events[key] = event
         if wake:
             with suppress(RuntimeError):  # the loop is closed: nobody reads any more
                 self._loop.call_soon_threadsafe(self._filled.set)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 from danqing.domain.task import PartialImage, Preview
 from danqing.observability.logging import get_logger
@@ -13,26 +14,26 @@ log = get_logger(__name__)
 
 
 class Looks:
-    """Makes the partial images of one task. Of each image one look is being encoded and one waits, the newest."""
+    """Makes the partial images of one task, those of one image in turn; Delivery bounds how many there are."""
 
     def __init__(self, deliverer: Deliverer, work: Work) -> None:
         self._deliverer = deliverer
         self._work = work
-        self._newest: dict[int, Preview] = {}
+        self._waiting: dict[int, deque[Preview]] = {}
         self._showing: dict[int, asyncio.Task[None]] = {}
 
     def show(self, preview: Preview) -> None:
         """Have a look encoded and told, beside the drawing."""
         if self._work.call.feed is None:
             return
-        self._newest[preview.index] = preview
+        self._waiting.setdefault(preview.index, deque()).append(preview)
         showing = self._showing.get(preview.index)
         if showing is None or showing.done():
             self._showing[preview.index] = asyncio.create_task(self._show(preview.index))
 
     def cancel(self) -> tuple[asyncio.Task[None], ...]:
         """Give up what is not told yet; the tasks to wait for."""
-        self._newest.clear()
+        self._waiting.clear()
         tasks = tuple(self._showing.values())
         for task in tasks:
             task.cancel()
@@ -41,7 +42,8 @@ class Looks:
     async def _show(self, index: int) -> None:
         feed, delivery = self._work.call.feed, self._work.call.delivery
         assert feed is not None
-        while (preview := self._newest.pop(index, None)) is not None:
+        while waiting := self._waiting.get(index):
+            preview = waiting.popleft()
             try:
                 size, b64 = await self._deliverer.preview(
                     preview.pixels,
