@@ -55,6 +55,23 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"", "is empty"),
+        (b"\n ", "is empty"),
+        (b"prompt=a cat", "expecting value (line 1, column 1)"),
+        (b"{'prompt': 1}", "in double quotes (line 1, column 2)"),
+        (b'{\n"prompt": "a"\n"n": 1}', "expecting ',' delimiter (line 3, column 1)"),
+        (b'{"n": ' + b"9" * 5_000 + b"}", "is not valid JSON."),
+    ],
+)
+def test_the_error_says_where(raw: bytes, words: str) -> None:
+    with pytest.raises(InvalidBody) as caught:
+        parse_json(raw)
+    assert words in caught.value.message
+
+
 @pytest.mark.parametrize("raw", REFUSED.values(), ids=REFUSED.keys())
 def test_refused(raw: bytes) -> None:
     with pytest.raises(InvalidBody) as caught:

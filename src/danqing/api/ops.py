@@ -85,6 +85,8 @@ li {{ margin: .3em 0; }} small {{ color: #777; }}
 <ul>
 <li>OpenAI, chat drawing, jimeng, Qwen-Image: <code>/v1</code></li>
 <li>Zhipu CogView: <code>/api/paas/v4</code></li>
+<li>Volcengine Ark: <code>/api/v3</code></li>
+<li>DashScope: <code>/api/v1</code></li>
 </ul>
 <p>API reference: <a href="/docs">/docs</a> · Health: <a href="/healthz">/healthz</a> · Models: <code>GET /v1/models</code></p>
 </html>

@@ -51,5 +51,8 @@ def build(context: Context) -> ASGIApp:
 
 async def _on_stray(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    message = f"No such page: {request.method} {request.url.path[:200]}."
+    message = (
+        f"No such page: {request.method} {request.url.path[:200]}. "
+        "The APIs begin with /v1, /api/paas/v4, /api/v3 or /api/v1."
+    )
     return JSONResponse({"error": {"code": "not_found", "message": message}}, status_code=status)

@@ -51,11 +51,12 @@ def register(app: typer.Typer) -> None:
         if as_json:
             typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
             return
+        widest = max(len(row["model"]) for row in rows)
         for row in rows:
             prices = ", ".join(f"{quality} {price}" for quality, price in row["price"].items())
             backend = row["backend"] + (" (stand-in)" if row["stand_in"] else "")
             backend += "".join(f", else {name}" for name in row["fallbacks"])
-            line = f"{row['model']:<30} {backend:<20} {prices} characters per {row['per']}"
+            line = f"{row['model']:<{widest}} {backend:<20} {prices} characters per {row['per']}"
             if len(row["pixels"]) > 1:
                 line += f", large sizes up to {row['pixels'][-1]['permille'] / 1000:g} times that"
             typer.echo(line)

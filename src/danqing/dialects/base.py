@@ -159,13 +159,24 @@ def parse_json(raw: bytes) -> dict[str, object]:
             parse_float=_finite_float,
             parse_constant=_refuse_constant,
         )
-    except ValueError:  # JSONDecodeError, and int's limit on digits
-        raise InvalidBody("The request body is not valid JSON.") from None
+    except ValueError as error:  # JSONDecodeError, and int's limit on digits
+        raise InvalidBody(_what_is_wrong(text, error)) from None
     if not isinstance(value, dict):
         raise InvalidBody("The request body must be a JSON object.")
     if any(UNSTORABLE.search(string) for string in _strings(cast("object", value))):
         raise InvalidBody("The request body holds a NUL or a lone surrogate in a string.")
     return cast("dict[str, object]", value)
+
+
+def _what_is_wrong(text: str, error: ValueError) -> str:
+    if not text.strip():
+        return "The request body is empty."
+    if not isinstance(error, json.JSONDecodeError):
+        return "The request body is not valid JSON."
+    reason = (error.msg[:1].lower() + error.msg[1:]).replace("enclosed in", "in")
+    return (
+        f"The request body is not valid JSON: {reason} (line {error.lineno}, column {error.colno})."
+    )
 
 
 def _depth(structure: str) -> int:

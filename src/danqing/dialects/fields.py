@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -37,6 +38,8 @@ _VISIBLE = re.compile(
 )
 
 _KEY_CHARS_MAX = 100
+_TYPO_CHARS_MAX = 40
+_TYPO_LIKENESS_MIN = 0.75
 
 IMAGE_CHARS_MAX = 20_971_520
 """The longest data URL: openai-openapi's `maxLength` of `image_url`."""
@@ -68,7 +71,7 @@ def validate(model: type[W], body: object, path: str = "", *, nulls: bool = Fals
     try:
         return model.model_validate(given if nulls else _without_nulls(given))
     except ValidationError as error:
-        raise _request_error(error, path) from None
+        raise _request_error(error, path, model) from None
 
 
 def _without_nulls(value: object) -> object:
@@ -80,7 +83,7 @@ def _without_nulls(value: object) -> object:
     return value
 
 
-def _request_error(error: ValidationError, path: str) -> RequestError:
+def _request_error(error: ValidationError, path: str, model: type[BaseModel]) -> RequestError:
     fault = error.errors(include_url=False, include_input=False)[0]
     for part in fault["loc"]:
         if isinstance(part, int):
@@ -90,7 +93,9 @@ def _request_error(error: ValidationError, path: str) -> RequestError:
     if fault["type"] == "missing":
         return MissingField(path)
     if fault["type"] == "extra_forbidden":
-        return UnknownField(path)
+        return UnknownField(path, _meant(fault["loc"], path, model))
+    if fault["type"] in ("model_type", "dict_type", "model_attributes_type"):
+        return InvalidField(f"'{path}' must be an object.", path)
     if fault["type"] == "literal_error":
         context: dict[str, Any] = fault.get("ctx", {})
         return InvalidField(
@@ -98,6 +103,23 @@ def _request_error(error: ValidationError, path: str) -> RequestError:
         )
     reason = fault["msg"][:1].lower() + fault["msg"][1:]
     return InvalidField(f"Invalid value for '{path}': {reason}.", path)
+
+
+def _meant(place: tuple[int | str, ...], path: str, model: type[BaseModel]) -> str | None:
+    """The path with the name of the model's field that is most like the unknown one, if any is."""
+    *above, name = map(str, place)
+    for part in above:
+        field = model.model_fields.get(part)
+        if field is None or not isinstance(field.annotation, type):
+            return None
+        if not issubclass(field.annotation, BaseModel):
+            return None
+        model = field.annotation
+    if len(name) > _TYPO_CHARS_MAX:
+        return None
+    known = [field.alias or own for own, field in model.model_fields.items()]
+    likely = get_close_matches(name, known, 1, _TYPO_LIKENESS_MIN)
+    return path.removesuffix(name) + likely[0] if likely else None
 
 
 def read_prompt(

@@ -110,8 +110,9 @@ class InvalidImage(InvalidField):
 class UnknownField(RequestError):
     code = "unknown_field"
 
-    def __init__(self, param: str) -> None:
-        super().__init__(f"Unknown parameter: '{param}'.", param)
+    def __init__(self, param: str, meant: str | None = None) -> None:
+        hint = f" Did you mean '{meant}'?" if meant else ""
+        super().__init__(f"Unknown parameter: '{param}'.{hint}", param)
 
 
 class UnsupportedField(RequestError):
@@ -122,7 +123,9 @@ class ModelNotFound(RequestError):
     code = "model_not_found"
 
     def __init__(self, name: str, param: str = "model") -> None:
-        super().__init__(f"The model '{name[:100]}' does not exist.", param)
+        super().__init__(
+            f"The model '{name[:100]}' does not exist: GET /v1/models lists those that do.", param
+        )
 
 
 class NotFound(RequestError):

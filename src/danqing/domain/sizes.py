@@ -143,8 +143,9 @@ class SizeRule:
         values = [*self.named, *self.tiers, *map(str, self.listed)] or [str(self.default)]
         text = "Supported values are: " + ", ".join(f"'{value}'" for value in values)
         if self.free is not None:
-            text += (
-                f", and any WIDTHxHEIGHT with sides {self.free.side_min} to {self.free.side_max}, "
-                f"multiples of {self.free.multiple}, at most {self.free.pixels_max} pixels"
-            )
+            free = self.free
+            text += f", and any WIDTHxHEIGHT with sides {free.side_min} to {free.side_max}, "
+            text += f"multiples of {free.multiple}, " if free.multiple > 1 else ""
+            text += f"{free.pixels_min} to " if free.pixels_min else "at most "
+            text += f"{free.pixels_max} pixels"
         return text + "."

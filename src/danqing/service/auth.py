@@ -41,6 +41,7 @@ _USES_MAX = 256
 """Tokens whose use is being noted at once; beyond it some uses go unnoted."""
 log = get_logger(__name__)
 
+_HEADER = "Send it as the header 'Authorization: Bearer YOUR_TOKEN'."
 _TOKEN_ID = re.compile(r"sk-([0-9a-f]{32})")
 
 
@@ -219,15 +220,15 @@ def _parsed(networks: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
 
 def _bearer(authorization: str | None) -> str:
     if authorization is None or not authorization.strip():
-        raise MissingToken("You didn't provide an API key.")
+        raise MissingToken(f"You didn't provide an API key. {_HEADER}")
     if len(authorization) > HEADER_CHARS_MAX or not authorization.isascii():
         raise _invalid()
     scheme, _, credential = authorization.strip().partition(" ")
     credential = credential.strip()
     if scheme.lower() != "bearer":
-        raise _invalid()
+        raise InvalidToken(f"Incorrect API key provided. {_HEADER}")
     if not credential:
-        raise MissingToken("You didn't provide an API key.")
+        raise MissingToken(f"You didn't provide an API key. {_HEADER}")
     return credential
 
 
