@@ -15,7 +15,7 @@ from danqing.engine.families.weights import Part
 
 GIB = 2**30
 NUMBER_BYTES = {"float32": 4, "bfloat16": 2}
-PIXEL_BYTES = {"cogview4": 20 * 1024, "qwen_image": 2 * 1024}
+PIXEL_BYTES = {"cogview4": 5 * 1024, "qwen_image": 2 * 1024}
 """Of one picture in bfloat16, while it is drawn and decoded."""
 ROOM_BYTES = 2 * GIB
 """Tables, embeddings, the runtime's own."""
