@@ -52,7 +52,7 @@ test: lint
 	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile
 
 test-all: lint install-training install-engine install-sdks
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: install-test
 	$(BIN)/ruff check .
