@@ -26,7 +26,7 @@ from tests.ledger.plain import is_sqlite, open_plain, raw, rows
 
 ROOT = Path(__file__).parents[2]
 DUMP = (Path(__file__).parent / "version_0_1_0.sql").read_text("utf-8")
-NEW_IN_0002 = {
+NEW_SINCE_0001 = {
     "accounts": {
         "suspended_reason": None,
         "is_admin": False,
@@ -37,10 +37,12 @@ NEW_IN_0002 = {
         "low_balance_told": False,
         "webhook_url": None,
         "deleted_ms": None,
+        "image_days": None,
     },
     "tokens": {"kind": "key", "scopes": "draw", "models": None, "budget_total": None},
     "tasks": {"client_key": None, "fingerprint": None, "background": False, "draws": 1},
     "redeem_codes": {"kind": "credit", "expires_ms": None, "created_by": None},
+    "images": {"link_version": 0},
 }
 
 
@@ -192,7 +194,7 @@ def expected_now(before: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict
     for table, old_rows in before.items():
         expected[table] = [
             {name: value for name, value in row.items() if not name.startswith("waiver_")}
-            | NEW_IN_0002.get(table, {})
+            | NEW_SINCE_0001.get(table, {})
             for row in old_rows
         ]
     for row in expected["accounts"]:

@@ -44,6 +44,8 @@ class AccountRow:
     low_balance_told: bool = False
     webhook_url: str | None = None
     deleted_ms: int | None = None
+    image_days: int | None = None
+    """How long its images are kept; None = as their models say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,8 @@ class ImageRow:
     created_ms: int
     expires_ms: int
     deleted_ms: int | None = None
+    link_version: int = 0
+    """Links of an earlier version are revoked."""
 
 
 @dataclass(frozen=True, slots=True)
