@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import time
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -412,11 +412,66 @@ def test_a_key_that_the_provider_quotes_is_told_to_nobody(capsys: Any) -> None:
             (failed,) = [event for event in events if isinstance(event, Failed)]
             assert failed.error.message == "size: no luck with [key]"
             assert key not in repr(events)
+            assert "no luck with [key]" in repr(events)
 
     run(test)
     shown = capsys.readouterr()
-    assert "no luck with [key]" in shown.out + shown.err
     assert key not in shown.out + shown.err
+
+
+@pytest.mark.parametrize("status", [200, 400, 404, 429, 500, 503])
+def test_a_prompt_that_the_provider_quotes_is_logged_nowhere(capsys: Any, status: int) -> None:
+    async def test() -> None:
+        said = error(status, "odd", "X-Request-Id: req-17", message="cannot draw 'a cat'")
+        async with bench(said) as far:
+            with suppress(Untaken):
+                await far.draw()
+
+    run(test)
+    shown = capsys.readouterr()
+    assert "provider_refused" in shown.out + shown.err
+    assert "req-17" in shown.out + shown.err
+    assert "a cat" not in shown.out + shown.err
+
+
+def test_a_request_id_that_is_none_is_not_logged(capsys: Any) -> None:
+    async def test() -> None:
+        async with bench(error(400, "odd", "X-Request-Id: you asked for a cat")) as far:
+            with pytest.raises(Untaken):
+                await far.draw()
+
+    run(test)
+    shown = capsys.readouterr()
+    assert "provider_refused" in shown.out + shown.err
+    assert "a cat" not in shown.out + shown.err
+
+
+@pytest.mark.parametrize(
+    ("said", "n"),
+    [(error(503, "overloaded"), 3), (error(429, "limited"), 1), (error(400, "odd"), 1)],
+)
+def test_what_was_turned_away_counts_as_not_drawn(said: Any, n: int) -> None:
+    """Who hangs up between the tries owes nothing: the provider took none of them."""
+
+    async def test() -> None:
+        async with bench(said) as far:
+            events: list[Any] = []
+            with suppress(Untaken):
+                async for event in far.relay.draw(far.order()):
+                    events.append(event)
+            steps = [event.step for event in events if isinstance(event, Stepped)]
+            assert steps == [1, 0] * n
+
+    run(test)
+
+
+def test_what_may_have_been_drawn_counts_as_drawn() -> None:
+    async def test() -> None:
+        async with bench(error(500, "server_error")) as far:
+            steps = [event.step for event in await far.draw() if isinstance(event, Stepped)]
+            assert steps == [1]
+
+    run(test)
 
 
 @pytest.mark.parametrize(

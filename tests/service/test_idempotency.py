@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from danqing.domain.errors import (
     DuplicateRequestId,
     EngineFailed,
     IdempotencyConflict,
+    RateLimited,
 )
 from danqing.domain.ports import DrawOrder
 from danqing.domain.task import Event, Stepped
@@ -43,6 +45,20 @@ def test_the_key_again_answers_the_same_images_and_costs_nothing(tmp_path: Path)
             assert again.result.created == first.result.created
             assert len(h.provider.orders) == 1
             assert await h.balance() == 90_000
+
+    run(check())
+
+
+def test_the_key_again_is_a_request_to_the_rate_limit(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with house(tmp_path) as h:
+            h.principal = replace(h.principal, rate_per_minute=3)
+            answers = [await h.draw(key=KEY) for _ in range(3)]
+            assert [answer.replayed for answer in answers] == [False, True, True]
+            assert [answer.rate and answer.rate.remaining for answer in answers] == [2, 1, 0]
+            with pytest.raises(RateLimited):
+                await h.draw(key=KEY)
+            assert await h.balance() == 95_000
 
     run(check())
 

@@ -139,6 +139,57 @@ def test_hang_up(tmp_path: Path, model: str, steps: int, of: int, left: int) -> 
     run(check())
 
 
+@pytest.mark.parametrize("cancel", ["prorata", "full", "void"])
+def test_who_hangs_up_between_a_providers_refusals_pays_nothing(
+    tmp_path: Path, cancel: str
+) -> None:
+    """The provider took the request and turned it away (503); the next try has not been sent."""
+    (tmp_path / "catalog.toml").write_text(f'[models.dall-e-3]\ncancel = "{cancel}"\n')
+
+    async def check() -> None:
+        reached = asyncio.Event()
+
+        async def script(order: DrawOrder) -> AsyncGenerator[Event, None]:
+            yield Stepped(0, 1, 1)
+            yield Stepped(0, 0, 1)
+            reached.set()
+            await asyncio.sleep(60)
+
+        async with house(tmp_path, script, catalog_file=tmp_path / "catalog.toml") as h:
+            work = asyncio.create_task(h.draw(hung_up=(left_us := asyncio.Event())))
+            await reached.wait()
+            left_us.set()
+            work.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await work
+            assert await h.balance() == 100_000
+
+    run(check())
+
+
+def test_who_hangs_up_pays_nothing_for_an_image_that_failed(tmp_path: Path) -> None:
+    async def check() -> None:
+        reached = asyncio.Event()
+
+        async def script(order: DrawOrder) -> AsyncGenerator[Event, None]:
+            for index in range(2):
+                yield Stepped(index, 8, 8)
+            yield Failed(0, EngineFailed("NaN"))
+            reached.set()
+            await asyncio.sleep(60)
+
+        async with house(tmp_path, script) as h:
+            work = asyncio.create_task(h.draw(n=2, hung_up=(left_us := asyncio.Event())))
+            await reached.wait()
+            left_us.set()
+            work.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await work
+            assert await h.balance() == 95_000
+
+    run(check())
+
+
 def test_hang_up_at_any_moment_leaves_the_books_clean(tmp_path: Path) -> None:
     """Cancelled after a random while, from before the hold to after the post, by client or server."""
 

@@ -57,7 +57,8 @@ async def let_go(h: House) -> None:
 
 async def dead_draw(tmp_path: Path, stored: int, **how) -> str:
     """What a server leaves that was killed after storing some of its images."""
-    async with house(tmp_path, dying(stored), task_lease_s=LEASE_S) as h:
+    options = how.pop("options", {"task_lease_s": LEASE_S})
+    async with house(tmp_path, dying(stored), **options) as h:
         settle = h.ledger.settle
 
         async def never(*args, **options) -> None:
@@ -82,6 +83,29 @@ def test_what_was_stored_is_posted(tmp_path: Path) -> None:
             assert h.provider.orders == []
             outcome = await h.gallery.outcome(row, "http://here")
             assert len(outcome.result.delivered) == 2
+
+    run(check())
+
+
+def test_seeds_that_nobody_drew_by_are_not_told(tmp_path: Path) -> None:
+    """Whoever knew whether the provider takes seeds has died; what the client asked for was honoured."""
+    file = tmp_path / "catalog.toml"
+    file.write_text(
+        '[backends.far]\ndialect = "openai"\nbase_url = "http://127.0.0.1:1/v1"\n'
+        '[models.dall-e-3]\nbackend = "far"\n'
+    )
+
+    async def check() -> None:
+        for seed, told in ((None, ()), (5, (5, 6))):
+            folder = tmp_path / str(seed)
+            relayed = {"catalog_file": file, "task_lease_s": LEASE_S}
+            task_id = await dead_draw(folder, 2, n=2, seed=seed, options=relayed)
+            async with house(folder, **relayed) as h:
+                await h.sweep_until_quiet()
+                row, images = await h.gallery.task(task_id, h.principal.account_id)
+                assert (row.state, len(images)) == ("succeeded", 2)
+                assert (await h.gallery.outcome(row, "http://here")).seeds == told
+                assert not (row.result or {}).get("upstream", {}).get("requests")
 
     run(check())
 

@@ -148,3 +148,8 @@ class Card:
     """Pictures that an edit may start from; 0 = the model only draws."""
     features: frozenset[str] = field(default_factory=frozenset[str])
     """Optional request parameters this model honours, e.g. "style", "response_format"."""
+
+    @property
+    def may_be_relayed(self) -> bool:
+        """A provider draws it, or steps in."""
+        return any(backend.is_relay for backend in (self.backend, *self.fallbacks))

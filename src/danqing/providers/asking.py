@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from functools import partial
+from typing import AnyStr, TypeVar
 
 from danqing.backends import RelayRow
 from danqing.dialects.answers import NO_MONEY, SHUT_OUT, read_object, retry_after_s, words
@@ -51,6 +53,9 @@ _ANSWER_BYTES = 2**20
 """Of an answer beside its images."""
 LARGE_BYTES = 2**18
 """From here on an answer is read in a thread: 16 MB of base64 took 0.15 s on a busy machine."""
+ID_CHARS_MAX = 200
+"""Of a provider's id of a request or task."""
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")
 KEY_CHARS_MIN = 8
 """A shorter key is no secret, and may stand anywhere."""
 
@@ -120,6 +125,12 @@ class Asker:
         outgoing = self.client.encode_request(part.task, part.delivery, part.target)
         tried: list[Key] = []
         failures = 0
+
+        def told(step: int) -> None:
+            """Of the one step that a relay's image has."""
+            for place in part.places:
+                emit(Stepped(place, step, 1))
+
         while True:
             self.breaker.admit()
             key = self.ring.take(tried)
@@ -127,12 +138,8 @@ class Asker:
                 self.breaker.left()
                 raise no_key(self.ring)
 
-            def on_sent() -> None:
-                for place in part.places:
-                    emit(Stepped(place, 1, 1))
-
             try:
-                answer = await self._request(outgoing, key, part.task.n, end, on_sent)
+                answer = await self._request(outgoing, key, part.task.n, end, partial(told, 1))
             except OutboundUnsent as error:
                 self.breaker.failed()
                 failures += 1
@@ -150,8 +157,10 @@ class Asker:
                 backend=self._name,
                 status=answer.status,
                 code=error.code,
-                said=_said(answer),
+                upstream_id=_request_id(answer),  # and never its words: it may quote the prompt
             )
+            if _is_undrawn(answer, error):
+                told(0)  # who leaves now owes nothing for it
             if answer.status >= 500:
                 self.breaker.failed()
             else:
@@ -221,7 +230,8 @@ class Asker:
             self.breaker.failed()
             log.warning("provider_failed", backend=self._name, reason=error.message)
             raise ProviderFailed("The provider of this model gave no complete answer.") from error
-        return Incoming(reply.status, _without(key, reply.content), reply.headers)
+        headers = {name: _without(key, value) for name, value in reply.headers.items()}
+        return Incoming(reply.status, _without(key, reply.content), headers)
 
     async def _polled(
         self, pending: Pending, key: Key, task: ImageTask, end: float
@@ -275,15 +285,24 @@ class Asker:
     def _refusal(self, answer: Incoming, error: DanqingError) -> Relayed:
         return Relayed(
             backend=self._name,
-            upstream_id=answer.headers.get("x-request-id"),
+            upstream_id=answer.headers.get("x-request-id", "")[:ID_CHARS_MAX] or None,
             refusal=_said(answer) or error.message,
         )
 
 
+def _request_id(answer: Incoming) -> str | None:
+    """The provider's id of a request for the log, where it looks like one."""
+    found = answer.headers.get("x-request-id", "")
+    return found if _ID.fullmatch(found) else None
+
+
 def _is_free(answer: Incoming, error: DanqingError) -> bool:
     """Whether an error answer says for certain that nothing was drawn, and another provider may do better."""
-    if isinstance(error, ContentRefused | RequestError):
-        return False
+    return not isinstance(error, ContentRefused | RequestError) and _is_undrawn(answer, error)
+
+
+def _is_undrawn(answer: Incoming, error: DanqingError) -> bool:
+    """Whether an error answer says for certain that nothing was drawn."""
     refused = 400 <= answer.status < 500 and answer.status not in _LATE
     return refused or answer.status == 503 or isinstance(error, Busy)
 
@@ -295,11 +314,13 @@ async def read_answer(read: Callable[..., T], answer: Incoming, *rest: object) -
     return await asyncio.to_thread(read, answer, *rest)
 
 
-def _without(key: Key, body: bytes) -> bytes:
+def _without(key: Key, said: AnyStr) -> AnyStr:
     """An answer that does not quote the key it came for: logs, rows and callers get the provider's words."""
-    if key.text is None or len(key.text) < KEY_CHARS_MIN or len(body) >= LARGE_BYTES:
-        return body
-    return body.replace(key.text.encode(), b"[key]")
+    if key.text is None or len(key.text) < KEY_CHARS_MIN or len(said) >= LARGE_BYTES:
+        return said
+    if isinstance(said, bytes):
+        return said.replace(key.text.encode(), b"[key]")
+    return said.replace(key.text, "[key]")
 
 
 def _said(answer: Incoming) -> str:

@@ -27,7 +27,7 @@ from danqing.domain.task import (
 from danqing.net.outbound import Outbound
 from danqing.observability.logging import get_logger
 from danqing.observability.metrics import Metrics
-from danqing.providers.asking import Asker, Emit, Part
+from danqing.providers.asking import ID_CHARS_MAX, Asker, Emit, Part
 from danqing.providers.results import Fetcher
 from danqing.providers.upstream import Gate, Untaken
 
@@ -39,7 +39,6 @@ _OURS = frozenset({"prompt_extend", "history", "client_request_id", "end_user", 
 """What is honoured here, whether the provider is told or not."""
 _ANY_FORM = frozenset({"form", "format", "compression"})
 """Whatever form the images come in is read."""
-_ID_CHARS_MAX = 200
 _REVISED_CHARS_MAX = 20_000
 _USAGE_CHARS_MAX = 10_000
 _LINK = re.compile(r"https?://[!#-;=?-\[\]-_a-~]{1,8000}", re.I)
@@ -214,7 +213,7 @@ class Relay:
         emit(
             Relayed(
                 backend=self.name,
-                upstream_id=result.upstream_id and result.upstream_id[:_ID_CHARS_MAX],
+                upstream_id=result.upstream_id and result.upstream_id[:ID_CHARS_MAX],
                 usage=result.usage if len(str(result.usage)) <= _USAGE_CHARS_MAX else {},
                 revised_prompt=result.revised_prompt and result.revised_prompt[:_REVISED_CHARS_MAX],
                 safety=result.safety,

@@ -129,7 +129,7 @@ class Work:
 
     @property
     def started(self) -> bool:
-        return bool(self.done or self.images)
+        return any(self.done.values()) or bool(self.images)
 
     @property
     def left(self) -> frozenset[int]:
@@ -154,7 +154,7 @@ class Work:
     @property
     def is_asked(self) -> bool:
         """A provider has the request, and may want to be paid for it."""
-        return self.order.card.backend.is_relay and bool(self.done)
+        return self.order.card.backend.is_relay and any(self.done.values())
 
     def hear(self, event: Relayed | Linked | Turned) -> None:
         """Take in what a relay says."""

@@ -97,11 +97,11 @@ class Pipeline:
         Raises any DanqingError; whatever is raised, the hold is resolved by the card's rules. A call
         whose client hangs up goes on to its end where it has a key to come back with.
         """
+        rate = await self._limited(call.principal)  # a replay is a request, too
         if call.client_key is not None:
             first = await self._ledger.task_of_key(call.client_key.digest)
             if first is not None:
-                return await self._replayed(call, first)
-        rate = await self._limited(call.principal)
+                return _rated(await self._replayed(call, first), rate)
         safety = await self._admit(call)
         inputs = None
         if call.task.is_edit:
@@ -118,8 +118,8 @@ class Pipeline:
                 await asyncio.wait({running})
             raise
         if isinstance(opened, TaskRow):
-            return await self._replayed(call, opened)
-        return replace(opened, rate=rate) if isinstance(opened, Outcome) else opened
+            opened = await self._replayed(call, opened)
+        return _rated(opened, rate)
 
     async def cancel(self, task_id: str) -> None:
         """Cancel a task that is not over: at once if this server draws it, else its owner is told."""
@@ -135,9 +135,18 @@ class Pipeline:
             card = self._drawable(self._catalog.find(row.model, row.dialect))
         except DanqingError:
             return False
-        if row.state == "running" and any(one.is_relay for one in (card.backend, *card.fallbacks)):
+        if row.state == "running" and card.may_be_relayed:
             return False  # a provider may have been paid for it: it is not asked twice
         return stored.task.quality in card.qualities
+
+    def knows_seeds(self, row: TaskRow, stored: StoredRequest) -> bool:
+        """Whether the images of a task whose server died were drawn by its seeds: who drew them is not known."""
+        if stored.task.seed is not None:
+            return True  # what cannot take a seed that was asked for does not get the task
+        try:
+            return not self._catalog.find(row.model, row.dialect).may_be_relayed
+        except DanqingError:
+            return False
 
     async def resume(self, row: TaskRow, stored: StoredRequest) -> None:
         """Draw a claimed task again, under the hold it has. Raises ModelNotFound (see can_resume), StaleTask."""
@@ -468,3 +477,8 @@ class Pipeline:
         self._running.discard(task)
         if not task.cancelled():
             task.exception()  # a client that has left asks nobody for it: that is no news for the log
+
+
+def _rated(answer: Outcome | Accepted, rate: Taken | None) -> Outcome | Accepted:
+    """The answer with what is left of the caller's rate."""
+    return replace(answer, rate=rate) if isinstance(answer, Outcome) else answer

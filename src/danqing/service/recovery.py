@@ -14,6 +14,7 @@ from danqing.db.rows import TaskRow
 from danqing.db.session import Database
 from danqing.domain.card import Price
 from danqing.domain.errors import Cancelled, DanqingError
+from danqing.domain.task import Relayed
 from danqing.observability.logging import get_logger
 from danqing.service.calls import image_row
 from danqing.service.delivery import Deliverer, StoredImage, day_folder, task_ms
@@ -21,6 +22,7 @@ from danqing.service.ledger import Ledger, StaleTask, wall_clock_ms
 from danqing.service.pipeline import Pipeline
 from danqing.service.records import StoredRequest, StoredResult, error_json
 from danqing.service.references import is_input
+from danqing.service.upstream import Upstream
 from danqing.storage.blobs import Blobs
 
 log = get_logger(__name__)
@@ -144,7 +146,10 @@ class Recovery:
     ) -> None:
         """Charge for what a server had stored when it died: its client can fetch it."""
         charge = Price.charge(stored.held, len(found), stored.task.n)
-        result = StoredResult(None, (), {}, {})
+        upstream = Upstream()
+        if not self._pipeline.knows_seeds(row, stored):
+            upstream.requests.append(Relayed("", seeded=False))
+        result = StoredResult(None, (), {}, {}, upstream)
         await self._ledger.settle(
             row.id,
             row.epoch,

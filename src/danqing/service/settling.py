@@ -201,10 +201,18 @@ class Settler:
 
 
 def _share(work: Work, done: Mapping[int, Fraction]) -> int:
-    """The hold's share of what was done of each image, where one that was shown counts whole; rounded up."""
+    """The hold's share of what was done of each image; rounded up.
+
+    One that was shown counts whole, one that failed not at all.
+    """
     n = work.order.task.n
     whole = Fraction(1)
-    images = sum(whole if index in work.left else done.get(index, 0) for index in range(n))
+    failed = {index for index, image in work.images.items() if isinstance(image, DanqingError)}
+    images = sum(
+        whole if index in work.left else done.get(index, 0)
+        for index in range(n)
+        if index in work.left or index not in failed
+    )
     return min(work.held, math.ceil(work.held * images / n))
 
 

@@ -33,7 +33,7 @@ class Upstream:
         if not self.requests and not self.links:
             return {}
         return {
-            "requests": [shown(request) for request in self.requests],
+            "requests": [known for request in self.requests if (known := shown(request))],
             "links": {
                 str(index): [link.url, str(link.size), link.seed, link.format]
                 for index, link in self.links.items()
