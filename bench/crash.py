@@ -260,11 +260,10 @@ async def _broken(books: Books, configured: settings.Settings, accepted: set[str
     faults = await books.ledger.check()
     if (held := await books.ledger.open_holds()).count:
         faults.append(f"{held.count} holds are open")
-    models = load_catalog(configured)
+    models, blobs = load_catalog(configured), Blobs(configured.blob_root)
     async with open_outbound() as outbound:
-        service = make_service(configured, models, Metrics(), books, _NoProvider(), outbound)
+        service = make_service(configured, models, Metrics(), books, blobs, _NoProvider(), outbound)
         await service.recovery.delete_orphans(older_than_s=0)
-    blobs = Blobs(configured.blob_root)
     known: set[str] = set()
     charged: Counter[str] = Counter()
     for row in await books.db.read(lambda conn: book_queries.every_task(conn)):

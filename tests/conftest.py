@@ -19,6 +19,7 @@ import pytest
 from danqing import settings
 from danqing.app import Books, open_books
 from tests.postgres import PostgresServer, find_binaries
+from tests.s3 import CREDENTIALS, S3Server
 
 T = TypeVar("T")
 
@@ -194,6 +195,21 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'danqing.db'}"
     return request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    live = S3Server()
+    yield live
+    live.stop()
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """An S3 server, and credentials for it in the environment."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    return s3_server
 
 
 def missing(program: str, package: str) -> NoReturn:

@@ -54,7 +54,7 @@ from danqing.service.references import References
 from danqing.service.settling import Settler
 from danqing.service.webhooks import WebhookSender
 from danqing.settings import Settings, SettingsError
-from danqing.storage.blobs import Blobs
+from danqing.storage.blobs import Blobs, open_blobs
 
 __all__ = ["LoadError", "cards"]  # what the floor above needs of the engine's
 
@@ -290,6 +290,7 @@ async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books]
     metrics = Metrics()
     async with (
         open_books(settings) as books,
+        open_blobs(settings.blob_root) as blobs,
         open_engines(settings, models, metrics) as engines,
         open_outbound() as outbound,
         open_outbound(sum(row.concurrency_max for row in models.relays.values())) as relaying,
@@ -297,7 +298,7 @@ async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books]
         relays = make_relays(models, relaying, metrics)
         local = {name: LocalProvider(client) for name, client in engines.items()}
         provider = Router(local | relays)
-        service = make_service(settings, models, metrics, books, provider, outbound)
+        service = make_service(settings, models, metrics, books, blobs, provider, outbound)
         sender = WebhookSender(
             Outbox(books.db),
             outbound,
@@ -374,12 +375,12 @@ def make_service(
     models: Catalog,
     metrics: Metrics,
     books: Books,
+    blobs: Blobs,
     provider: Provider,
     outbound: Outbound,
 ) -> Service:
     """The use case on these books, drawing by this provider. Raises ValueError for a setting it cannot use."""
     signer = LinkSigner(books.keys.derive("links"))
-    blobs = Blobs(settings.blob_root)
     ledger = books.ledger
     moderator = make_moderator(settings)
 

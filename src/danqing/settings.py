@@ -105,7 +105,7 @@ class Settings(BaseSettings):
     keys_file: Path | None = None
     """The keys behind all tokens and links; `keys.json` in the data directory by default. Servers on one database share it."""
     blob_url: str | None = None
-    """Where images are kept; a folder in the data directory by default."""
+    """Where images are kept: a folder (in the data directory by default), or `s3://BUCKET/PREFIX?endpoint=URL&region=NAME`, whose credentials are in `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`."""
     public_url: str | None = Field(default=None, pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")
     """The address clients reach the server by; links begin with it."""
     host: str = "127.0.0.1"

@@ -55,6 +55,7 @@ def test_postgresql_gone_and_back(null_server, postgres: PostgresServer, postgre
         "ready": False,
         "engine": True,
         "database": False,
+        "images": True,
     }
     postgres.start()
     until_well(server)
@@ -105,6 +106,7 @@ def test_a_full_disk(small_disk: Path) -> None:
         assert {answer.status_code for answer in answers} == {503}
         assert all(is_unavailable(answer) for answer in answers)
         assert httpx2.get(before).status_code == 200
+        assert not server.client.get("/readyz").json()["images"]
         filler.unlink()
         after = until_well(server).json()["data"][0]["url"]
         assert httpx2.get(after).status_code == 200

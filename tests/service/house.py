@@ -27,6 +27,7 @@ from danqing.service.ledger import Ledger
 from danqing.service.pipeline import Pipeline
 from danqing.service.recovery import Recovery
 from danqing.service.streaming import Feed
+from danqing.storage.blobs import Blobs
 
 Script = Callable[[DrawOrder], AsyncGenerator[Event, None]]
 
@@ -136,7 +137,8 @@ async def house(
         models = catalog.load(configured)
         provider = Scripted(script)
         outbound = outbound or Outbound()
-        service = make_service(configured, models, Metrics(), books, provider, outbound)
+        blobs = Blobs(configured.blob_root)
+        service = make_service(configured, models, Metrics(), books, blobs, provider, outbound)
         principal = await Authenticator(books.db, books.keys).authenticate(f"Bearer {token}", None)
         try:
             yield House(
@@ -153,6 +155,7 @@ async def house(
         finally:
             await service.pipeline.drain()
             service.references.close()
+            blobs.close()
             await outbound.aclose()
 
 

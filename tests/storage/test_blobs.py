@@ -1,4 +1,4 @@
-"""The blob store: written once, whole or not at all, private, and no way out of its folder."""
+"""The blob store: written once, whole or not at all, private, and no way out of its folder or prefix."""
 
 from __future__ import annotations
 
@@ -6,25 +6,37 @@ import asyncio
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import obstore
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.s3 import S3Server, failing_front
 
 from danqing.domain.errors import NotFound, Unavailable
-from danqing.storage.blobs import BlobExists, Blobs
+from danqing.storage.blobs import S3_RETRIES, BlobExists, Blobs, open_blobs
 
 KEY = "3f/3f5a2c00001.png"
+
+
+@pytest.fixture(params=["folder", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where blobs may rest: the test runs with both."""
+    if request.param == "folder":
+        return str(tmp_path / "images")
+    s3: S3Server = request.getfixturevalue("s3")
+    return s3.url(s3.make_bucket())
 
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_round_trip_and_ranges(tmp_path: Path) -> None:
+def test_round_trip_and_ranges(root: str) -> None:
     async def scenario() -> None:
-        blobs = Blobs(tmp_path / "images")
+        blobs = Blobs(root)
         await blobs.put(KEY, b"0123456789")
         assert await blobs.get(KEY) == b"0123456789"
         assert await blobs.get(KEY, range=(0, 10)) == b"0123456789"
@@ -36,9 +48,9 @@ def test_round_trip_and_ranges(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_blob_is_never_overwritten(tmp_path: Path) -> None:
+def test_a_blob_is_never_overwritten(root: str) -> None:
     async def scenario() -> None:
-        blobs = Blobs(tmp_path)
+        blobs = Blobs(root)
         await blobs.put(KEY, b"first")
         with pytest.raises(BlobExists):
             await blobs.put(KEY, b"second")
@@ -47,9 +59,9 @@ def test_a_blob_is_never_overwritten(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_of_many_writers_of_one_key_one_wins(tmp_path: Path) -> None:
+def test_of_many_writers_of_one_key_one_wins(root: str) -> None:
     async def scenario() -> None:
-        blobs = Blobs(tmp_path)
+        blobs = Blobs(root)
         data = [bytes([i]) * 100_000 for i in range(16)]
         ends = await asyncio.gather(*(blobs.put(KEY, d) for d in data), return_exceptions=True)
         assert sum(end is None for end in ends) == 1
@@ -59,9 +71,9 @@ def test_of_many_writers_of_one_key_one_wins(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_missing_and_deleted(tmp_path: Path) -> None:
+def test_missing_and_deleted(root: str) -> None:
     async def scenario() -> None:
-        blobs = Blobs(tmp_path)
+        blobs = Blobs(root)
         assert await blobs.size(KEY) is None
         with pytest.raises(NotFound):
             await blobs.get(KEY)
@@ -114,9 +126,102 @@ def test_whatever_the_key_nothing_is_written_outside(
         assert [path for path in root.rglob("*") if path.is_file()] == [root / "images" / key]
 
 
-def test_another_kind_of_store_is_refused() -> None:
-    with pytest.raises(ValueError, match="folder only"):
-        Blobs("s3://bucket")
+def test_lists_and_folders(root: str) -> None:
+    async def scenario() -> None:
+        blobs = Blobs(root)
+        assert await blobs.folders() == []
+        assert await blobs.list("20261121") == []
+        await blobs.check()
+        keys = [f"20261121/{task}/{index}-{index}.png" for task in "ab" for index in range(3)]
+        for key in [*keys, "20261122/a/0-0.webp"]:
+            await blobs.put(key, b"x")
+        assert await blobs.folders() == ["20261121", "20261122"]
+        assert await blobs.list("20261121") == keys
+        assert await blobs.list("20261121/b") == keys[3:]
+        assert await blobs.list("2026112") == []
+
+    asyncio.run(scenario())
+
+
+def test_a_probe_says_whether_it_works(root: str) -> None:
+    async def scenario() -> None:
+        blobs = Blobs(root)
+        assert await blobs.answers(10)
+        assert await blobs.sweep_parts(0) == 0
+        await blobs._run(lambda: obstore.put(blobs._store, "probe/left.png", b"x"))
+        assert await blobs.folders() == []
+        assert await blobs.sweep_parts(time.time() + 60) == 1
+        assert await blobs.sweep_parts(time.time() + 60) == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://example.com/images", "a folder or behind s3://"),
+        ("s3://", "cannot be a bucket's name"),
+        ("s3://Bucket", "cannot be a bucket's name"),
+        ("s3://bucket?endpoint=ftp://a", "endpoint must be"),
+        ("s3://bucket?endpoint=http://key:secret@a", "endpoint must be"),
+        ("s3://bucket?bucket=b", "not 'bucket'"),
+        ("s3://key:secret@bucket", "holds more than"),
+        ("s3://bucket:80", "holds more than"),
+        ("s3://bucket?endpoint", "no URL"),
+    ],
+)
+def test_another_kind_of_store_is_refused(url: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as caught:
+        Blobs(url)
+    assert str(caught.value).startswith("blob_url: ")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_bucket_that_is_missing_or_closed_is_found_out(s3: S3Server) -> None:
+    async def refused(url: str) -> str:
+        with pytest.raises(ValueError) as caught:
+            async with open_blobs(url):
+                pass
+        assert "secret" not in str(caught.value)
+        return str(caught.value)
+
+    missing = asyncio.run(refused(s3.url("nowhere")))
+    assert missing == "blob_url: s3://nowhere/some/where: there is no such bucket"
+    url = s3.url(s3.make_bucket())
+    with s3.checking_credentials():
+        assert "access is denied: do AWS_ACCESS_KEY_ID" in asyncio.run(refused(url))
+        assert not asyncio.run(Blobs(url).answers(10))
+    assert asyncio.run(Blobs(url).answers(10))
+
+
+def test_a_bucket_that_vanishes_makes_no_image_gone(s3: S3Server) -> None:
+    """A wrong bucket answers 404 as a lost image does: nobody must take one for the other."""
+
+    async def scenario() -> None:
+        blobs = Blobs(s3.url("vanished"))
+        for deed in (blobs.put(KEY, b"x"), blobs.get(KEY), blobs.list("3f"), blobs.folders()):
+            with pytest.raises(Unavailable):
+                await deed
+        assert not await blobs.answers(10)
+
+    asyncio.run(scenario())
+
+
+def test_what_fails_in_passing_is_tried_again(s3: S3Server) -> None:
+    async def scenario() -> None:
+        with failing_front(s3.endpoint) as (endpoint, front):
+            blobs = Blobs(s3.url(s3.make_bucket(), endpoint))
+            front.failures = 2
+            await blobs.put(KEY, b"x" * 1000)
+            front.failures = 1
+            assert await blobs.get(KEY) == b"x" * 1000
+            assert front.failed == 3
+            front.failures = 1000
+            with pytest.raises(Unavailable):
+                await blobs.get(KEY)
+            assert front.failed == 3 + 1 + S3_RETRIES
+
+    asyncio.run(scenario())
 
 
 FULL_DISK = """

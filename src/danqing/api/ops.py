@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 
 from fastapi import APIRouter, Request
@@ -14,7 +15,7 @@ from danqing.api.requests import is_loopback
 router = APIRouter(tags=["operations"])
 
 READY_S_MAX = 2.0
-"""A database that takes longer to say anything is not there."""
+"""A database or an image store that takes longer to say anything is not there."""
 
 
 _FORWARDED = (
@@ -41,12 +42,12 @@ async def healthz(request: Request) -> Response:
 
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
-    """200 while requests can be drawn: the engine works, and the database answers."""
+    """200 while requests can be drawn: the engine works, the database answers, images can be kept."""
     context = context_of(request)
-    facts = {
-        "engine": (await context.health())["ok"],
-        "database": await context.books.db.answers(READY_S_MAX),
-    }
+    database, images = await asyncio.gather(
+        context.books.db.answers(READY_S_MAX), context.gallery.answers(READY_S_MAX)
+    )
+    facts = {"engine": (await context.health())["ok"], "database": database, "images": images}
     ready = all(facts.values())
     return JSONResponse({"ready": ready} | facts, status_code=200 if ready else 503)
 

@@ -89,6 +89,10 @@ class Gallery:
         """Bytes [start, end) of an image."""
         return await self._blobs.get(file.blob_key, range=(start, end))
 
+    async def answers(self, seconds: float) -> bool:
+        """Whether images can be kept now, as far as it can be known within this time."""
+        return await self._blobs.answers(seconds)
+
     async def delete_blobs(self, blob_keys: Iterable[str]) -> None:
         """Delete now what images past their time were in, which housekeeping would do; what cannot be is logged."""
         for blob_key in blob_keys:

@@ -1,8 +1,7 @@
-"""Where image bytes rest: a local folder through obstore. Knows keys and bytes, not what they mean.
+"""Where image bytes rest: a local folder, or S3 and what speaks its protocol, through obstore. Knows keys and bytes, not what they mean.
 
-The only file that imports obstore. The content type is not kept here (a local folder has no place for it): the
-image's row has it. obstore's blocking calls run in worker threads: its async ones call back into Python from
-threads of their own, and a process that ends just then aborts (PyO3/pyo3-async-runtimes#40).
+The only file that imports obstore. obstore's blocking calls run in worker threads: its async ones call back into
+Python from threads of their own, and a process that ends just then aborts (PyO3/pyo3-async-runtimes#40).
 """
 
 from __future__ import annotations
@@ -11,25 +10,115 @@ import asyncio
 import errno
 import os
 import re
-from collections.abc import Callable
-from contextlib import suppress
+import secrets
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore
+from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError
+from obstore.exceptions import UnauthenticatedError as Unauthenticated
+from obstore.store import LocalStore, S3Store
 
 from danqing.domain.errors import NotFound, Unavailable
 
 _FOLDER = re.compile(r"[a-z0-9]{1,16}(?:/[a-z0-9-]{1,64})?", re.ASCII)
 _KEY = re.compile(_FOLDER.pattern + r"/[a-z0-9-]{1,64}\.(?:png|jpeg|webp)", re.ASCII)
 _PART = re.compile(r".+#[0-9]+")
+_PROBE = "probe"
 T = TypeVar("T")
+
+THREADS = 32
+"""Store calls at once: each is a connection where the store is not here."""
+PROBE_BYTES = 65_536
+S3_CONNECT = timedelta(seconds=5)
+S3_TIMEOUT = timedelta(seconds=30)
+"""Of one request, and of all its tries."""
+S3_RETRIES = 4
+"""Tries again after an answer of 5xx, or none."""
+S3_BACKOFF = timedelta(seconds=3)
 
 
 class BlobExists(Exception):
     """The key is taken: a blob is never overwritten."""
+
+
+@dataclass(frozen=True, slots=True)
+class S3Location:
+    """What `s3://BUCKET/PREFIX?endpoint=URL&region=NAME` says. Credentials are not in it: AWS_* variables hold them."""
+
+    bucket: str
+    prefix: str | None = None
+    endpoint: str | None = None
+    region: str | None = None
+
+    @classmethod
+    def parse(cls, url: str) -> S3Location:
+        """Raises ValueError naming what is wrong with it."""
+        try:
+            parts = urlsplit(url)
+            query = dict(
+                parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+            )
+            odd = parts.port is not None or parts.username or parts.password or parts.fragment
+        except ValueError:
+            raise ValueError("it is no URL") from None
+        if odd:
+            raise ValueError("it holds more than s3://BUCKET/PREFIX?endpoint=URL&region=NAME")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,62}", parts.netloc):
+            raise ValueError(f"'{parts.netloc}' cannot be a bucket's name")
+        unknown = sorted(set(query) - {"endpoint", "region"})
+        if unknown:
+            raise ValueError(f"it knows endpoint and region, not '{unknown[0]}'")
+        endpoint = query.get("endpoint")
+        if endpoint is not None and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", endpoint):
+            raise ValueError("its endpoint must be an http or https URL without credentials")
+        prefix = unquote(parts.path).strip("/")
+        return cls(parts.netloc, prefix or None, endpoint, query.get("region"))
+
+    def open(self) -> S3Store:
+        """Asks nobody yet. Raises ValueError for what obstore refuses, e.g. in a variable."""
+        config: dict[str, Any] = {
+            "region": self.region or os.environ.get("AWS_REGION", "us-east-1"),
+            "disable_bulk_delete": True,  # not every server that speaks S3 has it
+        }
+        if self.endpoint is not None:
+            config["endpoint"] = self.endpoint
+        return S3Store(
+            self.bucket,
+            prefix=self.prefix,
+            config=config,
+            client_options={
+                "allow_http": (self.endpoint or "").startswith("http:"),
+                "connect_timeout": S3_CONNECT,
+                "timeout": S3_TIMEOUT,
+            },
+            retry_config={
+                "max_retries": S3_RETRIES,
+                "retry_timeout": S3_TIMEOUT,
+                "backoff": {
+                    "init_backoff": timedelta(milliseconds=100),
+                    "max_backoff": S3_BACKOFF,
+                    "base": 2,
+                },
+            },
+        )
+
+
+@asynccontextmanager
+async def open_blobs(root: str | Path) -> AsyncIterator[Blobs]:
+    """A store that was tried out. Raises ValueError naming the setting, OSError."""
+    blobs = Blobs(root)
+    try:
+        await blobs.check()
+        yield blobs
+    finally:
+        blobs.close()
 
 
 class Blobs:
@@ -40,30 +129,77 @@ class Blobs:
     """
 
     def __init__(self, root: str | Path) -> None:
-        """`root` is a folder or a file:// URL. It is made if missing, and closed to other users.
+        """`root` is a folder, a file:// URL, or s3://BUCKET/PREFIX. A folder is made if missing, and closed to other users.
 
-        Raises ValueError for another kind of URL and OSError when the folder cannot be made.
+        Raises ValueError for another URL and OSError when the folder cannot be made.
         """
         text = str(root).removeprefix("file://")
-        if "://" in text:
-            raise ValueError("blob_url: images can be kept in a folder only, not behind a URL")
-        self._root = Path(text).absolute()
-        self._root.mkdir(parents=True, exist_ok=True)
-        self._root.chmod(0o700)
-        self._store = LocalStore(self._root, automatic_cleanup=True)
+        self._folder: Path | None = None
+        self._shown = text.partition("?")[0]
+        if text.startswith("s3://"):
+            try:
+                self._store: LocalStore | S3Store = S3Location.parse(text).open()
+            except (BaseError, ValueError) as error:
+                raise ValueError(f"blob_url: {error}") from None
+        elif "://" in text:
+            raise ValueError("blob_url: images are kept in a folder or behind s3://BUCKET/PREFIX")
+        else:
+            self._folder = Path(text).absolute()
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.chmod(0o700)
+            self._store = LocalStore(self._folder, automatic_cleanup=True)
+        # Not the loop's own threads: those encode pictures, and waiting for a network must not hold that up.
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="danqing-blobs")
+
+    async def check(self) -> None:
+        """Write, read and delete a probe. Raises ValueError naming the setting and what is wrong."""
+        key = f"{_PROBE}/{secrets.token_hex(8)}.png"
+        try:
+            await self.put(key, b"probe")
+            await self.get(key)
+            await self.delete(key)
+        except (Unavailable, NotFound) as error:
+            raise ValueError(f"blob_url: {self._shown}: {_why(error.__cause__)}") from error
+
+    async def answers(self, seconds: float) -> bool:
+        """Whether images can be kept now, by a probe: of a folder a small file is written, of S3 something is asked for."""
+        key = f"{_PROBE}/{secrets.token_hex(8)}.png"
+        try:
+            async with asyncio.timeout(seconds):
+                if self._folder is None:
+                    with suppress(NotFound):
+                        await self.get(key)
+                else:
+                    await self.put(key, bytes(PROBE_BYTES))
+                    await self.delete(key)
+        except (Unavailable, TimeoutError):
+            return False
+        return True
+
+    def close(self) -> None:
+        """End the threads; what they are about is let go."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def put(self, key: str, data: bytes) -> None:
         """Store a new blob. Raises BlobExists when the key is taken."""
         path = _checked(key)
 
         def write() -> None:
+            if self._folder is None:
+                kind = {"Content-Type": f"image/{path.rpartition('.')[2]}"}
+                obstore.put(
+                    self._store, path, data, attributes=kind, mode="create", use_multipart=False
+                )
+                return
             obstore.put(self._store, path, data, mode="create", use_multipart=False)
-            (self._root / path).chmod(0o600)  # the folder is closed; this is for copies of it
+            (self._folder / path).chmod(0o600)  # the folder is closed; this is for copies of it
 
         try:
-            await _in_thread(write)
+            await self._run(write)
         except AlreadyExistsError:
             raise BlobExists(key) from None
+        except FileNotFoundError as error:  # no such bucket, or the folder was taken away meanwhile
+            raise Unavailable("The image store does not answer.") from error
 
     async def get(self, key: str, range: tuple[int, int] | None = None) -> bytes:
         """The whole blob, or its bytes [start, end), fewer where it ends before. Raises NotFound.
@@ -80,7 +216,7 @@ class Blobs:
             return bytes(obstore.get_range(self._store, path, start=range[0], end=range[1]))
 
         try:
-            return await _in_thread(read)
+            return await self._run(read)
         except FileNotFoundError:
             raise NotFound("The image is gone.") from None
 
@@ -88,7 +224,7 @@ class Blobs:
         """The blob's size in bytes; None when there is no such blob."""
         path = _checked(key)
         try:
-            return (await _in_thread(lambda: obstore.head(self._store, path)))["size"]
+            return (await self._run(lambda: obstore.head(self._store, path)))["size"]
         except FileNotFoundError:
             return None
 
@@ -96,7 +232,7 @@ class Blobs:
         """Remove a blob; one that is not there is removed already."""
         path = _checked(key)
         try:
-            await _in_thread(lambda: obstore.delete(self._store, path))
+            await self._run(lambda: obstore.delete(self._store, path))
         except FileNotFoundError:
             return
 
@@ -110,33 +246,58 @@ class Blobs:
                 meta["path"] for page in obstore.list(self._store, folder) for meta in page
             )
 
-        return await _in_thread(read)
+        return await self._run(read)
 
     async def folders(self) -> list[str]:
         """The folders at the top, in order."""
 
         def read() -> list[str]:
             prefixes = obstore.list_with_delimiter(self._store)["common_prefixes"]
-            return sorted(str(prefix) for prefix in prefixes)
+            return sorted(name for name in map(str, prefixes) if name != _PROBE)
 
-        return await _in_thread(read)
+        return await self._run(read)
+
+    async def _run(self, deed: Callable[[], T]) -> T:
+        """Run a blocking store call. Faults become Unavailable, but for the two that have a meaning.
+
+        The store's own message names paths, so it stays in the cause, for the log.
+        """
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, deed)
+        except AlreadyExistsError:
+            raise
+        except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error):
+                raise _unavailable(error) from error
+            raise
+        except (BaseError, OSError) as error:
+            raise _unavailable(error) from error
 
     async def sweep_parts(self, older_than_s: float) -> int:
-        """Remove what writers that were killed left half written; how many there were.
+        """Remove what writers that were killed left half written, and their probes; how many there were.
 
-        The local store writes to "NAME#1" and renames; its listing does not show those.
+        A folder's store writes to "NAME#1" and renames; its listing does not show those. S3 has none.
         """
 
         def sweep() -> int:
             removed = 0
-            for path in self._root.rglob("*#*"):
+            for meta in [meta for page in obstore.list(self._store, _PROBE) for meta in page]:
+                if meta["last_modified"].timestamp() < older_than_s:
+                    obstore.delete(self._store, meta["path"])
+                    removed += 1
+            for path in [] if self._folder is None else self._folder.rglob("*#*"):
                 with suppress(FileNotFoundError):
                     if _PART.fullmatch(path.name) and path.stat().st_mtime < older_than_s:
                         path.unlink()
                         removed += 1
             return removed
 
-        return await _in_thread(sweep)
+        return await self._run(sweep)
+
+
+def _unavailable(error: BaseException) -> Unavailable:
+    full = any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT))
+    return Unavailable("The image store is full." if full else "The image store does not answer.")
 
 
 def _checked(key: str) -> str:
@@ -145,17 +306,13 @@ def _checked(key: str) -> str:
     return key
 
 
-async def _in_thread(deed: Callable[[], T]) -> T:
-    """Run a blocking store call. Faults become Unavailable, but for the two that have a meaning.
-
-    The store's own message names paths, so it stays in the cause, for the log.
-    """
-    try:
-        return await asyncio.to_thread(deed)
-    except (AlreadyExistsError, FileNotFoundError):
-        raise
-    except (BaseError, OSError) as error:
-        full = any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT))
-        raise Unavailable(
-            "The image store is full." if full else "The image store does not answer."
-        ) from error
+def _why(cause: BaseException | None) -> str:
+    """What keeps a store from working, for an operator. obstore's own text is long: its last words are left out."""
+    text = str(cause).partition("Debug source:")[0]
+    if "NoSuchBucket" in text:
+        return "there is no such bucket"
+    if isinstance(cause, PermissionDeniedError | Unauthenticated):
+        return "access is denied: do AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong to it, and may they read, write, list and delete?"
+    if "169.254.169.254" in text:
+        return "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    return " ".join(text.split())[:300] or "it does not work"
