@@ -370,6 +370,42 @@ def test_a_task_that_was_taken_is_not_given_to_another_for_its_odd_id() -> None:
     run(test)
 
 
+def test_accounts_take_turns_at_the_provider() -> None:
+    async def test() -> None:
+        gate = asyncio.Event()
+
+        async def gated(got: Received, writer: asyncio.StreamWriter) -> None:
+            await gate.wait()
+            await inline(1)(got, writer)
+
+        async with bench(gated, concurrency_max=1, queue_max=3) as far:
+            drawing: list[asyncio.Task[Any]] = []
+
+            async def come(account: str, prompt: str, n: int = 1) -> asyncio.Task[Any]:
+                order = replace(far.order(n=n), account_id=account, prompt=prompt)
+
+                async def draw() -> list[Any]:
+                    return [event async for event in far.relay.draw(order)]
+
+                drawing.append(asyncio.create_task(draw()))
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                return drawing[-1]
+
+            for number in range(4):
+                await come("greedy", f"greedy {number}")
+            await come("late", "late")  # the line was full: the greedy one's last has to leave it
+            with pytest.raises(Untaken) as turned_away:
+                await drawing[3]
+            assert isinstance(turned_away.value.error, errors.Busy)
+            gate.set()
+            await asyncio.gather(*drawing, return_exceptions=True)
+            order = [one["prompt"] for one in far.provider.asked]
+            assert order == ["greedy 0", "late", "greedy 1", "greedy 2"]
+
+    run(test)
+
+
 def test_few_images_are_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = [0, 0]
 

@@ -20,6 +20,7 @@ from danqing.domain.task import Delivery, Drawn, Event, ImageTask, Started, Step
 from danqing.net.outbound import Outbound
 from danqing.observability.metrics import Metrics
 from danqing.service.auth import Authenticator, Principal
+from danqing.service.books import Books
 from danqing.service.budget import ByteBudget
 from danqing.service.calls import Call, ClientKey
 from danqing.service.gallery import Gallery
@@ -71,6 +72,7 @@ class House:
     models: catalog.Catalog
     images: Path
     uploads: ByteBudget
+    books: Books
 
     async def draw(
         self,
@@ -110,6 +112,11 @@ class House:
         assert await self.ledger.check() == []
         assert (await self.ledger.open_holds()).count == 0
         return await self.ledger.balance(self.principal.account_id)
+
+    async def another_account(self, name: str = "another") -> str:
+        """The id of a new account with some characters."""
+        await self.books.accounts.create(name, 100_000)
+        return (await self.books.accounts.get(name)).id
 
     async def sweep_until_quiet(self) -> None:
         """What housekeeping does within a few leases."""
@@ -151,6 +158,7 @@ async def house(
                 models,
                 folder / "images",
                 service.uploads,
+                books,
             )
         finally:
             await service.pipeline.drain()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from danqing.domain.ports import DrawOrder
 from danqing.domain.sizes import Size
 from danqing.domain.task import Event, ImageSource
 from danqing.net.outbound import Outbound
+from danqing.service import references
 from danqing.service.calls import Accepted, Outcome
 from danqing.service.delivery import task_folder
 from danqing.storage import codecs
@@ -416,6 +418,56 @@ def test_where_a_picture_may_be_fetched_from(
                     await h.draw(references=(sent(picture()), at(url, "images[1].image_url")))
                 assert caught.value.param == "images[1].image_url"
                 assert (h.provider.orders, h.blobs(), h.uploads.taken) == ([], [], 0)
+                assert await h.balance() == 100_000
+
+    run(check())
+
+
+def test_addresses_that_never_answer_hold_up_only_who_named_them(tmp_path: Path) -> None:
+    """Twice as many as are fetched at once, all of one account; another one's picture comes at once."""
+
+    async def either(got: Received, writer: asyncio.StreamWriter) -> None:
+        await (silent if "/silent" in got.line else answer(body=picture()))(got, writer)
+
+    async def check() -> None:
+        async with serving(either) as web:
+            limits = {"fetch_allow_hosts": [f"127.0.0.1:{web.port}"], "fetch_s_max": 60}
+            async with house(tmp_path, uploads=limits) as h:
+                stuck = (at(f"{web.url}/silent"),) * 4
+                greedy = [
+                    asyncio.create_task(h.draw(references=stuck, model="gpt-image-1"))
+                    for _ in range(references.FETCHES // 2)
+                ]
+                while len(web.requests) < references.ACCOUNT_FETCHES:
+                    await asyncio.sleep(0.01)
+                h.principal = replace(h.principal, account_id=await h.another_account())
+                await h.draw(references=(at(f"{web.url}/cat.png"),))
+                assert not any(one.done() for one in greedy)
+                assert len(web.requests) == references.ACCOUNT_FETCHES + 1
+                for one in greedy:
+                    one.cancel()
+                await asyncio.gather(*greedy, return_exceptions=True)
+                assert h.uploads.taken == 0
+
+    run(check())
+
+
+def test_who_waits_too_long_for_a_turn_is_told_to_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(references, "ACCOUNT_FETCHES", 1)
+
+    async def check() -> None:
+        async with serving(silent) as web:
+            limits = {"fetch_allow_hosts": [f"127.0.0.1:{web.port}"], "fetch_s_max": 0.5}
+            async with house(tmp_path, uploads=limits) as h:
+                many = [h.draw(references=(at(f"{web.url}/silent"),)) for _ in range(3)]
+                ends = await asyncio.gather(*many, return_exceptions=True)
+                kinds = sorted(type(end).__name__ for end in ends)
+                assert kinds in (
+                    ["Busy", "Busy", "InvalidImage"],
+                    ["Busy", "InvalidImage", "InvalidImage"],
+                )
                 assert await h.balance() == 100_000
 
     run(check())

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 from danqing.backends import RelayRow
@@ -25,11 +26,12 @@ from danqing.domain.task import (
     Started,
 )
 from danqing.net.outbound import Outbound
+from danqing.net.turns import Turns
 from danqing.observability.logging import get_logger
 from danqing.observability.metrics import Metrics
 from danqing.providers.asking import ID_CHARS_MAX, Asker, Emit, Part
 from danqing.providers.results import Fetcher
-from danqing.providers.upstream import Gate, Untaken
+from danqing.providers.upstream import Untaken
 
 log = get_logger(__name__)
 
@@ -62,7 +64,7 @@ class Relay:
         self._asker = Asker(name, row, keys, outbound, metrics)
         self._client = self._asker.client
         self._fetcher = Fetcher(outbound, [row.host, *row.allow_hosts], row.fetch_timeout_s)
-        self._gate = Gate(row.concurrency_max, row.queue_max)
+        self._turns = Turns(row.concurrency_max, row.queue_max)
         self._unsaid_by_kind: dict[tuple[bool, bool], frozenset[str]] = {}
 
     def check(self, task: ImageTask, card: Card) -> None:
@@ -85,8 +87,8 @@ class Relay:
             "circuit": self._asker.breaker.state,
             "keys": self._asker.ring.total,
             "keys_usable": self._asker.ring.usable,
-            "running": self._gate.running,
-            "waiting": self._gate.waiting,
+            "running": self._turns.running,
+            "waiting": self._turns.waiting,
         }
 
     async def draw(self, order: DrawOrder) -> AsyncGenerator[Event, None]:
@@ -207,7 +209,17 @@ class Relay:
             emit(Queued(position, eta_s))
 
         queued = time.perf_counter()
-        async with self._gate.pass_through(on_wait):
+        turn = self._turns.take(
+            order.account_id,
+            cost=len(part.places),
+            background=order.priority == "background",
+            on_wait=on_wait,
+        )
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(turn)
+            except Busy as busy:
+                raise Untaken(busy) from None
             asked = time.perf_counter()
             result = await self._asker.ask(part, emit)
         emit(

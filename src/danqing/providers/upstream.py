@@ -1,12 +1,9 @@
-"""The state of one provider as we see it: its keys, its health, and how many may ask at once. Makes no request."""
+"""The state of one provider as we see it: its keys and its health. Makes no request."""
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from danqing.domain.errors import Busy, DanqingError, ProviderFailed, Unavailable
@@ -137,72 +134,6 @@ class Breaker:
         if self._failures < FAILURES_MAX:
             return "closed"
         return "open" if self._clock() < self._open_until else "half-open"
-
-
-class Gate:
-    """So many requests at once, and so many that wait; first come, first served."""
-
-    def __init__(self, concurrency_max: int, queue_max: int) -> None:
-        self._free = concurrency_max
-        self._concurrency = concurrency_max
-        self._queue_max = queue_max
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._request_s = 0.0
-        """How long requests take, lately."""
-
-    @asynccontextmanager
-    async def pass_through(
-        self, on_wait: Callable[[int, float], None]
-    ) -> AsyncGenerator[None, None]:
-        """Hold a place; `on_wait` gets the position in the queue and the seconds it may take.
-
-        Raises Untaken with Busy where the queue is full.
-        """
-        if self._free and not self._waiting:
-            self._free -= 1
-        else:
-            await self._queued(on_wait)
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            took_s = time.monotonic() - started
-            self._request_s += 0.2 * (took_s - self._request_s) if self._request_s else took_s
-            self._pass_on()
-
-    async def _queued(self, on_wait: Callable[[int, float], None]) -> None:
-        if len(self._waiting) >= self._queue_max:
-            raise Untaken(Busy(max(1.0, self._eta_s(len(self._waiting)))))
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        on_wait(len(self._waiting), self._eta_s(len(self._waiting)))
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._pass_on()  # the place came at the same moment
-            else:
-                self._waiting.remove(turn)
-            raise
-
-    def _pass_on(self) -> None:
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._free += 1
-
-    def _eta_s(self, position: int) -> float:
-        return self._request_s * (1 + (position - 1) // self._concurrency)
-
-    @property
-    def running(self) -> int:
-        return self._concurrency - self._free
-
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
 
 
 def no_key(ring: KeyRing) -> Untaken:

@@ -106,7 +106,7 @@ class Pipeline:
         inputs = None
         if call.task.is_edit:
             await self._require_some_quota(call)
-            inputs = await self._references.check(call.task)
+            inputs = await self._references.check(call.task, call.principal.account_id)
         work = self._work(call, uuid7(), inputs)
         work.safety = safety
         running = self._keep(self._opened_and_drawn(work))

@@ -19,6 +19,7 @@ from danqing.domain.task import ImageSource, ImageTask, InputImage
 from danqing.net.errors import OutboundError, OutboundTooLarge
 from danqing.net.outbound import Outbound
 from danqing.net.policy import Policy
+from danqing.net.turns import Turns
 from danqing.observability.logging import get_logger
 from danqing.service.budget import ByteBudget, Share
 from danqing.service.delivery import task_folder
@@ -31,10 +32,14 @@ T = TypeVar("T")
 
 DECODERS = 2
 """Pictures decoded at once: each may need hundreds of megabytes for a moment."""
-FETCHES = 32
+FETCHES = 64
 """Pictures fetched at once, by all requests,"""
+ACCOUNT_FETCHES = 8
+"""by all of one account: whose addresses are slow must not hold up everybody,"""
 REQUEST_FETCHES = 4
-"""and by one: whose addresses are slow must not hold up everybody."""
+"""and by one."""
+WAITING_MAX = 256
+"""Pictures that wait for being fetched, or decoded, at most."""
 REDIRECTS_MAX = 3
 _PREFIX = "input-"
 
@@ -85,20 +90,21 @@ class References:
         self._budget = budget
         self._settings = settings
         self._policy = Policy.public(settings.fetch_allow_hosts)
-        self._fetches = asyncio.Semaphore(FETCHES)
+        self._fetches = Turns(FETCHES, WAITING_MAX, account_max=ACCOUNT_FETCHES)
+        self._decodes = Turns(DECODERS, WAITING_MAX)
         # Threads of their own: a hang-up cancels the waiting, not a thread, so their number is what bounds them.
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="danqing-inputs")
 
-    async def check(self, task: ImageTask) -> Inputs:
+    async def check(self, task: ImageTask, account_id: str) -> Inputs:
         """Fetch and check all of a task's pictures. Raises InvalidImage naming the field, and Busy.
 
-        The mask must have the first reference's size.
+        The mask must have the first reference's size. Accounts take turns at fetching and at decoding.
         """
         sources = [*task.references, *([] if task.mask is None else [task.mask])]
         share = self._budget.share()
         try:
-            turns = asyncio.Semaphore(REQUEST_FETCHES)
-            raw = await _all(self._bytes_of(source, share, turns) for source in sources)
+            own = asyncio.Semaphore(REQUEST_FETCHES)
+            raw = await _all(self._bytes_of(one, share, account_id, own) for one in sources)
             if sum(map(len, raw)) > self._settings.request_bytes_max:
                 raise InvalidImage(
                     f"The images have more than {self._settings.request_bytes_max} bytes in all.",
@@ -106,13 +112,13 @@ class References:
                 )
             # One after the other: a request with many waits its turn behind each of the others'.
             pictures = [
-                await self._read(source, data, self._reader(source, task))
+                await self._read(source, data, self._reader(source, task), account_id)
                 for source, data in zip(sources, raw, strict=True)
             ]
             count = len(task.references)
             mask = pictures[count] if task.mask is not None else None
             if task.mask_from_alpha and mask is None:
-                mask = await self._alpha_of(sources[0], raw[0])
+                mask = await self._alpha_of(sources[0], raw[0], account_id)
                 pictures += [] if mask is None else [mask]
             share.release()
             share.add(sum(len(picture.data) for picture in pictures))
@@ -171,13 +177,16 @@ class References:
         """End the threads; what is being decoded is let go."""
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
-    async def _bytes_of(self, source: ImageSource, share: Share, turns: asyncio.Semaphore) -> bytes:
+    async def _bytes_of(
+        self, source: ImageSource, share: Share, account_id: str, own: asyncio.Semaphore
+    ) -> bytes:
         data = source.data
         if data is None:
             assert source.url is not None
             data = await self._own(source.url)
         if data is None:
-            async with turns:
+            wait_s_max = self._settings.fetch_s_max
+            async with own, self._fetches.take(account_id, wait_s_max=wait_s_max):
                 return await self._fetched(source, share)
         if len(data) > self._settings.image_bytes_max:
             raise self._too_large(source)
@@ -188,7 +197,7 @@ class References:
         """The picture at an address; its bytes are counted as they come."""
         assert source.url is not None
         try:
-            async with asyncio.timeout(self._settings.fetch_s_max), self._fetches:
+            async with asyncio.timeout(self._settings.fetch_s_max):
                 reply = await self._outbound.request(
                     "GET",
                     source.url,
@@ -217,17 +226,22 @@ class References:
         is_repainted = source is task.references[0] and (task.mask or task.mask_from_alpha)
         return inputs.read_repainted if is_repainted else inputs.read_reference
 
-    async def _read(self, source: ImageSource, data: bytes, read: _Read) -> InputImage:
+    async def _read(
+        self, source: ImageSource, data: bytes, read: _Read, account_id: str
+    ) -> InputImage:
         work = partial(read, data, pixels_max=self._settings.pixels_max)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+            async with self._decodes.take(account_id):
+                return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
         except ValueError as error:
             raise _faulty(source, f"{error}.") from None
 
-    async def _alpha_of(self, source: ImageSource, data: bytes) -> InputImage | None:
+    async def _alpha_of(
+        self, source: ImageSource, data: bytes, account_id: str
+    ) -> InputImage | None:
         """The mask that a picture has in itself; None where it is opaque."""
         try:
-            return await self._read(source, data, inputs.read_mask)
+            return await self._read(source, data, inputs.read_mask, account_id)
         except InvalidImage:  # it was read as a picture: what it lacks is a hole
             return None
 
