@@ -421,3 +421,20 @@ def test_async_clients_side_by_side(live: LiveServer) -> None:
     answers = asyncio.run(many())
     assert len({task for task, _ in answers}) == 10
     assert all(names[-1] == "image_generation.completed" for _, names in answers)
+
+
+def test_what_is_left_of_a_rate_limit_is_told(live: LiveServer) -> None:
+    token = live.cli("token", "create", "--account", "operator", "--rate", "50").stdout.strip()
+    headers = {"authorization": f"Bearer {token}"}
+    for changes, more in (
+        ({"stream": False}, {}),
+        ({"stream": True}, {}),
+        ({"stream": False}, {"prefer": "respond-async"}),
+    ):
+        answer = live.client.post(PATH, json=BODY | changes, headers=headers | more)
+        assert answer.status_code in (200, 202)
+        assert answer.headers["x-ratelimit-limit-requests"] == "50"
+        assert answer.headers["x-ratelimit-reset-requests"].endswith("s")
+        assert 40 < int(answer.headers["x-ratelimit-remaining-requests"]) < 50
+    unlimited = live.client.post(PATH, json=BODY)
+    assert not any("ratelimit" in name for name in unlimited.headers)

@@ -12,6 +12,7 @@ from danqing.dialects.base import Dialect, Reply
 from danqing.domain.errors import DanqingError
 from danqing.domain.task import Delivery, TaskReport
 from danqing.service.calls import Accepted, Call, Outcome
+from danqing.service.ratelimit import Taken
 
 
 def respond(reply: Reply, headers: dict[str, str] | None = None) -> Response:
@@ -47,13 +48,20 @@ def facts(call: Call, outcome: Outcome) -> dict[str, str]:
     }
     if outcome.seeds:
         headers["x-danqing-seed"] = ",".join(str(image.seed) for image in outcome.result.delivered)
-    if outcome.rate is not None:  # as OpenAI names them; the reset is a duration
-        headers["x-ratelimit-limit-requests"] = str(outcome.rate.limit)
-        headers["x-ratelimit-remaining-requests"] = str(outcome.rate.remaining)
-        headers["x-ratelimit-reset-requests"] = f"{math.ceil(outcome.rate.reset_s)}s"
     if outcome.replayed:
         headers["idempotent-replayed"] = "true"
-    return headers | notes(call.delivery)
+    return headers | rate_left(outcome.rate) | notes(call.delivery)
+
+
+def rate_left(rate: Taken | None) -> dict[str, str]:
+    """What is left of the token's rate limit, as OpenAI names it; the reset is a duration."""
+    if rate is None:
+        return {}
+    return {
+        "x-ratelimit-limit-requests": str(rate.limit),
+        "x-ratelimit-remaining-requests": str(rate.remaining),
+        "x-ratelimit-reset-requests": f"{math.ceil(rate.reset_s)}s",
+    }
 
 
 def accepted(call: Call, outcome: Accepted) -> Response:
@@ -66,6 +74,7 @@ def accepted(call: Call, outcome: Accepted) -> Response:
             "preference-applied": "respond-async",
             "x-danqing-task": outcome.task_id,
         }
+        | rate_left(outcome.rate)
         | notes(call.delivery),
         media_type="application/json",
     )
@@ -82,7 +91,8 @@ def accepted_natively(dialect: Dialect, call: Call, outcome: Accepted, request_i
         client_request_id=call.task.client_request_id,
         delivery=call.delivery,
     )
-    headers = {"x-danqing-task": outcome.task_id} | notes(call.delivery)
+    headers = {"x-danqing-task": outcome.task_id} | rate_left(outcome.rate)
+    headers |= notes(call.delivery)
     return respond(dialect.encode_accepted(report, request_id), headers)
 
 

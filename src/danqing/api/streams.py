@@ -14,7 +14,7 @@ from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from danqing.api.answers import notes
+from danqing.api.answers import notes, rate_left
 from danqing.dialects.base import Dialect, ServerEvent
 from danqing.domain.errors import Cancelled, DanqingError, ServerFault, Unavailable
 from danqing.domain.task import Broken, Finished, StreamEvent
@@ -145,7 +145,8 @@ class EventStream(Response):
             "x-danqing-task": head.reply_id,
             "cache-control": "no-cache",
             "x-accel-buffering": "no",  # nginx would collect events into blocks
-        } | notes(running.delivery)
+        }
+        headers |= rate_left(running.feed.rate) | notes(running.delivery)
         if running.feed.replayed:
             headers["idempotent-replayed"] = "true"
         self.init_headers(headers)

@@ -92,6 +92,8 @@ class Accepted:
     """The task was taken; it is drawn in the background."""
 
     task_id: str
+    rate: Taken | None = None
+    """As an outcome's."""
 
 
 @dataclass(slots=True)

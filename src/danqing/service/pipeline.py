@@ -98,10 +98,12 @@ class Pipeline:
         whose client hangs up goes on to its end where it has a key to come back with.
         """
         rate = await self._limited(call.principal)  # a replay is a request, too
+        if call.feed is not None:
+            call.feed.rate = rate
         if call.client_key is not None:
             first = await self._ledger.task_of_key(call.client_key.digest)
             if first is not None:
-                return _rated(await self._replayed(call, first), rate)
+                return replace(await self._replayed(call, first), rate=rate)
         safety = await self._admit(call)
         inputs = None
         if call.task.is_edit:
@@ -119,7 +121,7 @@ class Pipeline:
             raise
         if isinstance(opened, TaskRow):
             opened = await self._replayed(call, opened)
-        return _rated(opened, rate)
+        return replace(opened, rate=rate)
 
     async def cancel(self, task_id: str) -> None:
         """Cancel a task that is not over: at once if this server draws it, else its owner is told."""
@@ -477,8 +479,3 @@ class Pipeline:
         self._running.discard(task)
         if not task.cancelled():
             task.exception()  # a client that has left asks nobody for it: that is no news for the log
-
-
-def _rated(answer: Outcome | Accepted, rate: Taken | None) -> Outcome | Accepted:
-    """The answer with what is left of the caller's rate."""
-    return replace(answer, rate=rate) if isinstance(answer, Outcome) else answer

@@ -17,6 +17,7 @@ from danqing.domain.task import (
     StreamEvent,
     StreamHead,
 )
+from danqing.service.ratelimit import Taken
 
 LOOKS_CHARS_MAX = 8_000_000
 """Base64 of partial images that waits for a slow reader; beyond this the oldest are dropped."""
@@ -33,6 +34,8 @@ class Feed:
         self.head: StreamHead | None = None
         """Set once the task is paid for (or, in a replay, found)."""
         self.replayed = False
+        self.rate: Taken | None = None
+        """What is left of the token's rate limit, where it has one."""
         self.left: set[int] = set()
         """Indexes of the images of which a look, or the whole, has left."""
         self.kept: set[int] = set()
