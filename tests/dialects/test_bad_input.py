@@ -404,26 +404,3 @@ def test_raises_only_request_errors(
     assert task.prompt.strip()
     assert 1 <= task.n <= CARDS[card].n_max
     assert task.quality in CARDS[card].qualities
-
-
-@pytest.mark.parametrize(
-    ("dialect", "body", "hint"),
-    [
-        ("openai", {"prompt": "a cat", "promt": "a cat"}, "Did you mean 'prompt'?"),
-        ("openai", {"prompt": "a cat", "respose_format": "url"}, "Did you mean 'response_format'?"),
-        ("zhipu", {"prompt": "a cat", "sise": "1024x1024"}, "Did you mean 'size'?"),
-        (
-            "dashscope",
-            {"input": INPUT, "parameters": {"sise": "1328*1328"}},
-            "Did you mean 'parameters.size'?",
-        ),
-        ("ark", {"prompt": "a cat", "xyzzy": 1}, "Unknown parameter: 'xyzzy'."),
-        ("openai", {"prompt": "a cat", "p" * 5_000: 1}, "'."),
-    ],
-)
-def test_a_typo_is_named_with_what_was_probably_meant(
-    dialect: str, body: dict[str, object], hint: str
-) -> None:
-    with pytest.raises(UnknownField) as caught:
-        DIALECTS[dialect].decode_request(body, CARDS[CARD_OF[dialect]])
-    assert caught.value.message.endswith(hint)

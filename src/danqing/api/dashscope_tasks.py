@@ -22,6 +22,7 @@ from danqing.db.task_queries import TaskFilter
 from danqing.dialects import dashscope_native
 from danqing.dialects.base import Reply
 from danqing.dialects.dashscope_native import NOT_ASYNCHRONOUS, NOT_SYNCHRONOUS, STATUS, TASK_LIFE_S
+from danqing.dialects.hints import meant
 from danqing.domain.errors import (
     InvalidField,
     ModelNotFound,
@@ -136,7 +137,7 @@ def _filter(context: Context, account_id: str, asked: Mapping[str, str]) -> Task
     if unknown := sorted(set(asked) - _PARAMETERS):
         if unknown[0] == "region":
             raise UnsupportedField("'region' is not supported: there is one.", "region")
-        raise UnknownField(unknown[0][:100])
+        raise UnknownField(unknown[0][:100], meant(unknown[0], _PARAMETERS))
     now_ms = round(time.time() * 1000)
     start_ms, end_ms = now_ms - TASK_LIFE_S * 1000, now_ms
     if "start_time" in asked:

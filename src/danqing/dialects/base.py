@@ -121,7 +121,11 @@ class Dialect(Protocol):
 
 def choose_v1_images(body: Mapping[str, object] | None) -> str:
     """Name of the dialect of a body on /v1/images/generations; None = the body is unreadable."""
-    return "dashscope" if body is not None and body.get("input") is not None else "openai"
+    if body is None:
+        return "openai"
+    # `parameters` without a prompt: DashScope's body that forgot its `input`.
+    forgot = isinstance(body.get("parameters"), Mapping) and body.get("prompt") is None
+    return "dashscope" if body.get("input") is not None or forgot else "openai"
 
 
 def choose_v1_chat(body: Mapping[str, object] | None) -> str:

@@ -68,7 +68,7 @@ class DrawDialect(Dialect):
     body = DrawBody
 
     def decode_request(self, body: Mapping[str, object], card: Card) -> tuple[ImageTask, Delivery]:
-        wire = validate(DrawBody, body)
+        wire = validate(DrawBody, body, also=("messages",))
         prompt, cut = read_prompt(wire.prompt, "prompt", card)
         negative, negative_cut = clip(wire.negative_prompt, "negative_prompt", card)
         refuse_stream(wire.stream)
@@ -167,7 +167,8 @@ class ChatDialect(Dialect):
 
     def decode_request(self, body: Mapping[str, object], card: Card) -> tuple[ImageTask, Delivery]:
         ignored = [key for key in MEANINGLESS if body.get(key) is not None]
-        wire = validate(ChatBody, {key: body[key] for key in body if key not in MEANINGLESS})
+        meant = {key: body[key] for key in body if key not in MEANINGLESS}
+        wire = validate(ChatBody, meant, also=("prompt",))
         conversation = read_messages(wire.messages)
         references = _read_references(conversation, wire, card)
         prompt, cut = _read_prompt(conversation, card, optional=bool(references))

@@ -6,11 +6,12 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
+from danqing.dialects.hints import meant_at
 from danqing.domain.card import Card
 from danqing.domain.errors import (
     InvalidField,
@@ -38,8 +39,6 @@ _VISIBLE = re.compile(
 )
 
 _KEY_CHARS_MAX = 100
-_TYPO_CHARS_MAX = 40
-_TYPO_LIKENESS_MIN = 0.75
 
 IMAGE_CHARS_MAX = 20_971_520
 """The longest data URL: openai-openapi's `maxLength` of `image_url`."""
@@ -58,12 +57,19 @@ class Wire(BaseModel):
 W = TypeVar("W", bound=Wire)
 
 
-def validate(model: type[W], body: object, path: str = "", *, nulls: bool = False) -> W:
+def validate(
+    model: type[W],
+    body: object,
+    path: str = "",
+    *,
+    nulls: bool = False,
+    also: Sequence[str] = (),
+) -> W:
     """Check a JSON object against a model; null counts as absent (SDKs send it for unset fields).
 
     `path` is the object's own place on the wire, e.g. "messages[0]"; `nulls` keeps them, where null
-    has a meaning of its own. Raises MissingField, UnknownField or InvalidField for the first fault,
-    with the full path as `param`.
+    has a meaning of its own; `also` are fields that its dialect or route takes beside the model's.
+    Raises MissingField, UnknownField or InvalidField for the first fault, with the full path as `param`.
     """
     if not isinstance(body, Mapping):
         raise InvalidField(f"'{path}' must be an object.", path)
@@ -71,7 +77,7 @@ def validate(model: type[W], body: object, path: str = "", *, nulls: bool = Fals
     try:
         return model.model_validate(given if nulls else _without_nulls(given))
     except ValidationError as error:
-        raise _request_error(error, path, model) from None
+        raise _request_error(error, path, model, also) from None
 
 
 def _without_nulls(value: object) -> object:
@@ -83,17 +89,17 @@ def _without_nulls(value: object) -> object:
     return value
 
 
-def _request_error(error: ValidationError, path: str, model: type[BaseModel]) -> RequestError:
-    fault = error.errors(include_url=False, include_input=False)[0]
-    for part in fault["loc"]:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        else:
-            path += f"{'.' if path else ''}{part[:_KEY_CHARS_MAX]}"
+def _request_error(
+    error: ValidationError, above: str, model: type[BaseModel], also: Sequence[str]
+) -> RequestError:
+    faults = error.errors(include_url=False, include_input=False)
+    fault = faults[0]
+    path = _path(above, fault["loc"])
     if fault["type"] == "missing":
-        return MissingField(path)
+        return _typo(faults, above, model, also) or MissingField(path)
     if fault["type"] == "extra_forbidden":
-        return UnknownField(path, _meant(fault["loc"], path, model))
+        found = meant_at(fault["loc"], model, also)
+        return UnknownField(path, None if found is None else _path(above, found))
     if fault["type"] in ("model_type", "dict_type", "model_attributes_type"):
         return InvalidField(f"'{path}' must be an object.", path)
     if fault["type"] == "literal_error":
@@ -105,21 +111,27 @@ def _request_error(error: ValidationError, path: str, model: type[BaseModel]) ->
     return InvalidField(f"Invalid value for '{path}': {reason}.", path)
 
 
-def _meant(place: tuple[int | str, ...], path: str, model: type[BaseModel]) -> str | None:
-    """The path with the name of the model's field that is most like the unknown one, if any is."""
-    *above, name = map(str, place)
-    for part in above:
-        field = model.model_fields.get(part)
-        if field is None or not isinstance(field.annotation, type):
-            return None
-        if not issubclass(field.annotation, BaseModel):
-            return None
-        model = field.annotation
-    if len(name) > _TYPO_CHARS_MAX:
-        return None
-    known = [field.alias or own for own, field in model.model_fields.items()]
-    likely = get_close_matches(name, known, 1, _TYPO_LIKENESS_MIN)
-    return path.removesuffix(name) + likely[0] if likely else None
+def _typo(
+    faults: Sequence[ErrorDetails], path: str, model: type[BaseModel], also: Sequence[str]
+) -> UnknownField | None:
+    """The error that says what is wrong where a field is missing because its name is misspelt."""
+    missing = {fault["loc"] for fault in faults if fault["type"] == "missing"}
+    wanted = missing | {(name,) for name in also}
+    for fault in faults:
+        if fault["type"] == "extra_forbidden":
+            found = meant_at(fault["loc"], model, also)
+            if found is not None and found in wanted:
+                return UnknownField(_path(path, fault["loc"]), _path(path, found))
+    return None
+
+
+def _path(above: str, place: Sequence[int | str]) -> str:
+    for part in place:
+        if isinstance(part, int):
+            above += f"[{part}]"
+        else:
+            above += f"{'.' if above else ''}{part[:_KEY_CHARS_MAX]}"
+    return above
 
 
 def read_prompt(

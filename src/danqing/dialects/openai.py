@@ -60,11 +60,13 @@ class OpenAIDialect(Dialect):
         if "jimeng" not in card.features:
             return self._decode(body, card)
         plain, changes = jimeng.translate(body, card)
-        task, delivery = self._decode(plain, card)
+        task, delivery = self._decode(plain, card, tuple(jimeng.JimengHabits.model_fields))
         return replace(task, **changes), delivery
 
-    def _decode(self, body: Mapping[str, object], card: Card) -> tuple[ImageTask, Delivery]:
-        wire = validate(GenerationBody, body)
+    def _decode(
+        self, body: Mapping[str, object], card: Card, also: tuple[str, ...] = ()
+    ) -> tuple[ImageTask, Delivery]:
+        wire = validate(GenerationBody, body, also=("input", *also))
         prompt, cut = read_prompt(wire.prompt, "prompt", card)
         negative, negative_cut = clip(wire.negative_prompt, "negative_prompt", card)
         if wire.size is None and "size_required" in card.features:

@@ -170,7 +170,8 @@ class OpenAIVariationsDialect(Dialect):
     files = ("image",)
 
     def decode_request(self, body: Mapping[str, object], card: Card) -> tuple[ImageTask, Delivery]:
-        wire = validate(VariationForm, typed(_without_files(body, "image"), VariationForm))
+        rest = _without_files(body, *self.files)
+        wire = validate(VariationForm, typed(rest, VariationForm), also=self.files)
         references = [_one_file(body, "image", needed=True)]
         negative, negative_cut = clip(wire.negative_prompt, "negative_prompt", card)
         check_watermark(wire.watermark, card)
@@ -216,10 +217,11 @@ def _read_edit(
         return linked, references, linked.mask and _linked(linked.mask, "mask")
     if "markup" in body:
         raise UnsupportedField("'markup' is not supported: send a mask.", "markup")
-    rest = _without_files(body, "image", "image[]", "mask")
+    files = OpenAIEditsDialect.files
+    rest = _without_files(body, *files)
     if "images" in rest:
         raise UnsupportedField("'images' is for JSON bodies: a form has 'image'.", "images")
-    wire = validate(EditForm, typed(rest, EditForm))
+    wire = validate(EditForm, typed(rest, EditForm), also=files)
     return wire, _all_files(body), _one_file(body, "mask")
 
 
