@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.conftest import LiveServer
+from tests.engine.null_family import WORDS_MAX
 
 WAIT_S = 60
 
@@ -63,3 +64,21 @@ def test_a_step_that_hangs_shows(null_server) -> None:
         assert server.client.get("/readyz").status_code == 503
         assert asked.result(WAIT_S).status_code == 200
     until(lambda: server.client.get("/healthz").status_code == 200)
+
+
+def test_a_prompt_over_the_encoders_limit_costs_nothing(null_server) -> None:
+    """Also one that is drawn later: it is refused before the 202, and before anything is held."""
+    server = null_server(DANQING_ENGINE__PROCESS="child")
+    before = server.balance("operator")
+    prompt = "x " * (WORDS_MAX + 1)
+    for headers in ({}, {"prefer": "respond-async"}):
+        reply = server.client.post(
+            "/v1/images/generations", json={"prompt": prompt, "size": "256x256"}, headers=headers
+        )
+        assert reply.status_code == 400, reply.text
+        error = reply.json()["error"]
+        assert (error["param"], error["code"]) == ("prompt", "string_above_max_length")
+        assert error["message"] == "'prompt' is too long: 301 tokens, at most 300 are allowed."
+        assert "x-danqing-task" not in reply.headers
+    assert server.balance("operator") == before
+    assert server.metric("danqing_engine_steps_total") == 0

@@ -161,6 +161,23 @@ def test_openais_route_edits_with_it(server: LiveServer) -> None:
     assert np.abs(shown[~kept].astype(int) - reference[~kept]).mean() > 4
 
 
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+def test_a_text_over_the_encoders_limit_is_refused_before_it_is_paid_for(
+    field: str, server: LiveServer
+) -> None:
+    before = server.balance("operator")
+    reply = server.client.post(
+        "/api/paas/v4/images/generations",
+        json={"model": "cogview-4-250304", "size": "512x512", "prompt": "x", field: "马" * 400},
+    )
+    assert reply.status_code == 400, reply.text
+    assert reply.json()["error"] == {
+        "code": "1214",
+        "message": f"'{field}' is too long: 1202 tokens, at most 1024 are allowed.",
+    }
+    assert server.balance("operator") == before
+
+
 def test_zhipus_route_draws_with_it_labelled(server: LiveServer, tmp_path: Path) -> None:
     before = server.balance("operator")
     reply = server.client.post(

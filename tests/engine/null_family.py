@@ -23,6 +23,9 @@ from danqing.engine import core
 from danqing.engine.families.base import DeviceLost, preview_size
 from danqing.engine.messages import Job
 
+WORDS_MAX = 300
+"""Of a prompt: the words that it counts as tokens."""
+
 
 @dataclass
 class NullState:
@@ -77,6 +80,9 @@ class NullFamily:
 
     def batch_key(self, job: Job) -> Hashable:
         return (job.width, job.height)
+
+    def measure(self, prompt: str) -> tuple[int, int]:
+        return len(prompt.split()), WORDS_MAX
 
     def encode(self, jobs: Sequence[Job]) -> list[str]:
         if any("fail-encode" in job.prompt for job in jobs):

@@ -38,7 +38,7 @@ from danqing.engine.messages import (
     Submit,
 )
 from danqing.engine.runner import FAILED_MEMORY, FAILED_NUMBERS, FAILED_STEP
-from tests.engine.null_family import PIXEL_BYTES_MAX, make_job
+from tests.engine.null_family import PIXEL_BYTES_MAX, WORDS_MAX, make_job
 
 WAIT_S = 60  # processes start slowly on a busy machine
 HANG_S = 100
@@ -113,6 +113,33 @@ def open_desk() -> Iterator[Callable[..., Desk]]:
             assert sum(isinstance(event, TERMINAL) for event in desk.of(job_id)) == 1
         assert pid is not None
         assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_prompt_is_measured_in_the_other_process_while_it_steps(
+    open_desk: Callable[..., Desk],
+) -> None:
+    desk = open_desk(step_s=0.5)
+    desk.submit(make_job("t.0", steps=4))
+    desk.wait(lambda: desk.count("t.0", JobStarted) == 1)
+    answers = [desk.core.measure("two words"), desk.core.measure("x " * 999)]
+    assert [answer.result(WAIT_S) for answer in answers] == [(2, WORDS_MAX), (999, WORDS_MAX)]
+    assert desk.last("t.0") is None or not isinstance(desk.last("t.0"), TERMINAL)
+    assert desk.core._asked == {}
+    desk.wait_ended("t.0")
+
+
+def test_nobody_waits_for_the_length_of_a_prompt_when_the_process_dies(
+    open_desk: Callable[..., Desk],
+) -> None:
+    desk = open_desk()
+    pid = desk.core.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    answer = desk.core.measure("x")
+    assert not answer.done()
+    os.kill(pid, signal.SIGKILL)
+    assert answer.result(WAIT_S) is None
+    assert desk.core._asked == {}
 
 
 def test_a_job_is_drawn_in_the_other_process(open_desk: Callable[..., Desk]) -> None:

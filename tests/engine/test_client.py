@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
 import uvloop
 
 from danqing.domain.errors import Busy, EngineFailed
+from danqing.engine import client as client_module
 from danqing.engine import core as core_module
 from danqing.engine.client import InProcessClient
 from danqing.engine.core import EngineCore
@@ -23,7 +25,7 @@ from danqing.engine.messages import (
     JobStarted,
     JobStepped,
 )
-from tests.engine.null_family import NullFamily, make_job
+from tests.engine.null_family import WORDS_MAX, NullFamily, make_job
 
 RUNNERS = [asyncio.run, uvloop.run]
 
@@ -349,3 +351,18 @@ def test_a_slow_reader_gets_every_look_and_the_latest_step_in_order() -> None:
     looks = [event for event in events if isinstance(event, JobPreview)]
     assert [look.number for look in looks] == [0, 1, 2, 3]
     assert (looks[-1].step, looks[-1].steps) == (7, 9)
+
+
+def test_a_prompt_is_measured_and_a_silent_engine_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        async with engine() as client:
+            assert await client.measure("a red apple") == (3, WORDS_MAX)
+            monkeypatch.setattr(client._core, "measure", lambda text: Future())
+            monkeypatch.setattr(client_module, "MEASURE_S", 0.01)
+            assert await client.measure("a red apple") is None
+
+    asyncio.run(scenario())
+    before = EngineCore(NullFamily)  # not loaded: nobody knows yet
+    assert before.measure("a red apple").result(0) is None

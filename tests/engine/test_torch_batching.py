@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ torch = pytest.importorskip("torch", reason="the engine extra: make install-engi
 pytest.importorskip("diffusers", reason="the engine extra: make install-engine")
 
 from danqing.engine.core import EngineCore  # noqa: E402
-from danqing.engine.families.base import DeviceLost  # noqa: E402
+from danqing.engine.families.base import DeviceLost, PromptTooLong  # noqa: E402
 from danqing.engine.families.flow import FlowFamily, FlowState  # noqa: E402
 from danqing.engine.messages import (  # noqa: E402
     Job,
@@ -203,3 +204,31 @@ def test_a_prompt_that_is_too_long_is_told_as_that(name: str, families: dict[str
     failed = ends["long"]
     assert isinstance(failed, JobFailed)
     assert failed.message.endswith(" tokens, at most 1024 are read.")
+
+
+LIMITS = {"cogview4": 1024, "qwen_image": 1024}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_prompts_length_is_what_is_read_of_it(name: str, families: dict[str, Any]) -> None:
+    """The limit counts what the tokenizer and a template put around a prompt; diffusers cuts there without a word."""
+    family: FlowFamily = families[name]
+    length = family.measure("马")
+    assert length[1] == LIMITS[name]
+    around, fits = length[0] - 3, (LIMITS[name] - length[0] + 3) // 3  # three bytes, three tokens
+    assert family.measure("马" * fits) == (around + 3 * fits, LIMITS[name])
+    family.encode([make_job(prompt="马" * fits)])
+    with pytest.raises(PromptTooLong, match=f"{around + 3 * fits + 3} tokens, at most 1024"):
+        family.encode([make_job(prompt="马" * (fits + 1))])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_prompts_are_measured_while_others_are_read(name: str, families: dict[str, Any]) -> None:
+    family: FlowFamily = families[name]
+    texts = [f"a {'cat ' * i}" for i in range(60)]
+    alone = [family.measure(text) for text in texts]
+    with ThreadPoolExecutor(2) as pool:
+        measured = pool.submit(lambda: [family.measure(text) for text in texts])
+        for text in texts:
+            family._read(text)
+        assert measured.result(60) == alone

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from danqing import catalog
-from danqing.domain.errors import EngineFailed
+from danqing.domain.errors import EngineFailed, PromptTooLong
 from danqing.domain.ports import DrawOrder
 from danqing.domain.sizes import Size
 from danqing.domain.task import Drawn, Event, ImageTask, InputImage, Preview, Stepped
@@ -22,7 +22,7 @@ from danqing.engine.core import EngineCore
 from danqing.engine.messages import Job
 from danqing.providers.local import LocalProvider
 from danqing.settings import Settings
-from tests.engine.null_family import NullFamily
+from tests.engine.null_family import WORDS_MAX, NullFamily
 
 
 def order(**changes: Any) -> DrawOrder:
@@ -129,3 +129,22 @@ def test_nobody_asked_so_no_looks_are_made() -> None:
     events = asyncio.run(drawn(family, order()))
     assert not any(isinstance(event, Preview) for event in events)
     assert family.previewed == []
+
+
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+def test_a_text_over_the_encoders_limit_is_refused_by_name(field: str) -> None:
+    async def scenario() -> None:
+        client = InProcessClient(EngineCore(NullFamily, warm_up=None))
+        await client.ready()
+        provider, asked = LocalProvider(client), order()
+        try:
+            fits = replace(asked.task, **{field: "x " * WORDS_MAX})
+            await provider.check(fits, asked.card)
+            long = replace(asked.task, **{field: "x " * (WORDS_MAX + 1)})
+            with pytest.raises(PromptTooLong, match=f"^'{field}' is too long: 301 tokens") as told:
+                await provider.check(long, asked.card)
+            assert told.value.param == field
+        finally:
+            await client.close()
+
+    asyncio.run(scenario())

@@ -135,11 +135,11 @@ def test_what_the_provider_cannot_say_is_refused_by_name() -> None:
         async with bench(inline(1)) as far:
             for field, value in [("negative_prompt", "dogs"), ("style", "vivid"), ("seed", 5)]:
                 with pytest.raises(errors.UnsupportedField) as refused:
-                    far.relay.check(far.order(**{field: value}).task, far.card)
+                    await far.relay.check(far.order(**{field: value}).task, far.card)
                 assert refused.value.param == field
             # What is honoured here is no reason: earlier turns, our extension, the end user.
             kept = far.order(history=("hi",), prompt_extend=True, style="vivid", end_user="u")
-            far.relay.check(kept.task, far.card)
+            await far.relay.check(kept.task, far.card)
             assert far.provider.posts == []
             await far.draw(
                 history=("hi",), prompt_extend=True, style="vivid", extended="a vivid cat"
@@ -163,7 +163,7 @@ def test_the_label_is_the_providers_where_the_catalog_says_so() -> None:
                 assert far.provider.asked[0].get("watermark") is expected
         async with bench(inline(1), backend={"labels": "provider"}) as far:
             with pytest.raises(errors.UnsupportedField, match="watermark"):
-                far.relay.check(far.order(ai_label=False).task, far.card)
+                await far.relay.check(far.order(ai_label=False).task, far.card)
 
     run(test)
 

@@ -30,14 +30,17 @@ class Fake:
     """Yields events, then raises `error` if there is one."""
 
     def __init__(
-        self, *events: Event, error: Exception | None = None, refuses: bool = False
+        self,
+        *events: Event,
+        error: Exception | None = None,
+        refuses: errors.DanqingError | None = None,
     ) -> None:
         self.events, self.error, self.refuses = events, error, refuses
         self.cards: list[Card] = []
 
-    def check(self, task: ImageTask, card: Card) -> None:
-        if self.refuses:
-            raise errors.UnsupportedField("no", "seed")
+    async def check(self, task: ImageTask, card: Card) -> None:
+        if self.refuses is not None:
+            raise self.refuses
 
     async def draw(self, order: DrawOrder) -> AsyncGenerator[Event, None]:
         self.cards.append(order.card)
@@ -107,14 +110,29 @@ def test_the_first_error_is_told_when_all_fail() -> None:
 
 
 def test_who_cannot_say_the_task_is_passed_over() -> None:
-    far = Fake(DRAWN, refuses=True)
+    far = Fake(DRAWN, refuses=errors.UnsupportedField("no", "seed"))
     near = Fake(DRAWN)
     assert draw(far=far, near=near, home=Fake()) == [Turned("near"), DRAWN]
     assert far.cards == []
     router = Router({"far": far, "near": far, "home": far})
     with pytest.raises(errors.UnsupportedField):
-        router.check(ORDER.task, CARD)
-    Router({"far": far, "near": near}).check(ORDER.task, CARD)
+        asyncio.run(router.check(ORDER.task, CARD))
+    asyncio.run(Router({"far": far, "near": near}).check(ORDER.task, CARD))
+
+
+def test_a_prompt_too_long_for_one_goes_to_another() -> None:
+    home = Fake(DRAWN, refuses=errors.PromptTooLong("prompt", 1100, 1024, "tokens"))
+    card = replace(CARD, backend=HOME, fallbacks=(NEAR,), qualities=HOME.presets)
+
+    async def run() -> list[Event]:
+        router = Router({"home": home, "near": Fake(DRAWN)})
+        await router.check(ORDER.task, card)
+        async with aclosing(router.draw(replace(ORDER, card=card))) as events:
+            return [event async for event in events]
+
+    assert asyncio.run(run()) == [Turned("near"), DRAWN]
+    with pytest.raises(errors.PromptTooLong, match="1100 tokens, at most 1024"):
+        asyncio.run(Router({"home": home, "near": home}).check(ORDER.task, card))
 
 
 def test_a_local_engine_that_is_full_is_stepped_in_for_until_it_drew() -> None:

@@ -40,7 +40,7 @@ class Scripted:
         self.script = script
         self.orders: list[DrawOrder] = []
 
-    def check(self, task: ImageTask, card: Card) -> None:
+    async def check(self, task: ImageTask, card: Card) -> None:
         pass
 
     def draw(self, order: DrawOrder) -> AsyncGenerator[Event, None]:

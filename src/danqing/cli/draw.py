@@ -85,7 +85,7 @@ async def run(settings: Settings, options: DrawOptions) -> list[Path]:
     )
     paths: list[Path] = []
     async with open_provider(settings, models, card) as provider:
-        provider.check(task, card)
+        await provider.check(task, card)
         with StepBar(task.n, card.qualities[task.quality].steps) as bar:
             async with aclosing(provider.draw(order)) as events:
                 async for event in events:

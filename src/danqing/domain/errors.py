@@ -84,9 +84,9 @@ class InvalidField(RequestError):
 class PromptTooLong(InvalidField):
     code = "prompt_too_long"
 
-    def __init__(self, param: str, chars: int, chars_max: int) -> None:
+    def __init__(self, param: str, chars: int, chars_max: int, unit: str = "characters") -> None:
         super().__init__(
-            f"'{param}' is too long: {chars} characters, at most {chars_max} are allowed.", param
+            f"'{param}' is too long: {chars} {unit}, at most {chars_max} are allowed.", param
         )
 
 

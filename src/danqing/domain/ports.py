@@ -36,8 +36,9 @@ class DrawOrder:
 class Provider(Protocol):
     """Something that draws."""
 
-    def check(self, task: ImageTask, card: Card) -> None:
-        """Raises UnsupportedField for a field of `task` that what draws `card` cannot honour."""
+    async def check(self, task: ImageTask, card: Card) -> None:
+        """Raises UnsupportedField for a field of `task` that what draws `card` cannot honour, PromptTooLong
+        for a text that it cannot read to its end."""
         ...
 
     def draw(self, order: DrawOrder) -> AsyncGenerator[Event, None]:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import count, groupby
 
 from danqing.domain.errors import EngineFailed
 from danqing.engine import messages
@@ -37,6 +37,8 @@ from danqing.engine.messages import (
     JobRefused,
     JobStarted,
     Loaded,
+    Measure,
+    Measured,
     Returned,
     StepDone,
     Stop,
@@ -51,6 +53,8 @@ TICK_S = 0.5
 """How often the watchdog looks."""
 LOADS_MAX = 3
 """Processes in a row that may die before they take jobs; then the engine is dead."""
+ASKED_MAX = 1000
+"""Texts being measured at once at most: a process that hangs answers none of them."""
 PAUSE_S_MAX = 10.0
 """Before a new process where one after the other dies without having drawn an image."""
 PROGRESS = (Loaded, StepDone, JobStarted, JobPreview, JobDrawn, JobFailed)
@@ -99,6 +103,9 @@ class ChildCore:
         self._loads_failed = self._deaths_in_a_row = self._restarts = 0
         self._steps_total = self._images_total = self._failures_total = 0
         self._step_last = StepDone(0.0, 0)
+        self._numbers = count()
+        self._asked: dict[int, Future[tuple[int, int] | None]] = {}
+        """What the process of this moment has been asked to measure."""
         self._stepped_at_s: float | None = None
         self.loaded: Future[None] = Future()
         """Done when the first process takes jobs; holds EngineFailed when there is to be none."""
@@ -162,6 +169,19 @@ class ChildCore:
             if self._channel is not None:
                 self._channel.send(message)
 
+    def measure(self, text: str) -> Future[tuple[int, int] | None]:
+        """See EngineCore.measure. A process that hangs may never answer."""
+        length = Future[tuple[int, int] | None]()
+        with self._lock:
+            if self._channel is None or not self._is_loaded or len(self._asked) >= ASKED_MAX:
+                length.set_result(None)
+                return length
+            number = next(self._numbers)
+            self._asked[number] = length
+            length.add_done_callback(lambda _: self._asked.pop(number, None))
+            self._channel.send(Measure(number, text))
+        return length
+
     def health(self) -> EngineHealth:
         """The facts at this moment; not alive while a process is being replaced."""
         with self._lock:
@@ -221,6 +241,9 @@ class ChildCore:
         finally:
             with self._lock:
                 self._channel, self._is_loaded = None, False
+                unanswered = list(self._asked.values())
+            for length in unanswered:
+                _answer(length, None)
             channel.close()
             if not self._stopping.is_set():
                 process.kill()  # it hangs, or is ending by itself
@@ -266,6 +289,9 @@ class ChildCore:
                 self._send(channel, [pending.job for pending in self._pending.values()])
                 if not self.loaded.done():
                     self.loaded.set_result(None)
+            case Measured(number, length):
+                if (asked := self._asked.get(number)) is not None:
+                    _answer(asked, length)
             case StepDone():
                 self._steps_total += 1
                 self._step_last, self._stepped_at_s = message, self._clock()
@@ -354,3 +380,9 @@ class ChildCore:
         self._failures_total += len(self._pending)
         for job_id in list(self._pending):
             self._told_last(JobFailed(job_id, LOST))
+
+
+def _answer(asked: Future[tuple[int, int] | None], length: tuple[int, int] | None) -> None:
+    """Unless whoever asked has left."""
+    if asked.set_running_or_notify_cancel():
+        asked.set_result(length)

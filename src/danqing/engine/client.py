@@ -23,6 +23,8 @@ from danqing.engine.messages import (
     Submit,
 )
 
+MEASURE_S = 2.0
+"""How long a prompt's length is waited for. Beyond that the engine says later whether it was too long."""
 TERMINAL = (JobRefused, JobDrawn, JobFailed, JobCancelled)
 
 
@@ -70,6 +72,7 @@ class Core(Protocol):
     def stop(self, timeout_s: float = 10.0) -> bool: ...
     def submit(self, message: Submit) -> None: ...
     def cancel(self, message: Cancel) -> None: ...
+    def measure(self, text: str) -> Future[tuple[int, int] | None]: ...
     def health(self) -> EngineHealth: ...
 
 
@@ -118,6 +121,14 @@ class InProcessClient:
                 self._mailboxes.pop(job.id, None)
             if open_ids:
                 self._core.cancel(Cancel(tuple(open_ids)))
+
+    async def measure(self, prompt: str) -> tuple[int, int] | None:
+        """(tokens, tokens at most) as the family counts them; None where there is no limit, or no answer for now."""
+        try:
+            asked = asyncio.wrap_future(self._core.measure(prompt))
+            return await asyncio.wait_for(asked, MEASURE_S)
+        except TimeoutError:
+            return None
 
     def health(self) -> EngineHealth:
         """The engine's facts at this moment."""

@@ -177,6 +177,12 @@ class EngineCore:
                     self._forget(JobCancelled(job_id))
             self._condition.notify_all()
 
+    def measure(self, text: str) -> Future[tuple[int, int] | None]:
+        """See Family.measure; done at once, in the caller's thread. None also where that is not known now."""
+        family, length = self._family, Future[tuple[int, int] | None]()
+        length.set_result(None if family is None else family.measure(text))
+        return length
+
     def health(self) -> EngineHealth:
         """The facts at this moment; waits for no step."""
         with self._condition:

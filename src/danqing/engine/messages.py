@@ -179,6 +179,22 @@ class Returned:
 
 
 @dataclass(frozen=True, slots=True)
+class Measure:
+    """How long is this prompt? Answered at once, whatever step is being done."""
+
+    number: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """(tokens, tokens at most) of the text of a Measure; None = of any length."""
+
+    number: int
+    length: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """End after the step at hand."""
 

@@ -29,6 +29,8 @@ from danqing.engine.messages import (
     JobFailed,
     JobStarted,
     Loaded,
+    Measure,
+    Measured,
     Returned,
     StepDone,
     Stop,
@@ -90,6 +92,9 @@ class Worker:
                     self._submit(message)
                 case Cancel() as message:
                     self._core.cancel(message)
+                case Measure(number, text):
+                    length = self._core.measure(text).result()
+                    self._channel.send(Measured(number, length))
                 case Returned(job_id):
                     self._lent.pop(job_id, None)
                 case Stop():

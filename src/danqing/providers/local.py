@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Protocol
 
 from danqing.domain.card import Card
-from danqing.domain.errors import Cancelled, EngineFailed
+from danqing.domain.errors import Cancelled, EngineFailed, PromptTooLong
 from danqing.domain.ports import DrawOrder
 from danqing.domain.task import (
     Drawn,
@@ -44,6 +44,7 @@ class EngineClient(Protocol):
     """The face of every engine transport."""
 
     def draw(self, jobs: tuple[Job, ...]) -> AsyncGenerator[JobEvent, None]: ...
+    async def measure(self, prompt: str) -> tuple[int, int] | None: ...
 
 
 class LocalProvider:
@@ -53,8 +54,12 @@ class LocalProvider:
         self._client = client
         self._decodes = asyncio.Semaphore(DECODES)
 
-    def check(self, task: ImageTask, card: Card) -> None:
-        """See Provider.check. The families honour all that their cards' requests can say."""
+    async def check(self, task: ImageTask, card: Card) -> None:
+        """See Provider.check. The families honour all that their cards' requests can say, if it is not too long."""
+        for name, text in (("prompt", task.prompt), ("negative_prompt", task.negative_prompt)):
+            length = await self._client.measure(text) if text else None
+            if length is not None and length[0] > length[1]:
+                raise PromptTooLong(name, *length, unit="tokens")
 
     async def draw(self, order: DrawOrder) -> AsyncGenerator[Event, None]:
         """See Provider.draw. Raises Busy (nothing admitted) and EngineFailed (engine lost)."""

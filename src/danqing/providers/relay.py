@@ -67,7 +67,7 @@ class Relay:
         self._turns = Turns(row.concurrency_max, row.queue_max)
         self._unsaid_by_kind: dict[tuple[bool, bool], frozenset[str]] = {}
 
-    def check(self, task: ImageTask, card: Card) -> None:
+    async def check(self, task: ImageTask, card: Card) -> None:
         """See Provider.check."""
         sent = self._task(task, task.prompt, card)
         cannot = self._cannot(sent) - {"n"}

@@ -11,6 +11,7 @@ from danqing.domain.errors import (
     Busy,
     DanqingError,
     EngineFailed,
+    PromptTooLong,
     Unavailable,
     UnsupportedField,
 )
@@ -28,17 +29,17 @@ class Router:
     def __init__(self, providers: Mapping[str, Provider]) -> None:
         self._providers = dict(providers)
 
-    def check(self, task: ImageTask, card: Card) -> None:
+    async def check(self, task: ImageTask, card: Card) -> None:
         """See Provider.check. A field that a fallback can honour is fine."""
-        refused: UnsupportedField | None = None
+        refused: UnsupportedField | PromptTooLong | None = None
         for mine in _faces(card):
             provider = self._providers.get(mine.backend.name)
             if provider is None:
                 return  # draw says so
             try:
-                provider.check(task, mine)
+                await provider.check(task, mine)
                 return
-            except UnsupportedField as error:
+            except (UnsupportedField, PromptTooLong) as error:
                 refused = refused or error
         assert refused is not None
         raise refused
@@ -61,14 +62,14 @@ class Router:
                 yield Turned(name)
             ended = False
             try:
-                provider.check(order.task, mine)
+                await provider.check(order.task, mine)
                 async with aclosing(provider.draw(replace(order, card=mine))) as events:
                     async for event in events:
                         ended = ended or isinstance(event, Drawn | Failed | Linked)
                         yield event
                         del event  # its pixels are not to be held while waiting for the next one
                 return
-            except UnsupportedField as error:
+            except (UnsupportedField, PromptTooLong) as error:
                 first = first or error
             except Untaken as untaken:
                 first = first or untaken.error

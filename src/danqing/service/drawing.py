@@ -56,9 +56,9 @@ class Artist:
         self._metrics = metrics
         self._lease_s = lease_s
 
-    def check(self, call: Call) -> None:
-        """Raises UnsupportedField for what nothing that draws the card can honour."""
-        self._provider.check(call.task, call.card)
+    async def check(self, call: Call) -> None:
+        """Raises UnsupportedField and PromptTooLong for what nothing that draws the card can honour."""
+        await self._provider.check(call.task, call.card)
 
     async def draw(self, work: Work) -> None:
         """Fill `work` with what comes of it. May be cancelled at any time; ends with nothing going on.

@@ -217,7 +217,7 @@ class Pipeline:
         self._drawable(call.card)
         if not call.task.ai_label and not principal.waiver:
             raise WaiverRequired(LABEL_SWITCH.get(call.dialect, "watermark"))
-        self._artist.check(call)
+        await self._artist.check(call)
         if call.task.end_user is not None:
             await self._blocks.require_free(principal.account_id, call.task.end_user)
         return await self._moderate(call)

@@ -53,7 +53,14 @@ class Family(Protocol):
     def batch_key(self, job: Job) -> Hashable:
         """Only jobs with equal keys may share a step (grid shape, guidance on or off, adapters).
 
-        Depends on the job alone: it is the one call that any thread may make.
+        Depends on the job alone: any thread may make this call.
+        """
+        ...
+
+    def measure(self, prompt: str) -> tuple[int, int] | None:
+        """(tokens, tokens at most) of a prompt, a template's own tokens among them; None = of any length.
+
+        A family with several text encoders tells of the one that is the nearest to its limit. Any thread may ask.
         """
         ...
 

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from danqing.engine import samplers
-from danqing.engine.families.base import PromptTooLong
 from danqing.engine.families.checkpoint import Checkpoint
 from danqing.engine.families.flow import (
     FlowFamily,
@@ -34,6 +33,7 @@ from danqing.engine.families.packing import (
     layer_norm,
     modulate,
 )
+from danqing.engine.families.tokens import Tokens
 from danqing.engine.messages import Job
 
 TOKENS_MAX = 1024
@@ -46,19 +46,20 @@ class CogView4Text:
 
     def __init__(self, tokenizer: Any, encoder: Any) -> None:
         """`encoder`: a GlmModel; its last layer and final norm are taken off."""
-        self._tokenizer = tokenizer
+        self._tokens = Tokens(tokenizer, TOKENS_MAX)
+        self._pad: int = tokenizer.pad_token_id
         self._encoder = encoder
         encoder.layers = encoder.layers[:-1]
         encoder.norm = torch.nn.Identity()
         encoder.config.num_hidden_layers -= 1
 
+    def measure(self, prompt: str) -> tuple[int, int]:
+        return self._tokens.measure(prompt)
+
     def __call__(self, prompt: str) -> Tensor:
         """T x E, T a multiple of 16. Raises PromptTooLong."""
-        tokens: list[int] = self._tokenizer(prompt, add_special_tokens=True).input_ids
-        if len(tokens) > TOKENS_MAX:
-            raise PromptTooLong(len(tokens), TOKENS_MAX)
-        pads = -len(tokens) % PAD_MULTIPLE
-        ids = torch.tensor([[self._tokenizer.pad_token_id] * pads + tokens])
+        tokens = self._tokens.ids(prompt)
+        ids = torch.tensor([[self._pad] * (-len(tokens) % PAD_MULTIPLE) + tokens])
         return self._encoder(ids.to(self._encoder.device), use_cache=False).last_hidden_state[0]
 
 

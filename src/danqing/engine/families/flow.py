@@ -72,8 +72,16 @@ class Pictures(Protocol):
     def encode(self, pixels: Tensor) -> Tensor: ...
 
 
-TextReader = Callable[[str], Tensor]
-"""A prompt -> its embedding, T x E. Raises ValueError when it is too long."""
+class TextReader(Protocol):
+    """A text encoder with its tokenizer."""
+
+    def __call__(self, prompt: str) -> Tensor:
+        """Its embedding, T x E. Raises PromptTooLong."""
+        ...
+
+    def measure(self, prompt: str) -> tuple[int, int]:
+        """(tokens, tokens at most). Any thread may ask."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +185,9 @@ class FlowFamily:
 
     def batch_key(self, job: Job) -> Hashable:
         return (self.name, *grid_of(job.width, job.height), self.guided(job))
+
+    def measure(self, prompt: str) -> tuple[int, int]:
+        return self._read.measure(prompt)
 
     @memory_error
     @torch.inference_mode()

@@ -107,6 +107,9 @@ class Pocket:
         """Pictures of one grid share steps, apart from those that need no guidance half."""
         return (self.name, layout.nearest_grid(job.width, job.height), job.guidance != 1.0)
 
+    def measure(self, prompt: str) -> None:
+        """It reads texts of any length."""
+
     def encode(self, jobs: Sequence[Job]) -> list[Conditioning]:
         found: list[Conditioning] = []
         for job in jobs:

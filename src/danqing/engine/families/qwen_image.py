@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from danqing.engine import samplers
-from danqing.engine.families.base import PromptTooLong
 from danqing.engine.families.checkpoint import Checkpoint
 from danqing.engine.families.flow import FlowFamily, Pictures, TextReader, regional, rows_vary
 from danqing.engine.families.packing import (
@@ -30,6 +29,7 @@ from danqing.engine.families.packing import (
     modulate,
     rms_norm,
 )
+from danqing.engine.families.tokens import Tokens
 from danqing.engine.messages import Job
 
 TOKENS_MAX = 1024
@@ -51,15 +51,15 @@ class QwenText:
 
     def __init__(self, tokenizer: Any, encoder: Any) -> None:
         """`encoder`: a Qwen2_5_VLForConditionalGeneration; only its language model is kept."""
-        self._tokenizer = tokenizer
+        self._tokens = Tokens(tokenizer, TOKENS_MAX, TEMPLATE, TEMPLATE_TOKENS)
         self._encoder = encoder.model.language_model
+
+    def measure(self, prompt: str) -> tuple[int, int]:
+        return self._tokens.measure(prompt)
 
     def __call__(self, prompt: str) -> Tensor:
         """T x E. Raises PromptTooLong."""
-        tokens: list[int] = self._tokenizer(TEMPLATE.format(prompt)).input_ids
-        if len(tokens) - TEMPLATE_TOKENS > TOKENS_MAX:
-            raise PromptTooLong(len(tokens) - TEMPLATE_TOKENS, TOKENS_MAX)
-        ids = torch.tensor([tokens], device=self._encoder.device)
+        ids = torch.tensor([self._tokens.ids(prompt)], device=self._encoder.device)
         states = self._encoder(input_ids=ids, use_cache=False).last_hidden_state[0]
         return states[TEMPLATE_TOKENS:]
 
