@@ -76,6 +76,19 @@ def test_file_says_what_it_is_and_carries_the_xmp(format: ImageFormat) -> None:
     assert metadata.read(codecs.encode(smooth(64, 48), format)).xmp is None
 
 
+@pytest.mark.parametrize("format", ["png", "webp"])
+def test_opacity_is_kept(format: ImageFormat) -> None:
+    pixels = np.dstack([noise(48, 64), smooth(48, 64)[..., 0]])
+    data = codecs.encode(pixels, format, xmp=XMP)
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        assert image.mode == "RGBA"
+        found = np.asarray(image)
+    assert metadata.read(data).xmp == XMP
+    assert (found[..., 3] == pixels[..., 3]).all()
+    assert format == "webp" or (found == pixels).all()
+
+
 def chunks_of_png(data: bytes) -> list[tuple[bytes, bytes]]:
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     found, at = list[tuple[bytes, bytes]](), 8

@@ -18,15 +18,16 @@ from danqing.domain.task import DeliveredImage, Delivery, ImageResult, TaskRepor
 from danqing.observability.logging import get_logger
 from danqing.service.calls import Outcome
 from danqing.service.ledger import Ledger
-from danqing.service.links import LinkSigner
+from danqing.service.links import LinkRefused, LinkSigner
 from danqing.service.records import StoredRequest, StoredResult, error_of_json
+from danqing.service.thumbnails import Thumbnails, copies_of
 from danqing.service.upstream import passed_on
 from danqing.storage.blobs import Blobs
 
 log = get_logger(__name__)
 
 _LINK = re.compile(
-    r"/files/([0-9a-f]{11})\.([a-z]+)\?x-expires=([0-9]+)&x-signature=([A-Za-z0-9_-]+)$"
+    r"/files/([0-9a-f]{11})\.([a-z]+)\?x-expires=([0-9]+)&x-signature=([A-Za-z0-9_.-]+)(?:&|$)"
 )
 _ID = re.compile(r"[0-9a-f-]{36}")
 MEDIA_TYPE = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
@@ -34,12 +35,14 @@ MEDIA_TYPE = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """An image as it is served."""
+    """An image as it is served. Times are Unix seconds; the link ends at `expires_s`."""
 
+    image_id: str
     blob_key: str
     media_type: str
     bytes_count: int
     sha256: str
+    created_s: int
     expires_s: int
 
 
@@ -50,20 +53,23 @@ class Gallery:
         self._ledger = ledger
         self._blobs = blobs
         self._signer = signer
+        self._thumbnails = Thumbnails(blobs)
 
     async def by_link(self, image_id: str, ext: str, expires: str, signature: str) -> StoredFile:
-        """The image behind a signed link. Raises NotFound for a wrong, old or altered one, all alike."""
-        gone = NotFound("No such image, or its link has expired.")
-        if not self._signer.verify(image_id, ext, expires, signature, now=time.time()):
-            raise gone
+        """The image behind a signed link. Raises LinkRefused; NotFound where the image is kept no longer."""
+        version = self._signer.verify(image_id, ext, expires, signature, now=time.time())
         row = await self._ledger.image(image_id)
         if row is None or row.format != ext or not _is_there(row):
-            raise gone
+            raise NotFound("The image is kept no longer.")
+        if row.link_version != version:
+            raise LinkRefused("revoked")
         return StoredFile(
+            image_id=image_id,
             blob_key=row.blob_key,
             media_type=MEDIA_TYPE[row.format],
             bytes_count=row.bytes,
             sha256=row.sha256,
+            created_s=row.created_ms // 1000,
             expires_s=int(expires),
         )
 
@@ -77,7 +83,7 @@ class Gallery:
             return None
         try:
             file = await self.by_link(*found.groups())
-        except NotFound:
+        except (LinkRefused, NotFound):
             return None
         return await self.read(file, 0, file.bytes_count)
 
@@ -89,13 +95,26 @@ class Gallery:
         """Bytes [start, end) of an image."""
         return await self._blobs.get(file.blob_key, range=(start, end))
 
+    async def is_stored(self, file: StoredFile) -> bool:
+        """Whether its bytes are really there."""
+        return await self._blobs.size(file.blob_key) is not None
+
+    async def thumbnail(self, file: StoredFile, side_px: int) -> bytes:
+        """A small copy of an image, a WebP. Raises NotFound, Unavailable."""
+
+        async def still_there() -> bool:
+            row = await self._ledger.image(file.image_id)
+            return row is not None and _is_there(row)
+
+        return await self._thumbnails.get(file.blob_key, side_px, still_there)
+
     async def answers(self, seconds: float) -> bool:
         """Whether images can be kept now, as far as it can be known within this time."""
         return await self._blobs.answers(seconds)
 
     async def delete_blobs(self, blob_keys: Iterable[str]) -> None:
         """Delete now what images past their time were in, which housekeeping would do; what cannot be is logged."""
-        for blob_key in blob_keys:
+        for blob_key in (key for one in blob_keys for key in (*copies_of(one), one)):
             try:
                 await self._blobs.delete(blob_key)
             except DanqingError as error:
