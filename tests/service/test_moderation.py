@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from danqing.domain.errors import ContentRefused
 from danqing.domain.task import SafetyLevel
-from danqing.service.moderation import TEXT_CHARS_MAX, Entry, TextModerator, fold, read_list
+from danqing.service.folding import TEXT_CHARS_MAX, fold
+from danqing.service.moderation import TextModerator
+from danqing.service.wordlists import Entry, read_list
 
 BUNDLED = Path(str(files("danqing.service").joinpath("assets", "wordlist.txt")))
 DEFAULT = TextModerator([BUNDLED])
@@ -248,3 +250,126 @@ def test_every_bundled_term_is_found_in_itself() -> None:
 
 def test_no_lists_find_nothing() -> None:
     assert TextModerator().check("anything", "user").level == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a bоmb",  # Cyrillic o in a Latin word
+        "ВОМВ",  # all of it Cyrillic
+        "βοmβ",
+        "ʙᴏᴍʙ",
+        "b0mb",
+        "b-0-m-b",
+        "ｂ０ｍｂ",
+        "𝒷𝑜𝓂𝒷",
+        "ⓑⓞⓜⓑ",
+        "🅱🅾🅼🅱",
+        "🇧🇴🇲🇧",
+        "bømb",
+        "b\u200bо\u200cm\u2060b",
+        "m@ke pois0n",
+        "make p0i$on",
+        "ma\u0131\u0307l make\u00a0poison",
+        "用АI换脸",
+    ],
+)
+def test_lookalikes_are_read_as_what_they_look_like(text: str) -> None:
+    assert SMALL.find(text) is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "кот и собака сом",
+        "рот и нос, красивый портрет",
+        "в 1999 году",
+        "4k wallpaper, 3d render, f1 car, 50mm",
+        "mail me@example.com for $5",
+        "Η γάτα στο σπίτι",
+    ],
+)
+def test_other_alphabets_and_numbers_are_left_alone(text: str) -> None:
+    listed = ["pot", "hoc", "cm", "b", "k", "ak", "so", "ed", "fi", "h", "i999", "s5"]
+    assert TextModerator(entries=[Entry(term, 0, "x") for term in listed]).find(text) is None
+
+
+def test_a_one_is_an_i_or_an_l() -> None:
+    moderator = TextModerator(entries=[Entry("kill", 1, "x"), Entry("lick", 2, "x")])
+    assert moderator.check("k1ll", "user").level == 1
+    assert moderator.check("1ick", "user").level == 2
+
+
+ALLOWING = TextModerator(
+    entries=[Entry("bomb", 0, "x"), Entry("性感", 1, "x"), Entry("感觉", 2, "x")],
+    allowed=["bath bomb", "性感肌肤检测"],
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "level"),
+    [
+        ("a pink bath bomb", 3),
+        ("BATH-BOMB, bath bomb", 3),
+        ("a bath bomb beside a bomb", 0),
+        ("a bomb in a bath", 0),
+        ("bath b-o-m-b", 3),
+        ("敏感性感肌肤检测仪", 3),
+        ("性 感 肌肤检测", 3),
+        ("性感肌肤", 1),
+        ("性感肌肤检测，性感", 1),
+        ("性感觉", 1),
+    ],
+)
+def test_a_hit_within_an_allowed_phrase_is_none(text: str, level: int) -> None:
+    assert ALLOWING.check(text, "user").level == level
+
+
+def test_an_allowed_hit_hides_no_other() -> None:
+    moderator = TextModerator(
+        entries=[Entry("甲乙", 1, "x"), Entry("乙丙", 1, "x")], allowed=["甲乙"]
+    )
+    found = moderator.find("甲乙丙")
+    assert found is not None
+    assert found.term == "乙丙"
+
+
+@given(
+    HAN, st.text(alphabet="山水画炸弹猫", max_size=4), st.text(alphabet="山水画炸弹猫", max_size=12)
+)
+def test_an_allowed_phrase_excuses_what_it_covers_and_nothing_else(
+    term: str, more: str, text: str
+) -> None:
+    """Against the plain definition: an occurrence counts unless an occurrence of the phrase has it inside."""
+    phrase = term + more
+    moderator = TextModerator(entries=[Entry(term, 1, "x")], allowed=[phrase])
+
+    def starts(part: str) -> list[int]:
+        return [at for at in range(len(text)) if text.startswith(part, at)]
+
+    spans = [(at, at + len(phrase)) for at in starts(phrase)]
+    bare = [
+        at
+        for at in starts(term)
+        if not any(start <= at and at + len(term) <= end for start, end in spans)
+    ]
+    assert (moderator.find(text) is not None) == bool(bare)
+
+
+def test_an_allow_list_is_read_from_a_file(tmp_path: Path) -> None:
+    words, allowed = tmp_path / "words.txt", tmp_path / "allowed.txt"
+    words.write_text("bomb\t0\tweapons\n", "utf-8")
+    allowed.write_text("# harmless\n\nbath bomb\n", "utf-8")
+    moderator = TextModerator([words], allow_paths=[allowed])
+    assert (moderator.terms_count, moderator.allowed_count) == (1, 1)
+    assert moderator.find("bath bomb") is None
+    allowed.write_text("bath bomb\n--\nseed\tbomb\n", "utf-8")
+    with pytest.raises(ValueError, match=r"allowed\.txt, line 2: .*; line 3: .*tabs"):
+        TextModerator([words], allow_paths=[allowed])
+
+
+def test_all_bad_lines_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "own.txt"
+    path.write_text("bomb\nfine\t1\tx\n" + "worse\n" * 12, "utf-8")
+    with pytest.raises(ValueError, match=r"line 1: .*line 3: .*line 11: .*; and 3 more$"):
+        TextModerator([path])

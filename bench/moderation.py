@@ -1,0 +1,118 @@
+"""How long a text is checked against the word lists: 20,000 terms, texts of 4,000 characters, one core.
+
+    .venv/bin/python -m bench.moderation [--rounds 300] [--out bench/results/moderation.md]
+
+Terms and texts are made from a fixed seed: English words, Chinese words of two to five characters, mixed.
+The texts hold no term, which is the dear case: all levels and all readings are gone through. Every text is
+checked in every round, in turn, so that a busy moment of the machine hits all alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import random
+import statistics
+import sys
+import time
+import unicodedata
+from pathlib import Path
+
+from danqing.service.moderation import TextModerator
+from danqing.service.wordlists import Entry
+
+TERMS = 20_000
+CHARS = 4_000
+MARK_MS = 1.0
+_LATIN = "abcdefghijklmnoprstuvwy"
+_HAN = [chr(code) for code in range(0x4E00, 0x4E00 + 3000)]
+_CYRILLIC = str.maketrans("aeopcyx", "аеорсух")
+
+
+def make_terms(rng: random.Random) -> list[Entry]:
+    """Half English, half Chinese, of all levels. Each has a q or a 鿃, which no text has."""
+    terms: set[str] = set()
+    while len(terms) < TERMS:
+        if rng.random() < 0.5:
+            term = "".join(rng.choices(_LATIN, k=rng.randint(3, 8))) + "q"
+            term = term if rng.random() < 0.7 else f"{term} {''.join(rng.choices(_LATIN, k=5))}"
+        else:
+            term = "".join(rng.choices(_HAN, k=rng.randint(1, 4))) + "\u9fc3"
+        terms.add(term)
+    return [Entry(term, rng.randrange(3), "bench") for term in sorted(terms)]
+
+
+def make_texts(rng: random.Random) -> dict[str, str]:
+    def english(chars: int) -> str:
+        words = ("".join(rng.choices(_LATIN, k=rng.randint(2, 9))) for _ in range(chars))
+        return " ".join(words)[:chars]
+
+    chinese = "".join("，" if rng.random() < 0.08 else rng.choice(_HAN) for _ in range(CHARS))
+    plain = english(CHARS)
+    wide = "".join(chr(ord(char) + 0xFEE0) if char != " " else "\u3000" for char in plain)
+    texts = {
+        "English": plain,
+        "Chinese": chinese,
+        "half and half": (english(CHARS // 2) + chinese)[:CHARS],
+        "full width": wide,
+        "a zero-width joiner after each letter": "\u200d".join(plain)[:CHARS],
+        "spelled out (a-b-c)": "-".join(plain.replace(" ", ""))[:CHARS],
+        "Cyrillic lookalikes among Latin": plain.translate(_CYRILLIC),
+        "digits for letters": plain.replace("o", "0").replace("i", "1").replace("e", "3"),
+    }
+    assert all(len(text) == CHARS for text in texts.values())
+    return texts
+
+
+def measure(rounds: int) -> tuple[dict[str, list[float]], float]:
+    """Milliseconds of each check by text, and seconds that making the moderator took."""
+    rng = random.Random(6)
+    terms, texts = make_terms(rng), make_texts(rng)
+    started = time.perf_counter()
+    moderator = TextModerator(entries=terms, allowed=["a phrase that is fine", "没有问题的话"])
+    made_s = time.perf_counter() - started
+    times: dict[str, list[float]] = {name: [] for name in texts}
+    for _ in range(rounds):
+        for name, text in texts.items():
+            started = time.perf_counter()
+            found = moderator.find(text)
+            times[name].append((time.perf_counter() - started) * 1000)
+            assert found is None
+    return times, made_s
+
+
+def report(times: dict[str, list[float]], made_s: float, rounds: int) -> str:
+    lines = [
+        "# Text moderation",
+        "",
+        f"`.venv/bin/python -m bench.moderation`: {TERMS:,} terms of three levels, texts of {CHARS:,} characters",
+        f"without a hit, {rounds} rounds. {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()},",
+        f"Unicode {unicodedata.unidata_version}. Milliseconds for one text; the mark is {MARK_MS:g} ms.",
+        "",
+        "| text | median | 95 % | least |",
+        "|---|---|---|---|",
+    ]
+    for name, found in times.items():
+        found = sorted(found)
+        p95 = found[int(len(found) * 0.95)]
+        lines.append(f"| {name} | {statistics.median(found):.2f} | {p95:.2f} | {found[0]:.2f} |")
+    lines += ["", f"Reading the lists into the moderator took {made_s:.2f} s.", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    times, made_s = measure(options.rounds)
+    text = report(times, made_s, options.rounds)
+    if options.out is None:
+        sys.stdout.write(text)
+    else:
+        options.out.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
