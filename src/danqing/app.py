@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from danqing.engine.families.base import Family
 from danqing.engine.families.load import LoadError
 from danqing.engine.families.memory import cards
 from danqing.engine.messages import Begin, Job
+from danqing.guard import make_screen
 from danqing.net.outbound import Outbound
 from danqing.observability.logging import get_logger
 from danqing.observability.metrics import Metrics
@@ -46,11 +46,12 @@ from danqing.service.drawing import Artist
 from danqing.service.gallery import Gallery
 from danqing.service.keys import KeyFile
 from danqing.service.links import LinkSigner
-from danqing.service.moderation import TextModerator
 from danqing.service.outbox import Outbox
 from danqing.service.pipeline import Pipeline
 from danqing.service.recovery import Recovery
 from danqing.service.references import References
+from danqing.service.reloads import Reloads
+from danqing.service.screening import Screen
 from danqing.service.settling import Settler
 from danqing.service.webhooks import WebhookSender
 from danqing.settings import Settings, SettingsError
@@ -260,14 +261,6 @@ def _live(client: InProcessClient) -> Callable[[], float]:
     return lambda: client.health().live
 
 
-def make_moderator(settings: Settings) -> TextModerator:
-    """The word-list moderator of these settings. Raises ValueError for a list it cannot read."""
-    paths = list(settings.moderation.word_lists)
-    if settings.moderation.bundled_list:
-        paths.insert(0, Path(str(files("danqing.service").joinpath("assets", "wordlist.txt"))))
-    return TextModerator(paths, block_level=settings.moderation.block_level)
-
-
 @asynccontextmanager
 async def open_provider(settings: Settings, models: Catalog, card: Card) -> AsyncIterator[Provider]:
     """What draws one card, without a server. Raises SettingsError where a relay's key is missing."""
@@ -284,8 +277,8 @@ async def open_provider(settings: Settings, models: Catalog, card: Card) -> Asyn
 
 
 @asynccontextmanager
-async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books]]:
-    """Everything a server needs, running; yields what uvicorn serves, and the books."""
+async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books, Screen]]:
+    """Everything a server needs, running; yields what uvicorn serves, the books, and what SIGHUP reloads."""
     models = catalog.load(settings)
     metrics = Metrics()
     async with (
@@ -306,17 +299,20 @@ async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books]
             hosts=settings.webhook_allow_hosts,
         )
         recovery = service.recovery
+        reloads = Reloads(books.db, service.screen)
         sending = asyncio.create_task(sender.run())
         stopping = asyncio.Event()
         loops = [
             _every(settings.task_lease_s / 3, lambda: _sweep(recovery, books, metrics), stopping),
+            _every(settings.task_lease_s / 3, reloads.look, stopping),
+            _every(HOUSEKEEPING_S, books.refusals.prune, stopping),
             _every(HOUSEKEEPING_S, recovery.delete_expired, stopping),
             _every(HOUSEKEEPING_S, recovery.delete_orphans, stopping),
             _every(HOUSEKEEPING_S, recovery.prune, stopping),
         ]
         try:
-            context = _context(settings, models, metrics, books, service, engines, relays)
-            yield build(context), books
+            context = _context(settings, models, metrics, books, service, engines, relays, reloads)
+            yield build(context), books, service.screen
         finally:
             stopping.set()  # first: what is taken over now would only be given back
             _, late = await asyncio.wait(loops, timeout=STOP_S)
@@ -368,6 +364,7 @@ class Service:
     references: References
     uploads: ByteBudget
     """What clients' pictures in memory are counted with."""
+    screen: Screen
 
 
 def make_service(
@@ -382,7 +379,7 @@ def make_service(
     """The use case on these books, drawing by this provider. Raises ValueError for a setting it cannot use."""
     signer = LinkSigner(books.keys.derive("links"))
     ledger = books.ledger
-    moderator = make_moderator(settings)
+    screen = make_screen(settings, metrics)
 
     async def is_taken(image_id: str) -> bool:
         return await ledger.image(image_id) is not None
@@ -404,14 +401,15 @@ def make_service(
         artist=Artist(
             ledger=ledger,
             provider=provider,
-            moderator=moderator,
+            screen=screen,
             deliverer=deliverer,
             references=references,
             metrics=metrics,
             lease_s=settings.task_lease_s,
         ),
         settler=Settler(ledger, deliverer, references, metrics),
-        moderator=moderator,
+        screen=screen,
+        refusals=books.refusals,
         references=references,
         gallery=gallery,
         blocks=books.blocks,
@@ -425,7 +423,7 @@ def make_service(
         blobs=blobs,
         lease_s=settings.task_lease_s,
     )
-    return Service(pipeline, recovery, gallery, references, budget)
+    return Service(pipeline, recovery, gallery, references, budget, screen)
 
 
 def _context(
@@ -436,6 +434,7 @@ def _context(
     service: Service,
     engines: dict[str, InProcessClient],
     relays: dict[str, Relay],
+    reloads: Reloads,
 ) -> Context:
     async def health() -> dict[str, object]:
         facts = {name: _engine_facts(client, settings) for name, client in engines.items()}
@@ -458,6 +457,7 @@ def _context(
         books=books,
         metrics=metrics,
         uploads=service.uploads,
+        reloads=reloads,
         health=health,
     )
 

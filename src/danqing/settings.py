@@ -56,16 +56,18 @@ class LabelSettings(BaseModel):
 
 
 class ModerationSettings(BaseModel):
-    """The word list that prompts are checked against."""
+    """What texts and images are checked against (docs/moderation.md)."""
 
     model_config = _SECTION
 
     block_level: int = Field(default=1, ge=-1, le=3)
-    """Refuse at this level or worse (0 is the worst, 3 is harmless); -1 refuses nothing."""
+    """Refuse at this level or worse (0 is the worst, 3 is harmless); -1 refuses nothing. An account may have its own."""
     word_lists: tuple[Path, ...] = ()
     """Your own lists, one `term<TAB>level<TAB>category` a line, beside the bundled one."""
     bundled_list: bool = True
     """Use the bundled list."""
+    allow_lists: tuple[Path, ...] = ()
+    """Your lists of harmless phrases, one a line: a listed term within one of them is no hit."""
 
 
 class UploadSettings(BaseModel):

@@ -38,6 +38,7 @@ NEW_SINCE_0001 = {
         "webhook_url": None,
         "deleted_ms": None,
         "image_days": None,
+        "block_level": None,
     },
     "tokens": {"kind": "key", "scopes": "draw", "models": None, "budget_total": None},
     "tasks": {"client_key": None, "fingerprint": None, "background": False, "draws": 1},

@@ -41,6 +41,8 @@ SMALL = TextModerator(
         ("bo\u00admb", 0),
         ("b o m b", 0),
         ("draw b-o-m-b now", 0),
+        ("draw a b-o-m-b", 0),
+        ("a b o m b I see", 0),
         ("b_o.m b", 0),
         ("画bomb图", 0),
         ("make\n  poison!", 1),

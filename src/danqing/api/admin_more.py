@@ -1,4 +1,4 @@
-"""/admin/v1 but for accounts: tokens, codes, blocked end users, audit trail, ledger check. Knows the services; no rule.
+"""/admin/v1 but for accounts: tokens, codes, end users, refusals, audit trail, ledger check. Knows the services; no rule.
 
 Keys are rotated on the command line only: they lie in a file beside the database, and a stolen
 admin token must not be able to void everybody's tokens, or to keep its own from being voided.
@@ -17,8 +17,10 @@ from danqing.api.callers import Admin, actor
 from danqing.api.context import context_of
 from danqing.api.desk import bare, named, require_unlimited
 from danqing.api.shapes import After, Limit
+from danqing.domain.errors import InvalidField
 from danqing.service.tokens import TokenLimits
 from danqing.service.trail import of_account
+from danqing.settings import SettingsError
 
 router = APIRouter(tags=["admin: tokens, codes, end users, audit"])
 
@@ -145,6 +147,34 @@ async def unblock(
         end_user, account_id=account_id, by=actor(caller)
     )
     return Response(status_code=204)
+
+
+@router.get("/refusals")
+async def list_refusals(
+    request: Request,
+    caller: Admin,
+    account: OfAccount = None,
+    after: After = "",
+    limit: Limit = 100,
+) -> dict[str, Any]:
+    """What moderation refused, oldest first: whose, at which level, said by whom. The texts are not kept."""
+    account_id = None if account is None else (await named(request, account)).id
+    rows = await context_of(request).books.refusals.page(after, limit + 1, account_id)
+    return shapes.page(rows, limit, lambda row: row.id, shapes.refusal)
+
+
+@router.post("/moderation/reload")
+async def reload_lists(request: Request, caller: Admin) -> dict[str, Any]:
+    """Read the word lists again, whole or not at all: here at once, on every other server within seconds."""
+    try:
+        lists = await context_of(request).reloads.everywhere()
+    except SettingsError as error:
+        raise InvalidField(str(error), "moderation") from None
+    return {
+        "object": "moderation.reload",
+        "terms": lists.terms_count,
+        "allowed_phrases": lists.allowed_count,
+    }
 
 
 @router.get("/audit")

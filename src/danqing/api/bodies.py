@@ -79,13 +79,14 @@ class AccountBody(Wire):
 
 
 class AccountPatch(Wire):
-    """`reason` is needed where `suspended` is true; null takes `low_balance` away."""
+    """`reason` is needed where `suspended` is true; null takes `low_balance` and `block_level` away."""
 
     suspended: bool | None = None
     reason: Reason | None = None
     price_permille: int | None = None
     is_admin: bool | None = None
     low_balance: int | None = None
+    block_level: int | None = None
 
 
 class TransferBody(Wire):

@@ -15,6 +15,7 @@ from danqing.service.books import Books
 from danqing.service.budget import ByteBudget
 from danqing.service.gallery import Gallery
 from danqing.service.pipeline import Pipeline
+from danqing.service.reloads import Reloads
 from danqing.settings import Settings
 
 
@@ -32,6 +33,7 @@ class Context:
     metrics: Metrics
     uploads: ByteBudget
     """What clients' pictures in memory are counted with."""
+    reloads: Reloads
     health: Callable[[], Awaitable[dict[str, object]]]
     """Facts for /healthz and /readyz; key "ok" says whether all is well."""
 

@@ -15,6 +15,7 @@ from danqing.db.rows import (
     AuditRow,
     BlockedUserRow,
     RedeemCodeRow,
+    RefusalRow,
     TaskRow,
     TokenRow,
     TransferRow,
@@ -75,6 +76,7 @@ def account(row: AccountRow) -> Record:
         "is_admin": row.is_admin,
         "has_password": row.password_hash is not None,
         "low_balance": row.low_balance,
+        "block_level": row.block_level,
         "webhook_url": row.webhook_url,
         "deleted": _seconds(row.deleted_ms),
     }
@@ -176,6 +178,24 @@ def block(row: BlockedUserRow) -> Record:
         "reason": row.reason,
         "created": row.created_ms // 1000,
         "created_by": row.created_by,
+    }
+
+
+def refusal(row: RefusalRow) -> Record:
+    return {
+        "id": row.id,
+        "object": "refusal",
+        "account_id": row.account_id,
+        "task_id": row.task_id,
+        "dialect": row.dialect,
+        "model": row.model,
+        "end_user": row.end_user,
+        "role": row.role,
+        "level": row.level,
+        "subject": row.subject,
+        "source": row.source,
+        "category": row.category,
+        "created": row.created_ms // 1000,
     }
 
 

@@ -229,6 +229,30 @@ def _add_rights(account: typer.Typer) -> None:
         )
         typer.echo(f"account {name} is {'no ' if revoke else ''}admin")
 
+    @account.command("block-level", context_settings={"ignore_unknown_options": True})
+    def block_level(
+        name: AccountName,
+        level: Annotated[
+            str, typer.Argument(metavar="LEVEL", help="-1 (refuse nothing) to 3, or 'default'.")
+        ],
+        data_dir: DataDir = None,
+        config: Config = None,
+    ) -> None:
+        """Refuse an account's content at this moderation level or worse; `default`: as the settings say."""
+        from danqing.cli.main import fail
+        from danqing.service import changes
+
+        try:
+            number = None if level == "default" else int(level)
+        except ValueError:
+            fail("LEVEL is a whole number from -1 to 3, or 'default'")
+        run_on_books(
+            data_dir,
+            config,
+            lambda books, _: books.accounts.change(name, changes.block_level(number), by=BY),
+        )
+        typer.echo(f"block level of account {name}: {level}")
+
 
 def _add_money(app: typer.Typer) -> None:
     @app.command("grant")
@@ -277,6 +301,7 @@ def _facts(row: AccountRow, held: int, waivers: list[WaiverRow]) -> dict[str, ob
         "admin": row.is_admin,
         "password": row.password_hash is not None,
         "low_balance": row.low_balance,
+        "block_level": row.block_level,
         "webhook": row.webhook_url,
         "waiver": waiver and waiver.version,
         "waived": waiver and moment(waiver.signed_ms),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from danqing import catalog
-from danqing.app import make_moderator, open_provider
+from danqing.app import open_provider
 from danqing.cli.progress import StepBar
 from danqing.domain.card import Card, ImageFormat
 from danqing.domain.errors import (
@@ -23,6 +23,7 @@ from danqing.domain.errors import (
 from danqing.domain.ids import uuid7
 from danqing.domain.ports import DrawOrder
 from danqing.domain.task import SEED_MAX, Drawn, Failed, ImageTask, InputImage
+from danqing.guard import make_moderator
 from danqing.service.delivery import LabelPlan, finish, new_image_id
 from danqing.settings import Settings
 from danqing.storage.inputs import read_mask, read_reference, read_repainted

@@ -9,8 +9,8 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import uvicorn
@@ -18,7 +18,8 @@ import uvicorn
 from danqing.api.protocol import CONNECTIONS_MAX, GuardedProtocol
 from danqing.app import Books, open_server
 from danqing.observability.logging import configure, get_logger
-from danqing.settings import Settings
+from danqing.service.screening import Screen
+from danqing.settings import Settings, SettingsError
 
 log = get_logger("danqing.serve")
 
@@ -55,7 +56,11 @@ async def run(settings: Settings) -> None:
     try:
         host, port = listener.getsockname()[:2]
         settings = settings.model_copy(update={"port": port})
-        async with open_server(settings) as (asgi, books):
+        async with open_server(settings) as (asgi, books, screen):
+            with suppress(AttributeError):  # Windows has none
+                asyncio.get_running_loop().add_signal_handler(
+                    signal.SIGHUP, lambda: _keep(_reload(screen))
+                )
             await _first_token(settings, books)
             log.info(
                 "ready", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -78,6 +83,21 @@ async def run(settings: Settings) -> None:
             await server.serve(sockets=[listener])
     finally:
         listener.close()
+
+
+_running: set[asyncio.Task[None]] = set()
+
+
+def _keep(work: Coroutine[None, None, None]) -> None:
+    task = asyncio.get_running_loop().create_task(work)
+    _running.add(task)
+    task.add_done_callback(_running.discard)
+
+
+async def _reload(screen: Screen) -> None:
+    """SIGHUP: the word lists, anew. Bad ones are in the log by line, and the old ones stay."""
+    with suppress(SettingsError):
+        await screen.reload()
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -1,4 +1,4 @@
-"""SQL on the audit log and the outbox of webhooks, as functions of a Connection. They decide nothing."""
+"""SQL on the audit log, the refusals and the outbox of webhooks, as functions of a Connection. They decide nothing."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 
 from sqlalchemy import Connection, String, bindparam, delete, insert, or_, select, text, update
 
-from danqing.db.rows import AuditRow, OutboxRow
+from danqing.db.rows import AuditRow, OutboxRow, RefusalRow
 from danqing.db.statements import every, values_of
-from danqing.db.tables import audit_log, outbox
+from danqing.db.tables import audit_log, outbox, refusals
 
 # The audit log
 
@@ -50,6 +50,39 @@ def audit_after(
 ) -> list[AuditRow]:
     """Rows with numbers above `after`, oldest first, of one subject or of all."""
     return every(conn, AuditRow, _AUDIT, after=after, rows_max=rows_max, of_subject=subject)
+
+
+# What moderation refused
+
+_INSERT_REFUSAL = insert(refusals)
+_REFUSALS = (
+    select(refusals)
+    .where(refusals.c.id > bindparam("after"))
+    .order_by(refusals.c.id)
+    .limit(bindparam("rows_max"))
+)
+_REFUSALS_OF = _REFUSALS.where(refusals.c.account_id == bindparam("of_account"))
+_PRUNE_REFUSALS = delete(refusals).where(refusals.c.id < bindparam("before_id"))
+
+
+def insert_refusal(conn: Connection, row: RefusalRow) -> None:
+    conn.execute(_INSERT_REFUSAL, values_of(row))
+
+
+def refusals_after(
+    conn: Connection, after: str, rows_max: int, account_id: str | None = None
+) -> list[RefusalRow]:
+    """Refusals behind the one with the id `after`, oldest first, of one account or of all."""
+    if account_id is None:
+        return every(conn, RefusalRow, _REFUSALS, after=after, rows_max=rows_max)
+    return every(
+        conn, RefusalRow, _REFUSALS_OF, after=after, rows_max=rows_max, of_account=account_id
+    )
+
+
+def prune_refusals(conn: Connection, before_id: str) -> int:
+    """Forget those with lower ids, which are older (UUIDv7); how many there were."""
+    return conn.execute(_PRUNE_REFUSALS, {"before_id": before_id}).rowcount
 
 
 # Webhooks on their way

@@ -149,6 +149,7 @@ _TOKEN_FACTS = (
         accounts.c.deleted_ms,
         accounts.c.is_admin,
         accounts.c.price_permille,
+        accounts.c.block_level,
         exists()
         .where(waivers.c.account_id == accounts.c.id, waivers.c.revoked_ms.is_(None))
         .label("waiver"),
@@ -358,6 +359,15 @@ def blocks_of(conn: Connection, account_id: str) -> int:
 # The installation
 
 _FACT = select(installation.c.value).where(installation.c.name == bindparam("name"))
+_SET_FACT = {
+    name: statement.on_conflict_do_update(
+        index_elements=["name"], set_={"value": statement.excluded.value}
+    )
+    for name, statement in (
+        ("sqlite", insert_sqlite(installation)),
+        ("postgresql", insert_postgresql(installation)),
+    )
+}
 _CLAIM_FACT = {
     "sqlite": insert_sqlite(installation).on_conflict_do_nothing(),
     "postgresql": insert_postgresql(installation).on_conflict_do_nothing(),
@@ -368,3 +378,13 @@ def claim_fact(conn: Connection, name: str, value: str) -> str:
     """What is written under this name; `value` from now on where nothing was."""
     conn.execute(_CLAIM_FACT[conn.dialect.name], {"name": name, "value": value})
     return str(conn.execute(_FACT, {"name": name}).scalar_one())
+
+
+def fact(conn: Connection, name: str) -> str | None:
+    """What is written under this name."""
+    return conn.execute(_FACT, {"name": name}).scalar_one_or_none()
+
+
+def set_fact(conn: Connection, name: str, value: str) -> None:
+    """Write it, whatever was there."""
+    conn.execute(_SET_FACT[conn.dialect.name], {"name": name, "value": value})

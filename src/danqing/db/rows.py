@@ -46,6 +46,8 @@ class AccountRow:
     deleted_ms: int | None = None
     image_days: int | None = None
     """How long its images are kept; None = as their models say."""
+    block_level: int | None = None
+    """What moderation finds at this level or worse is refused; None = as the server's settings say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,7 @@ class TokenFacts:
     is_admin: bool
     price_permille: int
     waiver: bool
+    block_level: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +253,24 @@ class BlockedUserRow:
     end_user: str
     reason: str
     created_by: str
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalRow:
+    """What moderation refused. `subject` is "text" or "image"; `source` who said so: lists, api, classifier, provider."""
+
+    id: str
+    account_id: str
+    task_id: str | None
+    dialect: str
+    model: str
+    end_user: str | None
+    role: str
+    level: int
+    subject: str
+    source: str
+    category: str | None
     created_ms: int
 
 

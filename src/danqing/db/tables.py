@@ -78,6 +78,7 @@ accounts = Table(
     Column("webhook_url", Text),
     Column("deleted_ms", BigInteger),
     Column("image_days", Integer),
+    Column("block_level", Integer),
     CheckConstraint("balance >= 0", name="accounts_balance_not_negative"),
     CheckConstraint("length(name) BETWEEN 1 AND 64", name="accounts_name_length"),
     Index("accounts_address", "address_mac", "created_ms"),
@@ -256,6 +257,26 @@ blocked_users = Table(
     Column("reason", Text, nullable=False),
     Column("created_by", Text, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
+)
+
+# What moderation refused: whose, why, never the text or the picture itself.
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False),
+    # NULL where it was refused before there was a task.
+    Column("task_id", String(36)),
+    Column("dialect", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("end_user", Text),
+    Column("role", String(9), nullable=False),
+    Column("level", Integer, nullable=False),
+    Column("subject", String(5), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("category", Text),
+    Column("created_ms", BigInteger, nullable=False),
+    Index("refusals_account", "account_id", "id"),
 )
 
 audit_log = Table(

@@ -173,7 +173,8 @@ def _error(error: Mapping[str, object], answer: Incoming) -> DanqingError:
     code, status = text_of(error.get("code")), answer.status
     if "SensitiveContentDetected" in code:
         role = "assistant" if code.startswith("Output") else "user"
-        return ContentRefused(role, 0 if code.endswith("SevereViolation") else 1)
+        subject = "image" if "Image" in code else "text"
+        return ContentRefused(role, 0 if code.endswith("SevereViolation") else 1, subject=subject)
     if code in _NO_MONEY or status == 402:
         return ProviderFailed(NO_MONEY)
     if status in (401, 403) or code in ("AuthenticationError", "AccessDenied"):

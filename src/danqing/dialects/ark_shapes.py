@@ -59,11 +59,14 @@ REFUSALS = {
     "assistant": "OutputImageSensitiveContentDetected",
 }
 """The code of a refusal, by whose content it was."""
+REFUSED_REFERENCE = "InputImageSensitiveContentDetected"
 
 
 def shape_of(error: errors.DanqingError) -> ErrorShape:
     shape = next(SHAPES[cls] for cls in type(error).__mro__ if cls in SHAPES)
     if isinstance(error, errors.ContentRefused):
+        if error.role != "assistant" and error.subject == "image":
+            return shape._replace(code=REFUSED_REFERENCE)
         return shape._replace(code=REFUSALS.get(error.role, shape.code))
     return shape
 

@@ -38,7 +38,7 @@ DanqingError
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class DanqingError(Exception):
@@ -229,14 +229,33 @@ class TokenBudgetExceeded(QuotaExceeded):
 
 
 class ContentRefused(DanqingError):
-    """Moderation refused `role` (user, assistant, history) at `level` (0 the worst, 3 the mildest)."""
+    """Moderation refused `role` (user, assistant, history) at `level` (0 the worst, 3 the mildest).
+
+    `subject` is what was refused, `source` who said so (lists, api, classifier, provider), `category` in
+    its words; the last two are for the operator alone.
+    """
 
     code = "content_refused"
+    subject: Literal["text", "image"] = "text"
+    source: str = "provider"
+    category: str | None = None
 
-    def __init__(self, role: str, level: int, message: str | None = None) -> None:
+    def __init__(
+        self,
+        role: str,
+        level: int,
+        message: str | None = None,
+        *,
+        subject: Literal["text", "image"] = "text",
+        source: str = "provider",
+        category: str | None = None,
+    ) -> None:
         super().__init__(message or "Your request was rejected as a result of our safety system. ")
         self.role = role
         self.level = level
+        self.subject = subject
+        self.source = source
+        self.category = category
 
 
 class Busy(DanqingError):

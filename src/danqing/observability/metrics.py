@@ -33,6 +33,13 @@ class Metrics:
             ("model",),
             registry=self.registry,
         )
+        self.moderation = Counter(
+            "danqing_moderation_total",
+            "Checks of texts and images, by who made them (lists, api, classifier) and outcome: passed, "
+            "refused, failed_open (let through) or failed_closed (answered as unavailable).",
+            ("source", "outcome"),
+            registry=self.registry,
+        )
         self._add_engines()
         self.upstream_requests = Counter(
             "danqing_upstream_requests_total",

@@ -62,6 +62,8 @@ class Principal:
     rate_per_minute: int | None
     session: bool = False
     """The token is one that signing in made."""
+    block_level: int | None = None
+    """From which level on its content is refused; None = as the settings say."""
 
 
 def require_scope(principal: Principal, scope: str) -> None:
@@ -200,6 +202,7 @@ def _principal(facts: TokenFacts) -> Principal:
         models=None if facts.models is None else frozenset(map(str.lower, facts.models)),
         rate_per_minute=facts.rate_per_minute,
         session=facts.kind == "session",
+        block_level=facts.block_level,
     )
 
 

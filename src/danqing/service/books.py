@@ -13,6 +13,7 @@ from danqing.service.codes import Codes
 from danqing.service.keys import KeyFile, KeyFileError
 from danqing.service.ledger import Ledger, wall_clock_ms
 from danqing.service.ratelimit import RateLimiter
+from danqing.service.refusals import Refusals
 from danqing.service.signup import SignUp
 from danqing.service.tokens import Tokens
 from danqing.service.topup import TopUp
@@ -33,6 +34,7 @@ class Books:
     codes: Codes
     trail: Trail
     blocks: Blocks
+    refusals: Refusals
     signup: SignUp
     topup: TopUp
     limiter: RateLimiter
@@ -74,6 +76,7 @@ class Books:
             codes=codes,
             trail=trail,
             blocks=Blocks(db, trail, clock_ms),
+            refusals=Refusals(db, clock_ms),
             signup=signup,
             topup=TopUp(
                 db, ledger, trail, None if secret is None else parse_secret(secret), clock_ms

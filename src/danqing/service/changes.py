@@ -46,6 +46,17 @@ def admin(is_admin: bool) -> Change:
     return Change("account.admin", values, values)
 
 
+def block_level(level: int | None) -> Change:
+    """Refuse what moderation finds at this level or worse, -1 (nothing) to 3; None = as the settings say.
+
+    Raises InvalidField.
+    """
+    if level is not None:
+        check_whole(level, "block_level", -1, 3)
+    values = {"block_level": level}
+    return Change("account.block_level", values, values)
+
+
 def low_balance(characters: int | None) -> Change:
     """Below this balance its webhook is told; None = never. Raises InvalidField."""
     if characters is not None:

@@ -28,8 +28,8 @@ from danqing.service.calls import Call, Work
 from danqing.service.delivery import Deliverer
 from danqing.service.ledger import Ledger, StaleTask
 from danqing.service.looks import Looks
-from danqing.service.moderation import TextModerator
 from danqing.service.references import References
+from danqing.service.screening import Screen
 
 log = get_logger(__name__)
 
@@ -42,7 +42,7 @@ class Artist:
         *,
         ledger: Ledger,
         provider: Provider,
-        moderator: TextModerator,
+        screen: Screen,
         deliverer: Deliverer,
         references: References,
         metrics: Metrics,
@@ -50,7 +50,7 @@ class Artist:
     ) -> None:
         self._ledger = ledger
         self._provider = provider
-        self._moderator = moderator
+        self._screen = screen
         self._deliverer = deliverer
         self._references = references
         self._metrics = metrics
@@ -65,7 +65,7 @@ class Artist:
 
         Raises StaleTask when the lease is lost, ContentRefused, and what the provider raises.
         """
-        self._extend(work)
+        await self._extend(work)
         storing: list[asyncio.Task[None]] = []
         looks = Looks(self._deliverer, work)
         drawing = asyncio.create_task(self._draw_and_store(work, storing, looks))
@@ -84,14 +84,15 @@ class Artist:
                 # Not cancelled, whatever happened: a blob being written must be known, to be discarded.
                 await _outlast(*storing)
 
-    def _extend(self, work: Work) -> None:
+    async def _extend(self, work: Work) -> None:
         """Extend the prompt when asked for, and moderate what was added."""
         task, card = work.order.task, work.order.card
         if not task.prompt_extend or not task.prompt:
             return
         extended = prompts.extend(task.prompt, task.style, card.prompt_chars_max)
         if extended != task.prompt:
-            work.safety += self._moderator.require({"assistant": (extended,)})
+            block_level = work.call.principal.block_level
+            work.safety += await self._screen.texts({"assistant": (extended,)}, block_level)
         work.revised = extended
         work.order = replace(work.order, prompt=extended)
 

@@ -25,6 +25,10 @@ _NO_WORD = re.compile(r"[\W_]+")
 _NO_SPACED_WORD = re.compile(rf"[\W_{_UNSPACED}]+")
 _SPELLED = re.compile(r"(?<= )(?:\w ){2,}\w(?= )")
 
+_SPELLED_CHARS_MAX = 60
+# ASCII, Chinese characters and their punctuation: nothing to unfold.
+_COMMON = re.compile("[\0-\x7f\u3001\u3002\u4e00-\u9fff！（），：；？“”]*")
+
 # Latin letters that NFKD leaves as they are: with strokes, without dots, small capitals.
 _LATIN = dict(
     zip(
@@ -64,6 +68,8 @@ def fold(text: str) -> str:
     At most the last TEXT_CHARS_MAX characters, also of what one character may unfold to.
     """
     if text.isascii():
+        return text[-TEXT_CHARS_MAX:].lower()
+    if _COMMON.fullmatch(text, max(0, len(text) - TEXT_CHARS_MAX)):
         return text[-TEXT_CHARS_MAX:].lower()
     # Marks go first too: ordering a long run of them would cost the square of its length.
     unfolded = unicodedata.normalize("NFKD", _bare(text[-TEXT_CHARS_MAX:]))[-TEXT_CHARS_MAX:]
@@ -124,7 +130,17 @@ def squeezed_readings(folded: str) -> Iterator[str]:
 
 
 def _joined(spaced: str) -> str:
-    return _SPELLED.sub(lambda match: match[0].replace(" ", ""), spaced)
+    """Words that were spelled out, joined; at the end once more without the letters that may be no part of them ("a b-o-m-b")."""
+    parts: list[str] = []
+
+    def join(match: re.Match[str]) -> str:
+        word = match[0].replace(" ", "")
+        if len(word) <= _SPELLED_CHARS_MAX:
+            parts.extend((word[1:], word[:-1], word[1:-1]))
+        return word
+
+    joined = _SPELLED.sub(join, spaced)
+    return f"{joined}{' '.join(parts)} " if parts else joined
 
 
 def _latin(spaced: str) -> str:

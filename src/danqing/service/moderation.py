@@ -85,11 +85,12 @@ class TextModerator:
         refused_to = self.block_level if block_level is None else block_level
         levels = list[SafetyLevel]()
         for role, role_texts in texts.items():
-            found = [entry.level for entry in map(self.find, role_texts) if entry is not None]
-            if found and min(found) <= refused_to:
-                raise ContentRefused(role, min(found))
+            found = [entry for entry in map(self.find, role_texts) if entry is not None]
+            worst = min(found, key=lambda entry: entry.level, default=None)
+            if worst is not None and worst.level <= refused_to:
+                raise ContentRefused(role, worst.level, source="lists", category=worst.category)
             if role_texts:
-                levels.append(SafetyLevel(role, min(found, default=LEVEL_NONE)))
+                levels.append(SafetyLevel(role, LEVEL_NONE if worst is None else worst.level))
         return tuple(levels)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -40,18 +40,17 @@ from danqing.service.delivery import LabelPlan
 from danqing.service.drawing import Artist
 from danqing.service.gallery import Gallery
 from danqing.service.ledger import KeyInUse, Ledger, StaleTask
-from danqing.service.moderation import Role, TextModerator
 from danqing.service.ratelimit import RateLimiter, Taken
 from danqing.service.records import StoredRequest, stored_head, stream_head
 from danqing.service.references import Inputs, References
+from danqing.service.refusals import Refusals
+from danqing.service.screening import Screen
 from danqing.service.settling import Settler, TakenOver, result_of
 from danqing.settings import Settings
 
 log = get_logger(__name__)
 T = TypeVar("T")
 
-LARGE_CHARS = 20_000
-"""A history above this is moderated off the event loop."""
 LABEL_SWITCH = {"zhipu": "watermark_enabled"}
 """The field that switches the AI label, by dialect, for the error that names it."""
 OPEN_TRIES = 2
@@ -71,7 +70,8 @@ class Pipeline:
         ledger: Ledger,
         artist: Artist,
         settler: Settler,
-        moderator: TextModerator,
+        screen: Screen,
+        refusals: Refusals,
         references: References,
         gallery: Gallery,
         blocks: Blocks,
@@ -82,7 +82,8 @@ class Pipeline:
         self._ledger = ledger
         self._artist = artist
         self._settler = settler
-        self._moderator = moderator
+        self._screen = screen
+        self._refusals = refusals
         self._references = references
         self._gallery = gallery
         self._blocks = blocks
@@ -165,6 +166,7 @@ class Pipeline:
                 price_permille=PERMILLE,
                 models=None,
                 rate_per_minute=None,
+                block_level=stored.block_level,
             ),
             card=card,
             task=stored.task,
@@ -235,25 +237,28 @@ class Pipeline:
         return self._catalog.drawable(card, self._settings.standin)
 
     async def _moderate(self, call: Call) -> tuple[SafetyLevel, ...]:
-        """Check what the client wrote. A refusal is logged with the end user, so that one can be blocked."""
+        """Check what the client wrote. A refusal is kept with the end user, so that one can be blocked."""
         task = call.task
-        texts: dict[Role, Sequence[str]] = {
-            "user": (task.prompt, task.negative_prompt),
-            "history": task.history,
-        }
         try:
-            if sum(map(len, task.history)) > LARGE_CHARS:
-                return await asyncio.to_thread(self._moderator.require, texts)
-            return self._moderator.require(texts)
-        except ContentRefused as error:
-            log.warning(
-                "prompt_refused",
-                role=error.role,
-                level=error.level,
-                account=call.principal.account_id,
-                end_user=task.end_user,
+            return await self._screen.texts(
+                {"user": (task.prompt, task.negative_prompt), "history": task.history},
+                call.principal.block_level,
             )
+        except ContentRefused as error:
+            await self._note_refusal(call, error)
             raise
+
+    async def _note_refusal(
+        self, call: Call, error: ContentRefused, task_id: str | None = None
+    ) -> None:
+        await self._refusals.note(
+            error,
+            account_id=call.principal.account_id,
+            dialect=call.dialect,
+            model=call.card.name,
+            end_user=call.task.end_user,
+            task_id=task_id,
+        )
 
     async def _replayed(self, call: Call, first: TaskRow) -> Outcome | Accepted:
         """The answer of the task that has the call's key: waited for, then encoded anew."""
@@ -350,6 +355,7 @@ class Pipeline:
             received_s=call.received_s,
             link_ttl_s=order.card.link_ttl_s,
             input_pixels=0 if work.inputs is None else work.inputs.pixels,
+            block_level=call.principal.block_level,
         )
         key = call.client_key
         row = NewTask(
@@ -393,6 +399,7 @@ class Pipeline:
             work.stop(work.stopped or "server")
         try:
             error = await self._end_of(drawing, work)
+            await self._note_refusals(work, error)
             return await self._settled(work, error)
         finally:
             work.release()
@@ -416,6 +423,12 @@ class Pipeline:
             case crash:
                 log.error("task_crashed", task=work.task_id, exc_info=crash)
                 return ServerFault()
+
+    async def _note_refusals(self, work: Work, error: DanqingError | None) -> None:
+        """Keep who refused what of a task, once for each."""
+        found = [one for one in (error, *work.images.values()) if isinstance(one, ContentRefused)]
+        for refused in {(one.source, one.level): one for one in found}.values():
+            await self._note_refusal(work.call, refused, work.task_id)
 
     async def _settled(self, work: Work, error: DanqingError | None) -> Outcome:
         if isinstance(error, StaleTask):

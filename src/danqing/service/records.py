@@ -42,6 +42,8 @@ class StoredRequest:
     link_ttl_s: int
     input_pixels: int = 0
     """Of the pictures that an edit starts from."""
+    block_level: int | None = None
+    """The account's own, when the request came."""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -60,7 +62,7 @@ class StoredRequest:
             "received_s": self.received_s,
             "link_ttl_s": self.link_ttl_s,
             "input_pixels": self.input_pixels,
-        }
+        } | ({} if self.block_level is None else {"block_level": self.block_level})
 
     @classmethod
     def of_json(cls, kept: Json) -> StoredRequest:
@@ -93,6 +95,7 @@ class StoredRequest:
             received_s=kept["received_s"],
             link_ttl_s=kept["link_ttl_s"],
             input_pixels=kept.get("input_pixels", 0),
+            block_level=kept.get("block_level"),
         )
 
 
