@@ -279,7 +279,7 @@ def test_what_a_provider_refuses_is_plain(
     first: LiveServer, prompt: str, status: int, code: str
 ) -> None:
     caller = Caller(first, f"streamer-{prompt}")
-    body = CHAT | {"messages": [{"role": "user", "content": prompt}]}
+    body = CHAT | {"size": "512x512", "messages": [{"role": "user", "content": prompt}]}
     reply = caller.http.post("/v1/chat/completions", json=body)
     assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
     assert caller.paid() == 0
@@ -318,12 +318,13 @@ def test_a_provider_gone_wrong_costs_the_caller_nothing(
     caller = Caller(first, f"wrong-{prompt.replace(' ', '-')}")
     before = odd.asked[prompt]
     model = "impatient" if prompt == "silent" else "odd"
-    reply = caller.post(prompt=prompt, model=model)
+    size = "512x512"  # not the card's default: that would be the operator's word
+    reply = caller.post(prompt=prompt, model=model, size=size)
     assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
     assert odd.asked[prompt] == before + 1
     # The same in another dialect's own shape.
     zhipu = caller.http.post(
-        "/api/paas/v4/images/generations", json={"model": model, "prompt": prompt}
+        "/api/paas/v4/images/generations", json={"model": model, "prompt": prompt, "size": size}
     )
     expected = {"content_policy_violation": "1301", "invalid_value": "1214"}.get(code)
     assert expected is None or zhipu.json()["error"]["code"] == expected
@@ -559,3 +560,26 @@ def test_the_command_line_draws_by_a_relay(tmp_path: Path, odd: OddProvider) -> 
     del env["ODD_KEY"]
     missing = cli("draw", "fine", "--model", "odd", env=env, check=False)
     assert "backends.odd.key_env" in missing.stderr
+
+
+def test_a_default_that_the_provider_refuses_is_not_the_callers_fault(
+    first: LiveServer, odd: OddProvider
+) -> None:
+    caller = Caller(first, "faultless")
+    answers = {
+        path: caller.http.post(path, json=body)
+        for path, body in {
+            "/v1/images/generations": {"model": "odd", "prompt": "size"},
+            "/api/paas/v4/images/generations": {"model": "odd", "prompt": "size"},
+            "/api/v3/images/generations": {"model": "odd", "prompt": "size"},
+            "/api/v1/services/aigc/multimodal-generation/generation": {
+                "model": "odd",
+                "input": {"messages": [{"role": "user", "content": [{"text": "size"}]}]},
+                "parameters": {"prompt_extend": False},
+            },
+        }.items()
+    }
+    said = "refuses what this server's configuration adds"
+    assert all(said in answer.text for answer in answers.values())
+    assert [answer.status_code for answer in answers.values()] == [502, 500, 500, 500]
+    assert caller.paid() == 0

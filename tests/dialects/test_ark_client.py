@@ -232,6 +232,8 @@ def an_error(code: str, message: str = "No.", param: str = "", kind: str = "BadR
         (400, an_error("InvalidEndpoint.ClosedEndpoint"), errors.ProviderFailed, None),
         (401, an_error("AuthenticationError"), errors.ProviderFailed, None),
         (403, an_error("AccountOverdueError"), errors.ProviderFailed, None),
+        (403, an_error("AccessDenied", param="watermark"), errors.WaiverRequired, "watermark"),
+        (403, an_error("OperationDenied.PermissionDenied", "The parameter `watermark` may not be false."), errors.WaiverRequired, "watermark"),
         (403, an_error("OperationDenied.ServiceNotOpen"), errors.ProviderFailed, None),
         (404, an_error("InvalidEndpointOrModel.NotFound"), errors.ProviderFailed, None),
         (429, an_error("QuotaExceeded"), errors.ProviderFailed, None),

@@ -111,7 +111,8 @@ class Bench:
     def order(self, **changes: Any) -> DrawOrder:
         links = changes.pop("links", False)
         extended = changes.pop("extended", None)
-        task = ImageTask("house", "a cat", SIZE, "standard", **changes)
+        plain = {"model": "house", "prompt": "a cat", "size": SIZE, "quality": "standard"}
+        task = ImageTask(**(plain | changes))
         seed = 7 if task.seed is None else task.seed
         seeds = tuple(seed + index for index in range(task.n))
         prompt = extended or task.prompt

@@ -13,7 +13,7 @@ from typing import cast
 
 from danqing.dialects.base import UNSTORABLE
 from danqing.dialects.client import Incoming, ProviderImage
-from danqing.domain.errors import DanqingError, ProviderFailed, UnsupportedField
+from danqing.domain.errors import DanqingError, ProviderFailed, UnsupportedField, WaiverRequired
 from danqing.domain.task import InputImage
 
 RETRY_S_DEFAULT = 5.0
@@ -36,6 +36,12 @@ _MAYBE_UNSTORABLE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 
 SHUT_OUT = "The provider does not let this server in."
 NO_MONEY = "This server's quota at the provider is used up."
+
+
+def shut_out(text: str, switch: str, *, param: str = "") -> ProviderFailed | WaiverRequired:
+    """What a provider's "no permission" is about: the `switch` of its AI label where it names that, else our key."""
+    named = param == switch or re.search(rf"(?<![\w.]){switch}(?![\w.])", text)
+    return WaiverRequired(switch) if named else ProviderFailed(SHUT_OUT)
 
 
 def refuse_unsaid(fields: Set[str]) -> None:

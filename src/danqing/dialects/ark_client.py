@@ -19,6 +19,7 @@ from danqing.dialects.answers import (
     read_object,
     refuse_unsaid,
     retry_after_s,
+    shut_out,
     text_of,
     words,
 )
@@ -60,6 +61,7 @@ _MENDABLE = {
     "output_format": "output_format",
     "negative_prompt": "negative_prompt",
     "user": "user",
+    "watermark": "watermark",
     "sequential_image_generation": "n",
     "sequential_image_generation_options": "n",
     "optimize_prompt": "prompt_extend",
@@ -177,8 +179,12 @@ def _error(error: Mapping[str, object], answer: Incoming) -> DanqingError:
         return ContentRefused(role, 0 if code.endswith("SevereViolation") else 1, subject=subject)
     if code in _NO_MONEY or status == 402:
         return ProviderFailed(NO_MONEY)
-    if status in (401, 403) or code in ("AuthenticationError", "AccessDenied"):
+    if status == 401 or code == "AuthenticationError":
         return ProviderFailed(SHUT_OUT)
+    if status == 403 or code == "AccessDenied":
+        return shut_out(
+            words(error.get("message")), "watermark", param=field_of(error.get("param"))
+        )
     if status == 429:
         return Busy(retry_after_s(answer.headers))
     if status == 503:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from danqing.dialects.answers import (
+    NO_MONEY,
+    SHUT_OUT,
     field_of,
     in_places,
     list_of,
@@ -15,6 +17,7 @@ from danqing.dialects.answers import (
     read_image,
     read_object,
     retry_after_s,
+    shut_out,
     text_of,
     words,
 )
@@ -70,7 +73,7 @@ _KEY_CODES = frozenset(
     {
         *("invalid_api_key", "invalid_organization", "account_deactivated", "permission_denied"),
         # Of our own server, where draw's HTTP 200 says nothing.
-        *("waiver_required", "account_suspended", "end_user_blocked", "model_not_allowed"),
+        *("account_suspended", "end_user_blocked", "model_not_allowed"),
     }
 )
 _MONEY_CODES = frozenset(
@@ -89,7 +92,7 @@ _IMAGE_CODES = frozenset({"invalid_image_file", "invalid_image", "image_too_larg
 _MENDABLE = frozenset(
     {
         *("prompt", "n", "size", "quality", "style", "user", "background", "moderation", "seed"),
-        "strength",
+        *("strength", "watermark"),
         *("output_format", "output_compression", "negative_prompt", "image", "mask", "images"),
     }
 )
@@ -249,10 +252,12 @@ def _error(answer: Incoming, error: Mapping[str, object]) -> DanqingError:
         return ContentRefused("user", 1)
     if is_about_content and _REFUSED_WORDS.search(message):
         return ContentRefused("user", 1)
-    if status in (401, 403) or codes & _KEY_CODES:
-        return ProviderFailed("The provider does not let this server in.")
+    if status == 403 or "waiver_required" in codes:
+        return shut_out(message, "watermark", param=field)
+    if status == 401 or codes & _KEY_CODES:
+        return ProviderFailed(SHUT_OUT)
     if status == 402 or codes & _MONEY_CODES:
-        return ProviderFailed("This server's quota at the provider is used up.")
+        return ProviderFailed(NO_MONEY)
     if status == 429 or codes & _OVERLOADED_CODES:
         return Busy(retry_after_s(answer.headers))
     if status == 503:

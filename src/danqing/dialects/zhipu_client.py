@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 from danqing.dialects.answers import (
     NO_MONEY,
-    SHUT_OUT,
     in_places,
     list_of,
     mapping_of,
@@ -18,6 +17,7 @@ from danqing.dialects.answers import (
     read_object,
     refuse_unsaid,
     retry_after_s,
+    shut_out,
     text_of,
     words,
 )
@@ -198,7 +198,7 @@ def _error(
     if code in _BUSY:
         return Busy(retry_after_s(answer.headers))
     if code in _SHUT_OUT or status in (401, 403, 434):
-        return ProviderFailed(SHUT_OUT)
+        return shut_out(text, "watermark_enabled")
     if status == 429:
         return Busy(retry_after_s(answer.headers))
     if status == 503:

@@ -179,10 +179,9 @@ class PermissionDenied(DanqingError):
 class WaiverRequired(PermissionDenied):
     code = "waiver_required"
 
-    def __init__(self, param: str) -> None:
-        super().__init__(
-            f"'{param}' may be false only for accounts that have signed the label waiver.", param
-        )
+    def __init__(self, param: str, message: str | None = None) -> None:
+        own = f"'{param}' may be false only for accounts that have signed the label waiver."
+        super().__init__(message or own, param)
 
 
 class AccountSuspended(PermissionDenied):

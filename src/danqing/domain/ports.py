@@ -29,6 +29,10 @@ class DrawOrder:
     """Of the first reference's size; transparent where it is repainted."""
     previews: int = 0
     """Looks at each unfinished image that somebody waits for."""
+    is_fitted: bool = False
+    """The task's size was chosen here, after its reference."""
+    label_switch: str = "watermark"
+    """What its caller calls the switch of the AI label."""
     links: bool = False
     """A provider's own links will do: whoever waits wants links, not bytes."""
 

@@ -20,13 +20,21 @@ from typing import AnyStr, TypeVar
 from danqing.backends import RelayRow
 from danqing.dialects.answers import NO_MONEY, SHUT_OUT, read_object, retry_after_s, words
 from danqing.dialects.client import Incoming, Outgoing, Pending, ProviderResult, Target
-from danqing.domain.errors import Busy, ContentRefused, DanqingError, ProviderFailed, RequestError
+from danqing.domain.errors import (
+    Busy,
+    ContentRefused,
+    DanqingError,
+    ProviderFailed,
+    RequestError,
+    WaiverRequired,
+)
 from danqing.domain.task import Delivery, Event, ImageTask, Relayed, Stepped
 from danqing.net.errors import OutboundError, OutboundRefused, OutboundUnsent
 from danqing.net.outbound import Outbound
 from danqing.net.policy import Policy
 from danqing.observability.logging import get_logger
 from danqing.observability.metrics import Metrics
+from danqing.providers.blame import Caller
 from danqing.providers.forms import encode_form
 from danqing.providers.results import IMAGE_BYTES_MAX
 from danqing.providers.upstream import (
@@ -74,6 +82,7 @@ class Part:
     """The images' indices in the order's task."""
     seeds: Sequence[int]
     seeded: bool
+    caller: Caller
 
 
 class Asker:
@@ -109,7 +118,7 @@ class Asker:
                     result = await self._polled(result, key, part.task, end)
             except DanqingError as error:
                 emit(self._refusal(answer, error))
-                raise
+                raise part.caller.hears(error, self._name) from error
             outcome = "ok"
             return result
         except (Untaken, DanqingError) as error:
@@ -174,7 +183,8 @@ class Asker:
                 if await self._may_wait(failures, end):
                     continue
             emit(self._refusal(answer, error))
-            raise Untaken(error) if _is_free(answer, error) else error
+            heard = part.caller.hears(error, self._name)
+            raise Untaken(heard) if _is_free(answer, heard) else heard
 
     def _rests(self, key: Key, answer: Incoming, error: DanqingError) -> bool:
         """Whether an error is one key's alone; that key rests then."""
@@ -298,7 +308,8 @@ def _request_id(answer: Incoming) -> str | None:
 
 def _is_free(answer: Incoming, error: DanqingError) -> bool:
     """Whether an error answer says for certain that nothing was drawn, and another provider may do better."""
-    return not isinstance(error, ContentRefused | RequestError) and _is_undrawn(answer, error)
+    callers = isinstance(error, ContentRefused | RequestError | WaiverRequired)
+    return not callers and _is_undrawn(answer, error)
 
 
 def _is_undrawn(answer: Incoming, error: DanqingError) -> bool:

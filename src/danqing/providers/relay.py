@@ -30,6 +30,7 @@ from danqing.net.turns import Turns
 from danqing.observability.logging import get_logger
 from danqing.observability.metrics import Metrics
 from danqing.providers.asking import ID_CHARS_MAX, Asker, Emit, Part
+from danqing.providers.blame import Caller
 from danqing.providers.results import Fetcher
 from danqing.providers.upstream import Untaken
 
@@ -169,6 +170,7 @@ class Relay:
         links = order.links and not backend.rehost
         delivery = Delivery() if links or "form" in unsaid else Delivery("b64_json")
         seeded = "seed" not in unsaid
+        caller = Caller.of(order, self._row)
         parts: list[Part] = []
         start = 0
         while start < task.n:
@@ -183,6 +185,7 @@ class Relay:
                     places,
                     [order.seeds[place] for place in places],
                     seeded,
+                    caller,
                 )
             )
         return parts
@@ -255,7 +258,7 @@ class Relay:
         """One image of an answer, fetched and decoded; what is wrong with it is its own result."""
         place = part.places[offset]
         if isinstance(found, DanqingError):
-            emit(Failed(place, found))
+            emit(Failed(place, part.caller.hears(found, self.name)))
             return
         if links and found.url is not None:
             if _LINK.fullmatch(found.url) is None:

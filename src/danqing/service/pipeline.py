@@ -185,6 +185,7 @@ class Pipeline:
             prompt=stored.task.prompt,
             seeds=stored.seeds,
             priority="background",
+            label_switch=_label_switch(call),
             links=stored.delivery.form == "url",
         )
         work.held, work.plan, work.epoch = stored.held, stored.plan, row.epoch
@@ -218,7 +219,7 @@ class Pipeline:
             raise ModelNotAllowed(call.card.name)
         self._drawable(call.card)
         if not call.task.ai_label and not principal.waiver:
-            raise WaiverRequired(LABEL_SWITCH.get(call.dialect, "watermark"))
+            raise WaiverRequired(_label_switch(call))
         await self._artist.check(call)
         if call.task.end_user is not None:
             await self._blocks.require_free(principal.account_id, call.task.end_user)
@@ -306,6 +307,8 @@ class Pipeline:
                 seeds=tuple((seed + index) % (SEED_MAX + 1) for index in range(task.n)),
                 priority="background" if call.background else "interactive",
                 previews=0 if call.feed is None else call.delivery.partial_images,
+                is_fitted=call.task.fit_reference,
+                label_switch=_label_switch(call),
                 links=call.delivery.form == "url",
             ),
             plan=LabelPlan.of(card, task.ai_label, principal.waiver, self._settings.labels),
@@ -492,3 +495,7 @@ class Pipeline:
         self._running.discard(task)
         if not task.cancelled():
             task.exception()  # a client that has left asks nobody for it: that is no news for the log
+
+
+def _label_switch(call: Call) -> str:
+    return LABEL_SWITCH.get(call.dialect, "watermark")
