@@ -68,6 +68,11 @@ class Call:
     feed: Feed | None = None
     """Who reads a streamed answer; None = nobody waits for its events."""
 
+    @property
+    def label_switch(self) -> str:
+        """What its dialect calls the switch of the AI label."""
+        return "watermark_enabled" if self.dialect == "zhipu" else "watermark"
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

@@ -51,8 +51,6 @@ from danqing.settings import Settings
 log = get_logger(__name__)
 T = TypeVar("T")
 
-LABEL_SWITCH = {"zhipu": "watermark_enabled"}
-"""The field that switches the AI label, by dialect, for the error that names it."""
 OPEN_TRIES = 2
 OPEN_WAIT_S = 0.2
 POLL_S = (0.05, 1.0)
@@ -185,7 +183,7 @@ class Pipeline:
             prompt=stored.task.prompt,
             seeds=stored.seeds,
             priority="background",
-            label_switch=_label_switch(call),
+            label_switch=call.label_switch,
             links=stored.delivery.form == "url",
         )
         work.held, work.plan, work.epoch = stored.held, stored.plan, row.epoch
@@ -219,7 +217,7 @@ class Pipeline:
             raise ModelNotAllowed(call.card.name)
         self._drawable(call.card)
         if not call.task.ai_label and not principal.waiver:
-            raise WaiverRequired(_label_switch(call))
+            raise WaiverRequired(call.label_switch)
         await self._artist.check(call)
         if call.task.end_user is not None:
             await self._blocks.require_free(principal.account_id, call.task.end_user)
@@ -308,7 +306,7 @@ class Pipeline:
                 priority="background" if call.background else "interactive",
                 previews=0 if call.feed is None else call.delivery.partial_images,
                 is_fitted=call.task.fit_reference,
-                label_switch=_label_switch(call),
+                label_switch=call.label_switch,
                 links=call.delivery.form == "url",
             ),
             plan=LabelPlan.of(card, task.ai_label, principal.waiver, self._settings.labels),
@@ -495,7 +493,3 @@ class Pipeline:
         self._running.discard(task)
         if not task.cancelled():
             task.exception()  # a client that has left asks nobody for it: that is no news for the log
-
-
-def _label_switch(call: Call) -> str:
-    return LABEL_SWITCH.get(call.dialect, "watermark")
