@@ -186,7 +186,32 @@ def test_a_local_family_draws_a_model(tmp_path: Path) -> None:
 def test_qwen_image_is_guided_by_a_blank_negative_prompt(tmp_path: Path) -> None:
     models = load(tmp_path, LOCAL.replace("cogview4", "qwen_image") + MODEL)
     presets = models.find("house", "openai").backend.presets
-    assert presets["standard"] == Preset(50, 4.0, " ")
+    assert dict(presets) == {"standard": Preset(30, 4.0, " "), "hd": Preset(50, 4.0, " ")}
+
+
+LORA = """
+[backends.far.loras]
+lightning-8 = { file = "org/lightning.safetensors", shift = 3.0 }
+"""
+
+
+def test_a_lora_of_the_backend_draws_the_qualities_that_name_it(tmp_path: Path) -> None:
+    qwen = LOCAL.replace("cogview4", "qwen_image")
+    model = '[models.fast]\nlike = "pocket"\nbackend = "far"\nqualities = {{ standard = "{}", hd = "fine" }}\n'
+    models = load(tmp_path, qwen + LORA + model.format("lightning-8"))
+    presets = models.find("fast", "openai").backend.presets
+    assert presets["standard"] == Preset(8, 1.0, lora="lightning-8")
+    assert presets["hd"].lora == ""
+    row = models.families["far"].loras["lightning-8"]
+    assert (row.file, row.scale, row.shift) == (Path("org/lightning.safetensors"), 1.0, 3.0)
+    for loras in ("", LORA):
+        with pytest.raises(SettingsError, match=r"models\.fast: qualities\.standard: .*the LoRA lightning-4, and backends\.far\.loras has none"):  # fmt: skip
+            load(tmp_path, qwen + loras + model.format("lightning-4"))
+    with pytest.raises(SettingsError, match=r"backends\.far: .*loras: cogview4 takes none"):
+        load(tmp_path, LOCAL + LORA)
+    for bad in ("scale = 0", "shift = -1", "weight = 2"):
+        with pytest.raises(SettingsError, match=r"backends\.far\.loras\.lightning-8\."):
+            load(tmp_path, qwen + LORA.replace("shift = 3.0", bad) + model.format("lightning-8"))
 
 
 @pytest.mark.parametrize(

@@ -128,17 +128,19 @@ def _options(row: FamilyRow, settings: Settings) -> dict[str, Any]:
     """What FAMILY_FACTORY takes."""
     options: dict[str, Any] = {"name": row.family, "threads": settings.engine.threads}
     if row.family in load.TORCH:
-        options |= {"checkpoint": str(row.folder(settings.data_dir).absolute())}
-        options |= {"device": row.device, "dtype": row.dtype, "compiled": row.is_compiled}
-        options |= {"text_encoder_device": row.text_encoder_device}
+        options |= row.options(settings.data_dir)
     return options
 
 
 def check_fit(row: FamilyRow, settings: Settings) -> load.Fit:
     """What a torch family needs and what is there, looked at before anything is loaded. Raises LoadError."""
+    return load.check_fit(_plan(row, settings))
+
+
+def _plan(row: FamilyRow, settings: Settings) -> load.Plan:
     options = _options(row, settings)
     options.pop("threads")
-    return load.check_fit(load.Plan(**options))
+    return load.Plan.of(**options)
 
 
 def pipelines() -> dict[str, str]:
@@ -148,7 +150,7 @@ def pipelines() -> dict[str, str]:
 
 def check_checkpoint(family: str, folder: Path) -> None:
     """Is a family's whole checkpoint in the folder? Raises LoadError."""
-    load.check_family(family, folder)
+    load.check_family(load.Plan(family, str(folder)))
 
 
 def check_backend(name: str, row: FamilyRow, settings: Settings) -> None:
@@ -156,7 +158,7 @@ def check_backend(name: str, row: FamilyRow, settings: Settings) -> None:
     if row.family not in load.TORCH:
         return
     try:
-        load.check_family(row.family, row.folder(settings.data_dir))
+        load.check_family(_plan(row, settings))
     except LoadError as error:
         raise SettingsError(f"catalog: backends.{name}.{error}") from None
 
@@ -241,15 +243,16 @@ async def open_engines(
         check_backend(backend.name, models.families[backend.name], settings)
     async with AsyncExitStack() as stack:
         clients: dict[str, InProcessClient] = {}
-        by_row: dict[FamilyRow, InProcessClient] = {}
+        by_row: dict[str, InProcessClient] = {}
         for backend in local:
             row = models.families[backend.name]
-            if row not in by_row:
+            kind = row.model_dump_json()
+            if kind not in by_row:
                 opened = open_engine(settings, backend, row, metrics)
-                client = by_row[row] = await stack.enter_async_context(opened)
+                client = by_row[kind] = await stack.enter_async_context(opened)
                 metrics.watch(metrics.queue_depth, _depth(client), backend.name)
                 metrics.watch(metrics.live, _live(client), backend.name)
-            clients[backend.name] = by_row[row]
+            clients[backend.name] = by_row[kind]
         yield clients
 
 

@@ -19,7 +19,22 @@ STRICT = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 _KEY = re.compile(r"[\x21-\x7e]{1,4096}")  # what a header takes, and no blank
 
+LORA_FAMILIES = ("qwen_image",)
+"""What takes LoRAs."""
+
 RelayDialect = Literal["openai", "zhipu", "dashscope", "ark", "chat", "draw"]
+
+
+class LoraRow(BaseModel):
+    """One of a backend's `loras`: small matrices that are added to its network for the qualities that name it."""
+
+    model_config = STRICT
+    file: Path
+    """Safetensors, or a folder that holds one file of them; absolute or below `DATA_DIR/models`."""
+    scale: float = Field(default=1.0, gt=0, le=10)
+    """How much of it is added."""
+    shift: float | None = Field(default=None, gt=0, le=100)
+    """The noise schedule's shift that it was trained with, whatever the size; by default the checkpoint's own."""
 
 
 class FamilyRow(BaseModel):
@@ -36,6 +51,8 @@ class FamilyRow(BaseModel):
     """`cpu` reads prompts on the processor, seconds each time for a new one, and leaves the card's memory to the pictures."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """The precision of its weights."""
+    loras: dict[str, LoraRow] = {}
+    """LoRAs by the names that presets call them by; `qwen_image` only."""
     compile: bool | None = None
     """Compile parts of the network, which takes a while at the start; by default on a graphics card alone."""
 
@@ -46,6 +63,8 @@ class FamilyRow(BaseModel):
                 raise ValueError(f"pocket has no {min(needless)}: it is in the package")
         elif self.checkpoint is None:
             raise ValueError(f"{self.family} needs a checkpoint: the folder with its weights")
+        if self.loras and self.family not in LORA_FAMILIES:
+            raise ValueError(f"loras: {self.family} takes none")
         return self
 
     @property
@@ -56,6 +75,22 @@ class FamilyRow(BaseModel):
         """The checkpoint's folder. Only for a family that has one."""
         assert self.checkpoint is not None
         return data_dir / "models" / self.checkpoint
+
+    def options(self, data_dir: Path) -> dict[str, Any]:
+        """What loading takes, of JSON's types. Only for a family that has a checkpoint."""
+        loras = {
+            name: row.model_dump(exclude={"file"})
+            | {"path": str((data_dir / "models" / row.file).absolute())}
+            for name, row in self.loras.items()
+        }
+        return {
+            "checkpoint": str(self.folder(data_dir).absolute()),
+            "device": self.device,
+            "dtype": self.dtype,
+            "compiled": self.is_compiled,
+            "text_encoder_device": self.text_encoder_device,
+            "loras": loras,
+        }
 
 
 class KeyRow(BaseModel):

@@ -83,6 +83,8 @@ class PresetRow(BaseModel):
     """How strongly the prompt is followed; 1 = without the second half that guidance needs."""
     negative_prompt: str = Field(default="", max_length=1000)
     """What stands for a request's negative prompt where it has none: Qwen-Image is guided only with one, and " " counts."""
+    lora: str = Field(default="", max_length=100)
+    """Which of the backend's `loras` draws it; none = the checkpoint as it is."""
 
 
 class StrengthRow(BaseModel):
@@ -390,6 +392,11 @@ def _backend(model: str, name: str | None, row: ModelRow, file: _File, fail: Any
     presets = file.presets.get(found.family, {})
     if missing := set(row.qualities.values()) - set(presets):
         raise fail(f"no preset {', '.join(sorted(missing))} for {found.family}")
+    for quality, preset in row.qualities.items():
+        if (lora := presets[preset].lora) and lora not in found.loras:
+            raise fail(
+                f"qualities.{quality}: the preset {preset} is drawn with the LoRA {lora}, and backends.{name}.loras has none of that name"
+            )
     drawn = {key: Preset(**presets[value].model_dump()) for key, value in row.qualities.items()}
     return Backend(
         name or STAND_IN_FAMILY,

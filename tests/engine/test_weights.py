@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danqing.engine.families.load import LoadError, check_family
+from danqing.engine.families.load import LoadError, Plan, check_family
 from danqing.engine.families.weights import CheckpointError, find, measure
 
 PARTS = ("transformer", "text_encoder", "vae")
@@ -74,10 +74,10 @@ def test_a_download_that_was_cut_off_is_noticed_before_loading(
 ) -> None:
     monkeypatch.setattr("danqing.engine.families.load.find_spec", lambda name: name)
     folder = checkpoint(tmp_path / "c")
-    check_family("cogview4", folder)
+    check_family(Plan("cogview4", str(folder)))
     file = folder / "transformer" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(LoadError, match=r"^checkpoint: .*it has \d+ bytes and should have \d+"):
-        check_family("cogview4", folder)
+        check_family(Plan("cogview4", str(folder)))
     with pytest.raises(LoadError, match=r"^checkpoint: .* holds a CogView4Pipeline, not a Qwen"):
-        check_family("qwen_image", folder)
+        check_family(Plan("qwen_image", str(folder)))

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from danqing import catalog
-from danqing.domain.errors import EngineFailed, PromptTooLong
+from danqing.domain.card import Preset
+from danqing.domain.errors import EngineFailed, PromptTooLong, UnsupportedField
 from danqing.domain.ports import DrawOrder
 from danqing.domain.sizes import Size
 from danqing.domain.task import Drawn, Event, ImageTask, InputImage, Preview, Stepped
@@ -144,6 +145,32 @@ def test_a_text_over_the_encoders_limit_is_refused_by_name(field: str) -> None:
             with pytest.raises(PromptTooLong, match=f"^'{field}' is too long: 301 tokens") as told:
                 await provider.check(long, asked.card)
             assert told.value.param == field
+        finally:
+            await client.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("guidance", "refused"), [(1.0, True), (0.0, True), (1.5, False)])
+def test_what_is_drawn_without_guidance_takes_no_negative_prompt(
+    guidance: float, refused: bool
+) -> None:
+    async def scenario() -> None:
+        client = InProcessClient(EngineCore(NullFamily, warm_up=None))
+        await client.ready()
+        asked = order()
+        card = replace(asked.card, qualities={"standard": Preset(4, guidance, lora="lightning-4")})
+        provider = LocalProvider(client)
+        try:
+            await provider.check(replace(asked.task, negative_prompt=" "), card)
+            await provider.check(asked.task, card)
+            task = replace(asked.task, negative_prompt="dogs")
+            if not refused:
+                await provider.check(task, card)
+                return
+            with pytest.raises(UnsupportedField, match="without guidance") as told:
+                await provider.check(task, card)
+            assert told.value.param == "negative_prompt"
         finally:
             await client.close()
 

@@ -22,6 +22,8 @@ class Preset:
     guidance: float
     negative_prompt: str = ""
     """What stands for a request's negative prompt where it has none."""
+    lora: str = ""
+    """Which of the backend's LoRAs draws it; "" = none."""
 
 
 RELAYED = Preset(steps=1, guidance=0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,8 @@ class Job:
     """How far to leave the reference: the last strength x steps steps are drawn, at least one."""
     previews: int = 0
     """Looks at the unfinished image to send, spread evenly over its steps."""
+    lora: str = ""
+    """Which of the backend's LoRAs is added to the network; "" = none."""
 
     @property
     def steps_drawn(self) -> int:
@@ -163,8 +165,8 @@ class Begin:
 
     factory: str
     """`MODULE:FUNCTION` that makes the family."""
-    options: dict[str, str | int | float | bool | None]
-    """The function's keyword arguments."""
+    options: dict[str, Any]
+    """The function's keyword arguments, of JSON's types."""
     queue_max: int
     live_max: int
     batch_max: int

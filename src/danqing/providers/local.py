@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Protocol
 
 from danqing.domain.card import Card
-from danqing.domain.errors import Cancelled, EngineFailed, PromptTooLong
+from danqing.domain.errors import Cancelled, EngineFailed, PromptTooLong, UnsupportedField
 from danqing.domain.ports import DrawOrder
 from danqing.domain.task import (
     Drawn,
@@ -56,6 +56,12 @@ class LocalProvider:
 
     async def check(self, task: ImageTask, card: Card) -> None:
         """See Provider.check. The families honour all that their cards' requests can say, if it is not too long."""
+        preset = card.qualities[task.quality]
+        if task.negative_prompt.strip() and preset.guidance <= 1:
+            raise UnsupportedField(
+                f"'negative_prompt' is not supported by the quality '{task.quality}' of '{card.name}', which is drawn without guidance.",
+                "negative_prompt",
+            )
         for name, text in (("prompt", task.prompt), ("negative_prompt", task.negative_prompt)):
             length = await self._client.measure(text) if text else None
             if length is not None and length[0] > length[1]:
@@ -91,6 +97,7 @@ class LocalProvider:
                 mask=mask,
                 strength=strength,
                 previews=order.previews,
+                lora=preset.lora,
             )
             for index, seed in enumerate(order.seeds)
         )

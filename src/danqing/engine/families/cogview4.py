@@ -125,6 +125,9 @@ class CogView4Denoiser:
         self._before = regional(_before, enabled=compiled)
         self._after = regional(_after, enabled=compiled)
 
+    def projects_like(self, other: Any) -> bool:
+        return other is self
+
     def project(self, embedding: Tensor) -> Tensor:
         return self._model.patch_embed.text_proj(embedding.to(self.device, self._dtype))
 
@@ -232,7 +235,7 @@ class CogView4(FlowFamily):
     def guided(self, job: Job) -> bool:
         return job.guidance > 1
 
-    def schedule(self, steps: int, tokens: int) -> samplers.Schedule:
+    def schedule(self, steps: int, tokens: int, lora: str = "") -> samplers.Schedule:
         return samplers.cogview4(self._sampling, steps, tokens)
 
     def combine(self, wanted: Tensor, unwanted: Tensor, guidance: Tensor) -> Tensor:

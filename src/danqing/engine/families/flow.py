@@ -41,6 +41,10 @@ class Denoiser(Protocol):
 
     device: torch.device
 
+    def projects_like(self, other: Any) -> bool:
+        """Whether `project` is the other's: texts are kept once for both."""
+        ...
+
     def project(self, embedding: Tensor) -> Tensor:
         """A text's embedding, T x E -> the rows that the blocks take, T x D."""
         ...
@@ -165,18 +169,20 @@ class FlowFamily:
 
     def __init__(self, denoiser: Denoiser, pictures: Pictures, read: TextReader) -> None:
         self.denoiser = denoiser
+        self.adapted: dict[str, Denoiser] = {}
+        """The denoiser with a LoRA each, by name. They share its weights."""
         self.pictures = pictures
         self._read = read
         self._layouts = Layouts()
-        self._embeddings: OrderedDict[str, Tensor] = OrderedDict()
-        self._tables: OrderedDict[tuple[int, int, int], Tensor] = OrderedDict()
+        self._embeddings: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
+        self._tables: OrderedDict[tuple[str, int, int, int], Tensor] = OrderedDict()
         self._projection: Tensor | None = None
 
     def guided(self, job: Job) -> bool:
         """Whether the job's steps have two halves."""
         raise NotImplementedError
 
-    def schedule(self, steps: int, tokens: int) -> Schedule:
+    def schedule(self, steps: int, tokens: int, lora: str = "") -> Schedule:
         raise NotImplementedError
 
     def combine(self, wanted: Tensor, unwanted: Tensor, guidance: Tensor) -> Tensor:
@@ -184,7 +190,11 @@ class FlowFamily:
         raise NotImplementedError
 
     def batch_key(self, job: Job) -> Hashable:
-        return (self.name, *grid_of(job.width, job.height), self.guided(job))
+        return (self.name, *grid_of(job.width, job.height), self.guided(job), job.lora)
+
+    def _denoiser(self, lora: str) -> Denoiser:
+        """Raises KeyError for a LoRA that the backend has not."""
+        return self.adapted[lora] if lora else self.denoiser
 
     def measure(self, prompt: str) -> tuple[int, int]:
         return self._read.measure(prompt)
@@ -194,8 +204,8 @@ class FlowFamily:
     def encode(self, jobs: Sequence[Job]) -> list[Conditioning]:
         return [
             Conditioning(
-                self._embedding(job.prompt),
-                self._embedding(job.negative_prompt) if self.guided(job) else None,
+                self._embedding(job.prompt, job.lora),
+                self._embedding(job.negative_prompt, job.lora) if self.guided(job) else None,
             )
             for job in jobs
         ]
@@ -204,12 +214,12 @@ class FlowFamily:
     @torch.inference_mode()
     def start(self, job: Job, conditioning: Conditioning) -> FlowState:
         grid = grid_of(job.width, job.height)
-        schedule = self.schedule(job.steps, grid[0] * grid[1])
+        schedule = self.schedule(job.steps, grid[0] * grid[1], job.lora)
         latents = pack(noise(job.seed, self.pictures.channels, grid)).to(self.denoiser.device)
         texts = (conditioning.text,)
         if conditioning.negative is not None:
             texts += (conditioning.negative,)
-        table = self._table(job.steps, grid, schedule)
+        table = self._table(job, grid, schedule)
         canvas = None
         if job.reference is not None:
             canvas = make_canvas(job, grid, latents, self.pictures.encode, pack)
@@ -268,23 +278,25 @@ class FlowFamily:
         drawn = to_pixels(rgb)[: state.job.height, : state.job.width]
         return drawn if state.canvas is None else state.canvas.laid(drawn, state.job.strength)
 
-    def _embedding(self, text: str) -> Tensor:
-        found = self._embeddings.get(text)
+    def _embedding(self, text: str, lora: str) -> Tensor:
+        denoiser = self._denoiser(lora)
+        key = (text, "" if denoiser.projects_like(self.denoiser) else lora)
+        found = self._embeddings.get(key)
         if found is None:
-            found = self._embeddings[text] = self.denoiser.project(self._read(text))
+            found = self._embeddings[key] = denoiser.project(self._read(text))
             if len(self._embeddings) > EMBEDDINGS_MAX:
                 self._embeddings.popitem(last=False)
-        self._embeddings.move_to_end(text)
+        self._embeddings.move_to_end(key)
         return found
 
-    def _table(self, steps: int, grid: tuple[int, int], schedule: Schedule) -> Tensor | None:
+    def _table(self, job: Job, grid: tuple[int, int], schedule: Schedule) -> Tensor | None:
         """Modulation depends on time and size alone: computed once for all steps and all images of a size."""
-        if steps > TABLE_STEPS_MAX:
+        if job.steps > TABLE_STEPS_MAX:
             return None
-        key = (steps, *grid)
+        key = (job.lora, job.steps, *grid)
         found = self._tables.get(key)
         if found is None:
-            found = self._tables[key] = self._modulations(schedule.timesteps, grid)
+            found = self._tables[key] = self._modulations(schedule.timesteps, grid, job.lora)
             while len(self._tables) > 1 and self._table_bytes() > TABLES_BYTES_MAX:
                 self._tables.popitem(last=False)
         self._tables.move_to_end(key)
@@ -293,16 +305,15 @@ class FlowFamily:
     def _table_bytes(self) -> int:
         return sum(table.nbytes for table in self._tables.values())
 
-    def _modulations(self, timesteps: Sequence[float], grid: tuple[int, int]) -> Tensor:
+    def _modulations(self, timesteps: Sequence[float], grid: tuple[int, int], lora: str) -> Tensor:
         width, height = grid[1] * PIXELS_PER_TOKEN, grid[0] * PIXELS_PER_TOKEN
-        return self.denoiser.modulations(timesteps, width, height)
+        return self._denoiser(lora).modulations(timesteps, width, height)
 
     def _row(self, state: FlowState) -> Tensor:
         if state.table is not None:
             return state.table[state.step]
-        return self._modulations(state.schedule.timesteps[state.step : state.step + 1], state.grid)[
-            0
-        ]
+        now = state.schedule.timesteps[state.step : state.step + 1]
+        return self._modulations(now, state.grid, state.job.lora)[0]
 
     def _velocity(self, states: Sequence[FlowState]) -> Tensor:
         """B x tokens x 4 channels in float32, guided where the batch is: all members' halves in one forward."""
@@ -317,12 +328,16 @@ class FlowFamily:
             members,
             lambda rows: self.denoiser.rope(grid, rows),
         )
-        found = self.denoiser.velocity(
-            torch.stack([states[i].latents for i in members]),
-            texts,
-            layout,
-            torch.stack([self._row(state) for state in states]),
-        ).float()
+        found = (
+            self._denoiser(states[0].job.lora)
+            .velocity(
+                torch.stack([states[i].latents for i in members]),
+                texts,
+                layout,
+                torch.stack([self._row(state) for state in states]),
+            )
+            .float()
+        )
         back = torch.empty(len(order), dtype=torch.long)
         back[torch.tensor(order)] = torch.arange(len(order))
         found = found[back.to(found.device)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ from typing import Any
 
 from danqing.engine.families import memory, weights
 from danqing.engine.families.base import Family
+from danqing.engine.families.lora import Lora, LoraError, fit_loras
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
 """What the torch families need: the extra `engine`."""
@@ -49,6 +51,14 @@ class Plan:
     compiled: bool = False
     text_encoder_device: str | None = None
     """None = the device."""
+    loras: tuple[Lora, ...] = ()
+
+    @classmethod
+    def of(cls, loras: Mapping[str, Mapping[str, Any]] | None = None, **options: Any) -> Plan:
+        """`loras`: by name, each the other fields of a Lora."""
+        return cls(
+            loras=tuple(Lora(name, **fields) for name, fields in (loras or {}).items()), **options
+        )
 
     @property
     def text_on_cpu(self) -> bool:
@@ -67,8 +77,9 @@ class Fit:
     free_bytes: int | None
 
 
-def check_family(name: str, checkpoint: Path | None) -> tuple[weights.Part, ...]:
-    """Are the packages and the whole checkpoint there? Loads nothing. Raises LoadError."""
+def check_family(plan: Plan) -> tuple[weights.Part, ...]:
+    """Are the packages and the whole checkpoint there, and do the LoRAs fit it? Loads nothing. Raises LoadError."""
+    name = plan.name
     family = TORCH.get(name)
     if family is None:
         return ()
@@ -77,17 +88,24 @@ def check_family(name: str, checkpoint: Path | None) -> tuple[weights.Part, ...]
             f"{name} needs {', '.join(missing)}, not installed here: pip install 'danqing[engine]'"
         )
         raise LoadError("family", fault)
-    assert checkpoint is not None
     try:
-        weights.find(checkpoint, family.pipeline)
-        return weights.measure(checkpoint)
+        weights.find(plan.folder, family.pipeline)
+        return (
+            *weights.measure(plan.folder),
+            *(
+                weights.Part(f"lora {fit.lora.name}", fit.parameters, 0)
+                for fit in fit_loras(plan.folder, plan.loras)
+            ),
+        )
+    except LoraError as error:
+        raise LoadError(f"loras.{error.name}", str(error)) from None
     except weights.CheckpointError as error:
         raise LoadError("checkpoint", str(error)) from None
 
 
 def check_fit(plan: Plan) -> Fit:
     """Could a torch family be loaded here? Loads nothing but torch. Raises LoadError naming what is wrong."""
-    parts = check_family(plan.name, plan.folder)
+    parts = check_family(plan)
     import torch
 
     wanted = memory.need(plan.name, parts, plan.dtype, text_on_cpu=plan.text_on_cpu)
@@ -118,7 +136,7 @@ def load_family(name: str, threads: int = 0, **options: Any) -> Family:
         return Pocket(threads=threads)
     if name not in TORCH:
         raise ValueError(f"unknown family {name}")
-    plan = Plan(name, **options)
+    plan = Plan.of(name=name, **options)
     check_fit(plan)
     import torch
 
@@ -131,6 +149,7 @@ def load_family(name: str, threads: int = 0, **options: Any) -> Family:
             dtype=plan.dtype,
             compiled=plan.compiled,
             text_device=plan.text_encoder_device,
+            **({"loras": fit_loras(plan.folder, plan.loras)} if plan.loras else {}),
         )
     except weights.CheckpointError as error:
         raise LoadError("checkpoint", str(error)) from error

@@ -8,7 +8,8 @@ Knows torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from danqing.engine import samplers
+from danqing.engine.families import lora_weights
 from danqing.engine.families.checkpoint import Checkpoint
 from danqing.engine.families.flow import FlowFamily, Pictures, TextReader, regional, rows_vary
+from danqing.engine.families.lora import Fit
+from danqing.engine.families.lora_weights import Added, plus
 from danqing.engine.families.packing import (
     Attention,
     Layout,
@@ -44,6 +48,8 @@ TEMPLATE_TOKENS = 34
 
 Pair = tuple[Tensor, Tensor]
 """A weight and its bias."""
+Linear = tuple[Tensor, Tensor, Added]
+"""A weight, its bias, and what a LoRA adds to the weight."""
 
 
 class QwenText:
@@ -126,24 +132,32 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return turned.flatten(-2).to(x.dtype)
 
 
+def _linear(x: Tensor, linear: Linear) -> Tensor:
+    return plus(F.linear(x, linear[0], linear[1]), x, linear[2])
+
+
 def _stream(
-    x: Tensor, mods: Tensor, rows: Tensor, fused: Pair, norms: Pair
+    x: Tensor, mods: Tensor, rows: Tensor, fused: Pair, norms: Pair, added: Sequence[Added]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One stream's rows -> its query, key, value, each rows x heads x width."""
     normed = modulate(layer_norm(x, EPS), mods[:, 1], mods[:, 0], rows)
     width = norms[0].shape[0]
-    query, key, value = F.linear(normed, *fused).chunk(3, -1)
-    query, key, value = (y.unflatten(-1, (-1, width)) for y in (query, key, value))
+    parts = F.linear(normed, *fused).chunk(3, -1)
+    query, key, value = (
+        plus(y, normed, extra).unflatten(-1, (-1, width))
+        for y, extra in zip(parts, added, strict=True)
+    )
     return rms_norm(query, norms[0], EPS), rms_norm(key, norms[1], EPS), value
 
 
 def _before(
     text: Tensor, image: Tensor, mods: Tensor, text_rows: Tensor, image_rows: Tensor, order: Tensor,
     cos: Tensor, sin: Tensor, fused: tuple[Pair, Pair], norms: tuple[Pair, Pair],
+    added: tuple[Sequence[Added], Sequence[Added]],
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Both streams' rows -> packed query, key, value, each N x heads x width."""
-    texts = _stream(text, mods, text_rows, fused[0], norms[0])
-    images = _stream(image, mods, image_rows, fused[1], norms[1])
+    texts = _stream(text, mods, text_rows, fused[0], norms[0], added[0])
+    images = _stream(image, mods, image_rows, fused[1], norms[1], added[1])
     query, key, value = (torch.cat(pair)[order] for pair in zip(texts, images, strict=True))
     return _turn(query, cos, sin), _turn(key, cos, sin), value
 
@@ -153,9 +167,9 @@ def _after(
 ) -> Tensor:
     """What one stream's rows saw (the packed rows at `where`), and its feed-forward half of the block."""
     out, up, down = linears
-    x = x + F.linear(seen[where], *out) * mods[:, 2][rows]
+    x = x + _linear(seen[where], out) * mods[:, 2][rows]
     normed = modulate(layer_norm(x, EPS), mods[:, 4], mods[:, 3], rows)
-    return x + F.linear(F.gelu(F.linear(normed, *up), approximate="tanh"), *down) * mods[:, 5][rows]
+    return x + _linear(F.gelu(_linear(normed, up), approximate="tanh"), down) * mods[:, 5][rows]
 
 
 class QwenDenoiser:
@@ -172,28 +186,50 @@ class QwenDenoiser:
         self._model = transformer
         self.device: torch.device = transformer.device
         self._dtype: torch.dtype = transformer.dtype
-        self._blocks = [_block_weights(block) for block in transformer.transformer_blocks]
+        self._added: Mapping[str, tuple[Tensor, Tensor]] = {}
+        self._fused = [_fused(block.attn) for block in transformer.transformer_blocks]
+        self._blocks = self._laid_out()
         self._backends = backends(attention, self.device)
         self._before = regional(_before, enabled=compiled)
         self._after = regional(_after, enabled=compiled)
 
+    def with_lora(self, added: Mapping[str, tuple[Tensor, Tensor]]) -> QwenDenoiser:
+        """The same weights, and beside them what a LoRA adds, by their names."""
+        other = copy.copy(self)
+        other._added = added
+        other._blocks = other._laid_out()
+        return other
+
+    def projects_like(self, other: QwenDenoiser) -> bool:
+        return self._added.get("txt_in") is other._added.get("txt_in")
+
     def project(self, embedding: Tensor) -> Tensor:
         embedding = embedding.to(self.device, self._dtype)
-        return self._model.txt_in(self._model.txt_norm(embedding))
+        return self._run("txt_in", self._model.txt_norm(embedding))
+
+    def _run(self, name: str, x: Tensor) -> Tensor:
+        """One of the model's linear modules by its name."""
+        return plus(self._model.get_submodule(name)(x), x, self._added.get(name))
+
+    def _time(self, timesteps: Tensor) -> Tensor:
+        """The embedding of a time, steps x D."""
+        embed = self._model.time_text_embed
+        x = embed.time_proj(timesteps).to(self._dtype)
+        x = embed.timestep_embedder.act(self._run(f"{_TIME}.linear_1", x))
+        return self._run(f"{_TIME}.linear_2", x)
 
     def modulations(self, timesteps: Sequence[float], width: int, height: int) -> Tensor:
         """steps x (blocks x 2 x 6 D + 2 D): image's then text's shift, scale, gate, twice; the output's."""
         # The rounding of the time to the network's precision, twice, is diffusers'.
         time = torch.tensor(timesteps, dtype=torch.float32, device=self.device).to(self._dtype)
         time = (time / self._model_timesteps).to(self._dtype)
-        embedding = self._model.time_text_embed(time, torch.empty(0, dtype=self._dtype))
+        embedding = F.silu(self._time(time))
         parts = [
-            part(embedding)
-            for block in self._model.transformer_blocks
-            for part in (block.img_mod, block.txt_mod)
+            self._run(f"transformer_blocks.{index}.{part}.1", embedding)
+            for index in range(len(self._model.transformer_blocks))
+            for part in ("img_mod", "txt_mod")
         ]
-        final = self._model.norm_out
-        return torch.cat([*parts, final.linear(final.silu(embedding))], 1)
+        return torch.cat([*parts, self._run("norm_out.linear", embedding)], 1)
 
     _model_timesteps = 1000
 
@@ -209,23 +245,44 @@ class QwenDenoiser:
         self, latents: Tensor, texts: Sequence[Tensor], layout: Layout, modulations: Tensor
     ) -> Tensor:
         segments, tokens, _ = latents.shape
-        image = self._model.img_in(latents.to(self._dtype).flatten(0, 1))
+        image = self._run("img_in", latents.to(self._dtype).flatten(0, 1))
         text = torch.cat(list(texts))
         blocks, final = self._split(modulations)
         order, cos, sin = layout.order, layout.cos, layout.sin
         text_rows, image_rows = layout.rows[layout.texts], layout.rows[layout.images]
-        for (fused, norms, linears), mods in zip(self._blocks, blocks, strict=True):
+        for (fused, norms, linears, added), mods in zip(self._blocks, blocks, strict=True):
             rows_vary(text, image, mods, text_rows, image_rows, order, cos, sin)
             rows_vary(layout.texts, layout.images)
             query, key, value = self._before(
-                text, image, mods, text_rows, image_rows, order, cos, sin, fused, norms
+                text, image, mods, text_rows, image_rows, order, cos, sin, fused, norms, added
             )
             seen = attend(query, key, value, layout.groups, self._backends)
             rows_vary(seen)
             text = self._after(text, seen, layout.texts, mods, text_rows, linears[0])
             image = self._after(image, seen, layout.images, mods, image_rows, linears[1])
         image = modulate(layer_norm(image, EPS), final[:, 0], final[:, 1], image_rows)
-        return self._model.proj_out(image).view(segments, tokens, -1)
+        return self._run("proj_out", image).view(segments, tokens, -1)
+
+    def _laid_out(self) -> list[Any]:
+        """(query-key-value, norms, linears, added to query, key, value) of each block, each for text and image."""
+        found: list[Any] = []
+        for index, (block, fused) in enumerate(
+            zip(self._model.transformer_blocks, self._fused, strict=True)
+        ):
+
+            def linear(name: str, block: Any = block, index: int = index) -> Linear:
+                module = block.get_submodule(name)
+                added = self._added.get(f"transformer_blocks.{index}.{name}")
+                return module.weight.data, module.bias.data, added
+
+            norms = tuple(
+                tuple(block.get_submodule(f"attn.{name}").weight.data for name in names)
+                for names in _NORMS
+            )
+            linears = tuple(tuple(map(linear, names)) for names in _LINEARS)
+            added = tuple(tuple(linear(f"attn.{name}")[2] for name in names) for names in _FUSED)
+            found.append((fused, norms, linears, added))
+        return found
 
     def _split(self, modulations: Tensor) -> tuple[Tensor, Tensor]:
         """(blocks x 2B x 6 x D, 2B x 2 x D): rows are image and text of each member in turn."""
@@ -249,24 +306,20 @@ def _fuse(*parts: Any) -> Pair:
     return weight, bias
 
 
-def _block_weights(block: Any) -> tuple[tuple[Pair, Pair], tuple[Pair, Pair], Any]:
-    """(query-key-value, norms, linears), each for text and image."""
-    a = block.attn
-    fused = (_fuse(a.add_q_proj, a.add_k_proj, a.add_v_proj), _fuse(a.to_q, a.to_k, a.to_v))
-    norms = (
-        (a.norm_added_q.weight.data, a.norm_added_k.weight.data),
-        (a.norm_q.weight.data, a.norm_k.weight.data),
-    )
+# A block's modules for text and image.
+_FUSED = (("add_q_proj", "add_k_proj", "add_v_proj"), ("to_q", "to_k", "to_v"))
+_NORMS = (("norm_added_q", "norm_added_k"), ("norm_q", "norm_k"))
+_LINEARS = (
+    ("attn.to_add_out", "txt_mlp.net.0.proj", "txt_mlp.net.2"),
+    ("attn.to_out.0", "img_mlp.net.0.proj", "img_mlp.net.2"),
+)
+_TIME = "time_text_embed.timestep_embedder"
 
-    def pair(linear: Any) -> Pair:
-        return linear.weight.data, linear.bias.data
 
-    text, image = block.txt_mlp.net, block.img_mlp.net
-    linears = (
-        (pair(a.to_add_out), pair(text[0].proj), pair(text[2])),
-        (pair(a.to_out[0]), pair(image[0].proj), pair(image[2])),
-    )
-    return fused, norms, linears
+def _fused(attention: Any) -> tuple[Pair, Pair]:
+    """Query, key and value in one matrix, for text and image."""
+    text, image = (_fuse(*(getattr(attention, name) for name in names)) for names in _FUSED)
+    return text, image
 
 
 class QwenImage(FlowFamily):
@@ -280,18 +333,19 @@ class QwenImage(FlowFamily):
     ) -> None:  # fmt: skip
         super().__init__(denoiser, pictures, read)
         self._sampling = sampling
+        self._shifted: dict[str, samplers.FlowMatch] = {}
 
     @classmethod
     def load(
         cls, folder: Path, *, device: str = "cpu", dtype: str = "float32", compiled: bool = False,
-        text_device: str | None = None,
+        text_device: str | None = None, loras: Sequence[Fit] = (),
     ) -> QwenImage:  # fmt: skip
-        """From a folder in diffusers' layout. Raises CheckpointError."""
+        """From a folder in diffusers' layout, with LoRAs that fit it. Raises CheckpointError."""
         found = Checkpoint.open(
             folder, "QwenImagePipeline", device=device, dtype=dtype, text_device=text_device
         )
         kind = "Qwen2_5_VLForConditionalGeneration"
-        return cls(
+        family = cls(
             QwenDenoiser(
                 found.model("transformer", "QwenImageTransformer2DModel"), compiled=compiled
             ),
@@ -299,12 +353,24 @@ class QwenImage(FlowFamily):
             QwenText(found.tokenizer(), found.text_encoder({kind: kind})),
             found.sampling(),
         )
+        for fit in loras:
+            family.add_lora(lora_weights.load(fit, found.device, found.dtype))
+        return family
+
+    def add_lora(self, lora: lora_weights.Loaded) -> None:
+        """Jobs that name it are drawn with it; nothing changes for others."""
+        assert isinstance(self.denoiser, QwenDenoiser)
+        self.adapted[lora.name] = self.denoiser.with_lora(lora.added)
+        if lora.shift is not None:
+            self._shifted[lora.name] = samplers.FlowMatch(
+                num_train_timesteps=self._sampling.num_train_timesteps, shift=lora.shift
+            )
 
     def guided(self, job: Job) -> bool:
         return job.guidance > 1 and bool(job.negative_prompt)
 
-    def schedule(self, steps: int, tokens: int) -> samplers.Schedule:
-        return samplers.qwen_image(self._sampling, steps, tokens)
+    def schedule(self, steps: int, tokens: int, lora: str = "") -> samplers.Schedule:
+        return samplers.qwen_image(self._shifted.get(lora, self._sampling), steps, tokens)
 
     def combine(self, wanted: Tensor, unwanted: Tensor, guidance: Tensor) -> Tensor:
         guided = unwanted + guidance * (wanted - unwanted)

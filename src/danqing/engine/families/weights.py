@@ -61,13 +61,25 @@ def measure(folder: Path) -> tuple[Part, ...]:
 def _measured(folder: Path) -> Part:
     parameters = file_bytes = 0
     for path in sorted(folder.glob("*.safetensors")):
-        parameters += _parameters(path)
+        header = read_header(path)
+        parameters += sum(map(header.parameters, header.shapes))
         file_bytes += path.stat().st_size
     return Part(folder.name, parameters, file_bytes)
 
 
-def _parameters(path: Path) -> int:
-    """Numbers in a safetensors file: 8 bytes with its header's length, the header in JSON, then the data."""
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a safetensors file says of itself."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    metadata: Mapping[str, str]
+
+    def parameters(self, name: str) -> int:
+        return math.prod(self.shapes[name])
+
+
+def read_header(path: Path) -> Header:
+    """8 bytes with the header's length, the header in JSON, then the data. Raises CheckpointError for a file that is not whole."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -75,13 +87,23 @@ def _parameters(path: Path) -> int:
             if length > min(HEADER_BYTES_MAX, size - 8):
                 raise ValueError("its header is longer than the file")
             header: dict[str, Any] = json.loads(file.read(length))
-        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-        data_bytes = max((int(entry["data_offsets"][1]) for entry in tensors), default=0)
+        metadata = dict(header.pop("__metadata__", {}))
+        data_bytes = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
         if size != 8 + length + data_bytes:
             raise ValueError(f"it has {size} bytes and should have {8 + length + data_bytes}")
-        return sum(math.prod(entry["shape"]) for entry in tensors)
+        return Header({name: tuple(entry["shape"]) for name, entry in header.items()}, metadata)
     except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is no whole safetensors file: {one_line(error)}") from None
+
+
+def matrices(folder: Path) -> dict[str, tuple[int, int]]:
+    """The two-dimensional weights of a part, without their `.weight`: (out, in). Raises CheckpointError."""
+    return {
+        name.removesuffix(".weight"): (shape[0], shape[1])
+        for path in sorted(folder.glob("*.safetensors"))
+        for name, shape in read_header(path).shapes.items()
+        if name.endswith(".weight") and len(shape) == 2
+    }
 
 
 def _check_weights(folder: Path) -> None:
