@@ -400,6 +400,38 @@ def test_uploads_beyond_the_memory_are_told_to_come_back(
     assert edit(live, padded).status_code == 200
 
 
+def test_one_account_cannot_fill_the_room_for_uploads(
+    null_server: Callable[..., LiveServer],
+) -> None:
+    """However many slow uploads it begins: there is room for another one's picture."""
+    live = null_server(DANQING_UPLOADS__BYTES_AT_ONCE_MAX="1000000")
+    host, port = live.url.removeprefix("http://").split(":")
+    token = live.account("greedy")
+    head = (
+        f"POST /v1/images/edits HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 290000\r\n\r\n"
+    )
+    body = b'--b\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
+    wires = []
+    try:
+        for _ in range(8):
+            wire = socket.create_connection((host, int(port)))
+            wires.append(wire)
+            wire.sendall(head.encode() + body + bytes(240_000))
+        until_s = time.monotonic() + 60
+        while live.metric("danqing_upload_bytes") < 480_000:
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
+        for _ in range(3):
+            assert edit(live, picture() + bytes(50_000)).status_code == 200
+        refused = wires[-1].recv(1000)
+        assert refused.startswith(b"HTTP/1.1 429 ")
+        assert b"retry-after: " in refused.lower()
+    finally:
+        for wire in wires:
+            wire.close()
+
+
 def test_the_reference_lists_both_bodies(edits: LiveServer) -> None:
     document = json.loads(edits.client.get("/openapi.json").text)
     content = document["paths"]["/v1/images/edits"]["post"]["requestBody"]["content"]

@@ -15,7 +15,14 @@ from starlette.requests import Request
 from danqing.api import requests, uploads
 from danqing.dialects.base import Upload
 from danqing.dialects.forms import FormBody, form_body
-from danqing.domain.errors import Busy, Cancelled, DanqingError, InvalidImage, Unavailable
+from danqing.domain.errors import (
+    BodyTooSlow,
+    Busy,
+    Cancelled,
+    DanqingError,
+    InvalidImage,
+    Unavailable,
+)
 from danqing.service.budget import ByteBudget
 
 LIMITS = uploads.FormLimits(
@@ -132,10 +139,9 @@ def test_what_ends_early_gives_its_memory_back(
     assert room.taken == 0
 
 
-@pytest.mark.parametrize("limit", ["SILENCE_S_MAX", "UPLOAD_S_MAX"])
+@pytest.mark.parametrize("limit", ["SILENCE_S_MAX", "UPLOAD_S_MAX", "UPLOAD_WINDOW_S"])
 def test_who_dawdles_is_let_go(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    owner = requests if limit == "SILENCE_S_MAX" else uploads
-    monkeypatch.setattr(owner, limit, 0.05)
+    monkeypatch.setattr(requests, limit, 0.05)
 
     async def work() -> None:
         request = request_of([b"--b\r\n"], leaves=True)
@@ -145,7 +151,29 @@ def test_who_dawdles_is_let_go(limit: str, monkeypatch: pytest.MonkeyPatch) -> N
             raise AssertionError
 
         request._receive = receive
-        with ByteBudget(10**6).share() as share, pytest.raises(Cancelled, match="in time"):
+        with ByteBudget(10**6).share() as share, pytest.raises(BodyTooSlow, match="in time"):
             await uploads.read_form(request, b"b", LIMITS, share)
 
     asyncio.run(work())
+
+
+def test_who_trickles_is_let_go_and_who_is_slow_is_not() -> None:
+    """What counts is what came in each window that was waited for."""
+
+    def lasts(pieces: Sequence[tuple[float, int]]) -> bool:
+        """Whether a body whose pieces take so long to come is waited for to its end."""
+        arrival = requests.Arrival(0.0, 300, 10, 1000)
+        now_s = 0.0
+        for wait_s, count in pieces:
+            if wait_s >= arrival.patience_s(now_s):
+                return False
+            arrival.came(count, wait_s)
+            now_s += wait_s + 0.2  # what we do with it
+        return True
+
+    assert lasts([(0.9, 100)] * 200)
+    assert lasts([(9.9, 1000)] * 20)
+    assert lasts([(0.1, 10), (9.0, 990), (9.5, 1000), (0.1, 1)])
+    assert not lasts([(5.0, 100)] * 9)
+    assert not lasts([(0.1, 10**6), (10.0, 1)] + [(5.0, 100)] * 9)
+    assert not lasts([(1.0, 10_000)] * 400), "300 seconds, ours counted"

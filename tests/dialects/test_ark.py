@@ -24,6 +24,7 @@ TABLE: dict[str, tuple[int, str, str]] = {
     "RequestError": (400, "BadRequest", "InvalidParameter"),
     "InvalidBody": (400, "BadRequest", "InvalidParameter"),
     "BodyTooLarge": (413, "BadRequest", "InvalidParameter"),
+    "BodyTooSlow": (408, "BadRequest", "InvalidParameter"),
     "MissingField": (400, "BadRequest", "MissingParameter"),
     "InvalidField": (400, "BadRequest", "InvalidParameter"),
     "PromptTooLong": (400, "BadRequest", "InvalidParameter"),

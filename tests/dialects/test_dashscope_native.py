@@ -23,6 +23,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "RequestError": (400, "InvalidParameter"),
     "InvalidBody": (400, "InvalidParameter"),
     "BodyTooLarge": (413, "BadRequest.TooLarge"),
+    "BodyTooSlow": (408, "RequestTimeOut"),
     "MissingField": (400, "InvalidParameter"),
     "InvalidField": (400, "InvalidParameter"),
     "PromptTooLong": (400, "InvalidParameter"),

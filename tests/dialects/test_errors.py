@@ -47,6 +47,7 @@ TABLE: dict[str, tuple[tuple[int, str, str | None], tuple[int, str]]] = {
     "RequestError": ((400, "invalid_request_error", "invalid_request"), (400, "1210")),
     "InvalidBody": ((400, "invalid_request_error", "invalid_body"), (400, "1210")),
     "BodyTooLarge": ((413, "invalid_request_error", "request_too_large"), (413, "1210")),
+    "BodyTooSlow": ((408, "invalid_request_error", "request_timeout"), (408, "1210")),
     "MissingField": ((400, "invalid_request_error", "missing_required_parameter"), (400, "1213")),
     "InvalidField": ((400, "invalid_request_error", "invalid_value"), (400, "1214")),
     "PromptTooLong": ((400, "invalid_request_error", "string_above_max_length"), (400, "1214")),

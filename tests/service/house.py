@@ -14,6 +14,7 @@ import numpy as np
 from danqing import catalog, settings
 from danqing.app import make_service, open_books
 from danqing.domain.card import Card
+from danqing.domain.ids import uuid7
 from danqing.domain.ports import DrawOrder
 from danqing.domain.sizes import Size
 from danqing.domain.task import Delivery, Drawn, Event, ImageTask, Started, Stepped
@@ -105,6 +106,7 @@ class House:
             background,
             hung_up or asyncio.Event(),
             feed,
+            uuid7(),
         )
         return await self.pipeline.draw(call)
 

@@ -514,9 +514,14 @@ def test_memory_is_bounded_over_all_requests(tmp_path: Path) -> None:
                 await asyncio.sleep(0.01)
             with pytest.raises(Busy):
                 await h.draw(references=(sent(picture()),) * 2)
+            mine, other = h.principal, replace(h.principal, account_id=await h.another_account())
+            with pytest.raises(Busy):  # one account may not fill it all
+                await h.draw(references=(sent(picture()),))
+            h.principal = other
             small = await h.draw(references=(sent(picture()),), background=True)
             assert isinstance(small, Accepted)
             gate.set()
+            h.principal = mine
             assert isinstance(await first, Outcome)
             while h.uploads.taken:
                 await asyncio.sleep(0.01)

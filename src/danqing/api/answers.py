@@ -9,7 +9,7 @@ import time
 from starlette.responses import Response
 
 from danqing.dialects.base import Dialect, Reply
-from danqing.domain.errors import DanqingError
+from danqing.domain.errors import BodyTooLarge, BodyTooSlow, DanqingError
 from danqing.domain.task import Delivery, TaskReport
 from danqing.service.calls import Accepted, Call, Outcome
 from danqing.service.ratelimit import Taken
@@ -29,7 +29,8 @@ def refuse(
     dialect: Dialect, error: DanqingError, request_id: str, *, close: bool = False
 ) -> Response:
     """An error in the dialect's own shape; `close` ends the connection, its body unread."""
-    headers = {"connection": "close"} if close or error.code == "body_too_large" else {}
+    unread = isinstance(error, BodyTooLarge | BodyTooSlow)
+    headers = {"connection": "close"} if close or unread else {}
     return respond(dialect.encode_error(error, request_id), headers)
 
 

@@ -73,6 +73,7 @@ async def _handle(
             request.headers.get("authorization"), client_address(request, context.settings)
         )
         require_scope(principal, "draw")
+        share.belongs_to(principal.account_id, request_id)
     except Exception as error:
         if not isinstance(error, DanqingError):
             log.exception("authentication_crashed")
@@ -150,6 +151,7 @@ def _decode(
         delivery=delivery,
         base_url=link_base(request, context.settings),
         received_s=received_s,
+        request_id=request.scope["danqing.request_id"],
         client_key=_client_key(request, principal, body, task.client_request_id),
         background=background,
         feed=Feed() if delivery.stream else None,

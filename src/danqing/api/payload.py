@@ -17,7 +17,7 @@ from danqing.settings import Settings
 
 LARGE_BYTES = 32_000
 JSON_COPIES = 3
-"""How often a large JSON body is in memory at once: its bytes, its text, its values."""
+"""How often a large JSON body is in memory at once when it is there: its bytes, its text, its values."""
 FILES_MAX = 17
 """OpenAI's sixteen images and a mask."""
 
@@ -49,7 +49,7 @@ async def read_payload(
 ) -> Payload:
     """The request's body. Bytes of pictures are counted with `share`.
 
-    Raises InvalidBody, BodyTooLarge, InvalidImage, Cancelled, Busy.
+    Raises InvalidBody, BodyTooLarge, BodyTooSlow, InvalidImage, Cancelled, Busy.
     """
     boundary = boundary_of(request)
     if boundary is not None:
@@ -69,9 +69,11 @@ async def read_payload(
 
     def counted(bytes_count: int) -> None:
         if bytes_count > text_max:
-            share.add(bytes_count * JSON_COPIES - share.bytes_count)
+            share.add(bytes_count - share.bytes_count)
 
     raw = await read_body(request, bytes_max, counted=counted if bodies.pictures else None)
+    if share.bytes_count:
+        share.add(len(raw) * JSON_COPIES - share.bytes_count, whole=True)
     if len(raw) < LARGE_BYTES:
         return Payload(parse_json(raw), False)
     return Payload(await to_thread(parse_json, raw), True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -12,7 +13,13 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.types import Receive
 
-from danqing.domain.errors import BodyTooLarge, Cancelled, DanqingError, InvalidField
+from danqing.domain.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    Cancelled,
+    DanqingError,
+    InvalidField,
+)
 from danqing.settings import Settings
 
 T = TypeVar("T")
@@ -32,6 +39,9 @@ UPLOAD_S_MAX = 300.0
 """one that may hold pictures after this,"""
 SILENCE_S_MAX = 30.0
 """and its next bytes after this."""
+UPLOAD_WINDOW_S = 10.0
+UPLOAD_WINDOW_BYTES = 160_000
+"""A body that may hold pictures brings so many bytes at least in each such while that is waited for it."""
 
 Counted = Callable[[int], None]
 """Told the bytes of a body that have come in so far. May raise Busy."""
@@ -40,7 +50,7 @@ Counted = Callable[[int], None]
 async def read_body(
     request: Request, bytes_max: int, *, drained: bool = True, counted: Counted | None = None
 ) -> bytes:
-    """The whole body. Raises BodyTooLarge beyond `bytes_max`, Cancelled when the client leaves or dawdles.
+    """The whole body. Raises BodyTooLarge beyond `bytes_max`, BodyTooSlow, Cancelled when the client leaves.
 
     `counted` raises Busy for a large body there is no memory for. `drained` reads a refused body's
     rest (within limits), so that a client that sends first and reads afterwards gets its answer.
@@ -53,9 +63,9 @@ async def read_body(
             await drain(request.receive, int(declared))
         raise too_large
     body = bytearray()
-    until_s = deadline(BODY_S_MAX if counted is None else UPLOAD_S_MAX)
+    arrival = Arrival(_now(), BODY_S_MAX) if counted is None else upload_arrival()
     while True:
-        chunk, is_last = await next_chunk(request, until_s)
+        chunk, is_last = await arrival.next_chunk(request)
         body += chunk
         try:
             if len(body) > bytes_max:
@@ -70,24 +80,56 @@ async def read_body(
             return bytes(body)
 
 
-def deadline(seconds: float) -> float:
-    """A moment of the running loop's clock, so many seconds from now."""
-    return asyncio.get_running_loop().time() + seconds
+class Arrival:
+    """How a body comes in: whole after `seconds_max`, and not slower than `window_bytes` in each `window_s`.
+
+    A window is as much time as was waited for the client: what we do with its bytes is not its fault.
+    """
+
+    def __init__(
+        self, now_s: float, seconds_max: float, window_s: float = math.inf, window_bytes: int = 0
+    ) -> None:
+        self._until_s = now_s + seconds_max
+        self._window_s = self._left_s = window_s
+        self._window_bytes = self._short_bytes = window_bytes
+
+    async def next_chunk(self, request: Request) -> tuple[bytes, bool]:
+        """The body's next bytes, and whether they are its last. Raises BodyTooSlow, Cancelled when the client leaves."""
+        began_s = _now()
+        try:
+            async with asyncio.timeout(self.patience_s(began_s)):
+                message = await request.receive()
+        except TimeoutError:
+            raise BodyTooSlow from None
+        if message["type"] == "http.disconnect":
+            raise Cancelled("The client left before its request was complete.")
+        is_last = not message.get("more_body", False)
+        if is_last:
+            request.scope[_READ] = True
+        chunk = message.get("body", b"")
+        self.came(len(chunk), _now() - began_s)
+        return chunk, is_last
+
+    def patience_s(self, now_s: float) -> float:
+        """How long the next bytes may take."""
+        window_s = self._left_s if self._short_bytes > 0 else math.inf
+        return min(SILENCE_S_MAX, self._until_s - now_s, window_s)
+
+    def came(self, count: int, waited_s: float) -> None:
+        """So many bytes have come after so long."""
+        self._left_s -= waited_s
+        self._short_bytes -= count
+        if self._left_s <= 0:
+            self._left_s, self._short_bytes = self._window_s, self._window_bytes
 
 
-async def next_chunk(request: Request, until_s: float) -> tuple[bytes, bool]:
-    """The body's next bytes, and whether they are its last. Raises Cancelled when the client leaves or dawdles."""
-    try:
-        async with asyncio.timeout_at(min(until_s, deadline(SILENCE_S_MAX))):
-            message = await request.receive()
-    except TimeoutError:
-        raise Cancelled("The request body did not arrive in time.") from None
-    if message["type"] == "http.disconnect":
-        raise Cancelled("The client left before its request was complete.")
-    is_last = not message.get("more_body", False)
-    if is_last:
-        request.scope[_READ] = True
-    return message.get("body", b""), is_last
+def upload_arrival() -> Arrival:
+    """Of a body that may hold pictures."""
+    return Arrival(_now(), UPLOAD_S_MAX, UPLOAD_WINDOW_S, UPLOAD_WINDOW_BYTES)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def drop_body(request: Request) -> None:

@@ -15,16 +15,15 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from danqing.api.requests import (
     DRAIN_BYTES_MAX,
-    UPLOAD_S_MAX,
-    deadline,
     drain,
     expects_continue,
-    next_chunk,
+    upload_arrival,
 )
 from danqing.dialects.base import Upload
 from danqing.dialects.forms import FormBody, form_body
 from danqing.domain.errors import (
     BodyTooLarge,
+    BodyTooSlow,
     Cancelled,
     DanqingError,
     InvalidBody,
@@ -73,7 +72,7 @@ async def read_form(
     """The whole form. Its bytes are added to `share` as they come; nothing stays on disk.
 
     Raises InvalidBody; BodyTooLarge; InvalidImage for a file that is too large; Busy when the share
-    cannot grow; Cancelled when the client leaves or dawdles.
+    cannot grow; BodyTooSlow; Cancelled when the client leaves.
     """
     declared = request.headers.get("content-length", "")
     expected = int(declared) if declared.isdigit() else 0
@@ -84,7 +83,7 @@ async def read_form(
                 raise _too_large(limits)
             share.probe(expected)
             await _receive(request, boundary, form, limits, share)
-        except Cancelled:
+        except (BodyTooSlow, Cancelled):
             raise
         except DanqingError:
             # Who sends first and reads afterwards is to get the answer; who waits for "100 Continue" has sent nothing.
@@ -107,9 +106,9 @@ async def _receive(
         max_header_size=HEADER_BYTES_MAX,
     )
     count = 0
-    until_s = deadline(UPLOAD_S_MAX)
+    arrival = upload_arrival()
     while not form.is_received:
-        chunk, form.is_received = await next_chunk(request, until_s)
+        chunk, form.is_received = await arrival.next_chunk(request)
         count += len(chunk)
         if count > limits.bytes_max:
             raise _too_large(limits)

@@ -35,6 +35,7 @@ class ErrorShape(NamedTuple):
 SHAPES: dict[type[Exception], ErrorShape] = {
     errors.RequestError: ErrorShape(400, "BadRequest", "InvalidParameter"),
     errors.BodyTooLarge: ErrorShape(413, "BadRequest", "InvalidParameter"),
+    errors.BodyTooSlow: ErrorShape(408, "BadRequest", "InvalidParameter"),
     errors.MissingField: ErrorShape(400, "BadRequest", "MissingParameter"),
     errors.InvalidImage: ErrorShape(400, "BadRequest", "InvalidImageURL.InvalidFormat"),
     errors.ModelNotFound: ErrorShape(404, "NotFound", "InvalidEndpointOrModel.NotFound"),

@@ -77,6 +77,7 @@ class ErrorShape(NamedTuple):
 SHAPES: dict[type[Exception], ErrorShape] = {
     errors.RequestError: ErrorShape(400, "InvalidParameter"),
     errors.BodyTooLarge: ErrorShape(413, "BadRequest.TooLarge"),
+    errors.BodyTooSlow: ErrorShape(408, "RequestTimeOut"),
     errors.ModelNotFound: ErrorShape(404, "ModelNotFound"),
     errors.MethodNotAllowed: ErrorShape(405, "InvalidParameter"),
     errors.AuthError: ErrorShape(401, "InvalidApiKey"),

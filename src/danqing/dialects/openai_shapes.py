@@ -37,6 +37,7 @@ SHAPES: dict[type[Exception], ErrorShape] = {
     errors.RequestError: ErrorShape(400, _INVALID, "invalid_request"),
     errors.InvalidBody: ErrorShape(400, _INVALID, "invalid_body"),
     errors.BodyTooLarge: ErrorShape(413, _INVALID, "request_too_large"),
+    errors.BodyTooSlow: ErrorShape(408, _INVALID, "request_timeout"),
     errors.MissingField: ErrorShape(400, _INVALID, "missing_required_parameter"),
     errors.InvalidField: ErrorShape(400, _INVALID, "invalid_value"),
     errors.PromptTooLong: ErrorShape(400, _INVALID, "string_above_max_length"),

@@ -70,6 +70,7 @@ class ErrorShape(NamedTuple):
 SHAPES: dict[type[Exception], ErrorShape] = {
     errors.RequestError: ErrorShape(400, "1210"),
     errors.BodyTooLarge: ErrorShape(413, "1210"),
+    errors.BodyTooSlow: ErrorShape(408, "1210"),
     errors.MissingField: ErrorShape(400, "1213"),
     errors.InvalidField: ErrorShape(400, "1214"),
     errors.ModelNotFound: ErrorShape(400, "1211"),

@@ -4,6 +4,7 @@ DanqingError
 ├── RequestError            the request cannot be honoured as written; `param` names the field
 │   ├── InvalidBody         not JSON, not UTF-8, too deep, not an object
 │   ├── BodyTooLarge
+│   ├── BodyTooSlow         it did not come in in time, or not fast enough
 │   ├── MissingField
 │   ├── InvalidField        wrong type, malformed, off the list, out of range
 │   │   ├── PromptTooLong
@@ -68,6 +69,14 @@ class InvalidBody(RequestError):
 
 class BodyTooLarge(RequestError):
     code = "body_too_large"
+
+
+class BodyTooSlow(RequestError):
+    code = "body_too_slow"
+    retryable = True
+
+    def __init__(self, message: str = "The request body did not arrive in time.") -> None:
+        super().__init__(message)
 
 
 class MissingField(RequestError):

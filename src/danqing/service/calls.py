@@ -67,6 +67,8 @@ class Call:
     """Set before the call is cancelled because its client left; else it is the server that stops."""
     feed: Feed | None = None
     """Who reads a streamed answer; None = nobody waits for its events."""
+    request_id: str = ""
+    """What its pictures in memory are counted under."""
 
     @property
     def label_switch(self) -> str:

@@ -102,7 +102,9 @@ class Artist:
         if (
             work.order.task.is_edit and work.inputs is None
         ):  # another server, or we before, took it on
-            work.begin_from(await self._references.load(work.order.task))
+            order = work.order
+            inputs = await self._references.load(order.task, order.account_id, order.task_id)
+            work.begin_from(inputs)
         await self._follow(work, storing, looks)
         if storing:  # the lease is renewed meanwhile: a slow disk must not lose the task
             await asyncio.wait(storing)

@@ -107,7 +107,9 @@ class Pipeline:
         inputs = None
         if call.task.is_edit:
             await self._require_some_quota(call)
-            inputs = await self._references.check(call.task, call.principal.account_id)
+            inputs = await self._references.check(
+                call.task, call.principal.account_id, call.request_id
+            )
         work = self._work(call, uuid7(), inputs)
         work.safety = safety
         running = self._keep(self._opened_and_drawn(work))

@@ -95,13 +95,13 @@ class References:
         # Threads of their own: a hang-up cancels the waiting, not a thread, so their number is what bounds them.
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="danqing-inputs")
 
-    async def check(self, task: ImageTask, account_id: str) -> Inputs:
+    async def check(self, task: ImageTask, account_id: str, request_id: str = "") -> Inputs:
         """Fetch and check all of a task's pictures. Raises InvalidImage naming the field, and Busy.
 
         The mask must have the first reference's size. Accounts take turns at fetching and at decoding.
         """
         sources = [*task.references, *([] if task.mask is None else [task.mask])]
-        share = self._budget.share()
+        share = self._budget.share(account_id, request_id)
         try:
             own = asyncio.Semaphore(REQUEST_FETCHES)
             raw = await _all(self._bytes_of(one, share, account_id, own) for one in sources)
@@ -121,7 +121,7 @@ class References:
                 mask = await self._alpha_of(sources[0], raw[0], account_id)
                 pictures += [] if mask is None else [mask]
             share.release()
-            share.add(sum(len(picture.data) for picture in pictures))
+            share.add(sum(len(picture.data) for picture in pictures), whole=True)
             if mask is not None and task.mask is not None and mask.size != pictures[0].size:
                 raise InvalidImage(
                     f"'{task.mask.param}' is {mask.size} pixels, the image {pictures[0].size}: they must be alike.",
@@ -152,9 +152,9 @@ class References:
             mask = await kept(task.mask or task.references[0], "mask", checked.mask)
         return replace(task, references=tuple(references), mask=mask, mask_from_alpha=False)
 
-    async def load(self, task: ImageTask) -> Inputs:
+    async def load(self, task: ImageTask, account_id: str, task_id: str) -> Inputs:
         """The pictures of a stored task again. Raises Busy, Unavailable; EngineFailed where one is gone."""
-        share = self._budget.share()
+        share = self._budget.share(account_id, task_id)
         try:
             references = [await self._loaded(source, share) for source in task.references]
             mask = None if task.mask is None else await self._loaded(task.mask, share)
@@ -190,7 +190,7 @@ class References:
                 return await self._fetched(source, share)
         if len(data) > self._settings.image_bytes_max:
             raise self._too_large(source)
-        share.add(len(data))
+        share.add(len(data), whole=True)
         return data
 
     async def _fetched(self, source: ImageSource, share: Share) -> bytes:
@@ -251,7 +251,7 @@ class References:
             data = await self._blobs.get(source.blob_key)
         except NotFound:
             raise EngineFailed("The task's input images are gone.") from None
-        share.add(len(data))
+        share.add(len(data), whole=True)
         format, width, height = await asyncio.to_thread(codecs.measure, data)
         return InputImage(data, format, Size(width, height))
 
