@@ -11,7 +11,8 @@ import pytest
 from danqing import catalog, settings
 from danqing.app import check_backend
 from danqing.backends import RelayRow, read_keys
-from danqing.domain.card import RELAYED, Preset
+from danqing.domain.card import RELAYED, Preset, Strength
+from danqing.domain.pipelines import PIPELINES
 from danqing.settings import SettingsError
 from tests.conftest import clean_environment, cli
 
@@ -226,6 +227,55 @@ def test_a_lora_of_the_backend_draws_the_qualities_that_name_it(tmp_path: Path) 
     ],
 )
 def test_a_bad_local_backend_is_refused_by_name(tmp_path: Path, text: str, word: str) -> None:
+    with pytest.raises(SettingsError, match=word):
+        load(tmp_path, text)
+
+
+PIPE = '[backends.far]\nfamily = "diffusers_pipeline"\ncheckpoint = "/models/x"\n'
+
+
+def test_a_pipeline_of_diffusers_draws_by_its_own_presets(tmp_path: Path) -> None:
+    models = load(tmp_path, PIPE + 'pipeline = "sdxl"\n' + MODEL)
+    backend = models.find("house", "openai").backend
+    assert dict(backend.presets) == {"standard": Preset(30, 5.0), "hd": Preset(50, 5.0)}
+    assert backend.pipeline is PIPELINES["sdxl"]
+    assert models.families["far"].is_compiled is False, "only where it is asked for"
+    ours = "[presets.sdxl]\nstandard = { steps = 8, guidance = 2.0 }\n"
+    own = load(tmp_path, PIPE + 'pipeline = "sdxl"\ncompile = true\n' + MODEL + ours)
+    assert own.find("house", "openai").backend.presets["standard"] == Preset(8, 2.0)
+    assert own.families["far"].is_compiled is True
+
+
+def test_what_a_pipeline_cannot_edit_its_models_do_not(tmp_path: Path) -> None:
+    for pipeline, pictures in (("sdxl", 1), ("flux2_klein", 1), ("pixart_sigma", 0)):
+        models = load(tmp_path, PIPE + f'pipeline = "{pipeline}"\n' + MODEL)
+        assert models.find("house", "openai").references_max == pictures
+    klein = load(tmp_path, PIPE + 'pipeline = "flux2_klein"\n' + MODEL)
+    assert klein.find("house", "openai").backend.strength == Strength(1.0, 1.0, 1.0)
+
+
+def test_every_pipeline_has_presets_for_every_model(tmp_path: Path) -> None:
+    everything = "".join(
+        f'[models."{name}"]\nbackend = "far"\n' for name in catalog.load(settings.load()).cards
+    )
+    for pipeline in PIPELINES:
+        load(tmp_path, PIPE + f'pipeline = "{pipeline}"\n' + everything)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        (PIPE, r"backends\.far: .*needs a pipeline: one of sd, sd_turbo"),
+        (PIPE + 'pipeline = "dalle"', r"backends\.far\.pipeline: .*dalle is none of sd"),
+        (LOCAL + 'pipeline = "sdxl"', r"backends\.far: .*cogview4 has no pipeline"),
+        (
+            PIPE + 'pipeline = "sd_turbo"\n' + MODEL
+            + '[presets.sd_turbo]\nstandard = { steps = 1, guidance = 0, negative_prompt = "x" }',
+            r"presets\.sd_turbo\.standard\.negative_prompt",
+        ),
+    ],
+)  # fmt: skip
+def test_a_bad_pipeline_is_refused_by_name(tmp_path: Path, text: str, word: str) -> None:
     with pytest.raises(SettingsError, match=word):
         load(tmp_path, text)
 

@@ -10,6 +10,7 @@ import pytest
 
 from danqing import catalog, settings
 from danqing.dialects.registry import CLIENTS
+from danqing.domain.pipelines import PIPELINES
 from danqing.engine.families import memory
 from tests.conftest import ROOT
 
@@ -48,6 +49,19 @@ def test_every_preset_of_a_family_stands_as_it_is() -> None:
         part = FAMILIES.partition(f"\n## {family}\n")[2].partition("\n## ")[0]
         for name, row in rows[family].items():
             assert f"| `{name}` | {row['steps']} | {row['guidance']} |" in part
+
+
+def test_every_pipeline_of_diffusers_stands_as_it_is() -> None:
+    tables = tomllib.loads((ROOT / "src/danqing/catalog.toml").read_text("utf-8"))["presets"]
+    for name, facts in PIPELINES.items():
+        rows = [tables[name][quality] for quality in ("draft", "standard", "fine")]
+        steps = ", ".join(str(row["steps"]) for row in rows)
+        guidances = [str(row["guidance"]) for row in rows]
+        guidance = guidances[0] if len(set(guidances)) == 1 else ", ".join(guidances)
+        negative = "yes" if facts.takes_negative(rows[1]["guidance"]) else "-"
+        edits = "looks at it" if facts.reads_references else "yes" if facts.edits else "-"
+        line = f"| `{name}` | {facts.text_to_image} | {steps} | {guidance} | {negative} | {edits} | {facts.tokens_max} | "
+        assert line in FAMILIES
 
 
 def test_the_table_of_cards_is_what_is_computed() -> None:

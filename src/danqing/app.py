@@ -28,7 +28,7 @@ from danqing.engine.client import Core, InProcessClient
 from danqing.engine.core import WARM_UP, EngineCore
 from danqing.engine.families import load
 from danqing.engine.families.base import Family
-from danqing.engine.families.load import LoadError
+from danqing.engine.families.load import LoadError, pipelines
 from danqing.engine.families.memory import cards
 from danqing.engine.messages import Begin, Job
 from danqing.guard import make_screen
@@ -57,7 +57,7 @@ from danqing.service.webhooks import WebhookSender
 from danqing.settings import Settings, SettingsError
 from danqing.storage.blobs import Blobs, open_blobs
 
-__all__ = ["LoadError", "cards"]  # what the floor above needs of the engine's
+__all__ = ["LoadError", "cards", "pipelines"]  # what the floor above needs of the engine's
 
 log = get_logger(__name__)
 
@@ -143,14 +143,9 @@ def _plan(row: FamilyRow, settings: Settings) -> load.Plan:
     return load.Plan.of(**options)
 
 
-def pipelines() -> dict[str, str]:
-    """diffusers' pipelines whose checkpoints some family takes -> that family."""
-    return {family.pipeline: name for name, family in load.TORCH.items()}
-
-
-def check_checkpoint(family: str, folder: Path) -> None:
+def check_checkpoint(family: str, folder: Path, pipeline: str | None = None) -> None:
     """Is a family's whole checkpoint in the folder? Raises LoadError."""
-    load.check_family(load.Plan(family, str(folder)))
+    load.check_family(load.Plan(family, str(folder), pipeline))
 
 
 def check_backend(name: str, row: FamilyRow, settings: Settings) -> None:
@@ -173,12 +168,13 @@ def make_core(
     """An engine for one backend, as the settings want it: a thread of this process, or a process of its own."""
     options = settings.engine
     in_thread = row.family not in load.TORCH if options.process == "auto" else None
+    batch_max = load.batch_max(row.family, options.batch_max)
     if in_thread or options.process == "thread":
         return EngineCore(
             lambda: load_family(row, settings),
             queue_max=options.queue_max,
             live_max=options.live_max,
-            batch_max=options.batch_max,
+            batch_max=batch_max,
             on_step=on_step,
             warm_up=warm_up,
         )
@@ -187,7 +183,7 @@ def make_core(
         options=_options(row, settings),
         queue_max=options.queue_max,
         live_max=options.live_max,
-        batch_max=options.batch_max,
+        batch_max=batch_max,
         warm_up=warm_up,
     )
     return ChildCore(

@@ -13,6 +13,7 @@ from pydantic import model_validator as _model_validator
 
 from danqing.dialects.client import ClientDialect
 from danqing.dialects.registry import CLIENTS, client_of
+from danqing.domain.pipelines import PIPELINES, PipelineFacts
 from danqing.settings import SettingsError
 
 STRICT = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -41,8 +42,10 @@ class FamilyRow(BaseModel):
     """A model of this machine's own."""
 
     model_config = STRICT
-    family: Literal["pocket", "cogview4", "qwen_image"]
+    family: Literal["pocket", "cogview4", "qwen_image", "diffusers_pipeline"]
     """The network that draws (docs/families.md)."""
+    pipeline: str | None = None
+    """Which of diffusers' pipelines, where `family` is `diffusers_pipeline`; its `[presets.NAME]` are used."""
     checkpoint: Path | None = None
     """Its weights, for every family but pocket: a folder in diffusers' layout, absolute or below `DATA_DIR/models`."""
     device: str = Field(default="cuda:0", pattern=r"^(cpu|cuda:\d{1,2})$")
@@ -54,7 +57,14 @@ class FamilyRow(BaseModel):
     loras: dict[str, LoraRow] = {}
     """LoRAs by the names that presets call them by; `qwen_image` only."""
     compile: bool | None = None
-    """Compile parts of the network, which takes a while at the start; by default on a graphics card alone."""
+    """Compile parts of the network, which takes a while at the start; by default on a graphics card alone, and never for `diffusers_pipeline`."""
+
+    @field_validator("pipeline")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None and value not in PIPELINES:
+            raise ValueError(f"{value} is none of {', '.join(PIPELINES)}")
+        return value
 
     @_model_validator(mode="after")
     def _has_weights(self) -> FamilyRow:
@@ -65,11 +75,27 @@ class FamilyRow(BaseModel):
             raise ValueError(f"{self.family} needs a checkpoint: the folder with its weights")
         if self.loras and self.family not in LORA_FAMILIES:
             raise ValueError(f"loras: {self.family} takes none")
+        if self.family == "diffusers_pipeline" and self.pipeline is None:
+            raise ValueError(f"{self.family} needs a pipeline: one of {', '.join(PIPELINES)}")
+        if self.family != "diffusers_pipeline" and self.pipeline is not None:
+            raise ValueError(f"{self.family} has no pipeline: that is for diffusers_pipeline")
         return self
 
     @property
     def is_compiled(self) -> bool:
-        return self.device != "cpu" if self.compile is None else self.compile
+        if self.compile is None:
+            return self.device != "cpu" and self.pipeline is None
+        return self.compile
+
+    @property
+    def presets(self) -> str:
+        """The NAME of its `[presets.NAME]` and `[strengths.NAME]`."""
+        return self.pipeline or self.family
+
+    @property
+    def facts(self) -> PipelineFacts | None:
+        """What its pipeline can, where it has one."""
+        return None if self.pipeline is None else PIPELINES[self.pipeline]
 
     def folder(self, data_dir: Path) -> Path:
         """The checkpoint's folder. Only for a family that has one."""
@@ -90,6 +116,7 @@ class FamilyRow(BaseModel):
             "compiled": self.is_compiled,
             "text_encoder_device": self.text_encoder_device,
             "loras": loras,
+            "pipeline": self.pipeline,
         }
 
 

@@ -370,6 +370,8 @@ def _card(name: str, row: ModelRow, file: _File, policy: str) -> Card:
 
 def _references_max(backend: Backend) -> int:
     """How many pictures it can start from; of a relay the provider's own word counts, in the model's row."""
+    if backend.pipeline is not None:
+        return int(backend.pipeline.edits)
     return REFERENCES_MAX if backend.is_relay else LOCAL_REFERENCES.get(backend.family, 0)
 
 
@@ -389,21 +391,27 @@ def _backend(model: str, name: str | None, row: ModelRow, file: _File, fail: Any
             labels=found.labels,
             rehost=found.rehost,
         )
-    presets = file.presets.get(found.family, {})
+    presets = file.presets.get(found.presets, {})
     if missing := set(row.qualities.values()) - set(presets):
-        raise fail(f"no preset {', '.join(sorted(missing))} for {found.family}")
+        raise fail(f"no preset {', '.join(sorted(missing))} for {found.presets}")
     for quality, preset in row.qualities.items():
         if (lora := presets[preset].lora) and lora not in found.loras:
             raise fail(
                 f"qualities.{quality}: the preset {preset} is drawn with the LoRA {lora}, and backends.{name}.loras has none of that name"
             )
     drawn = {key: Preset(**presets[value].model_dump()) for key, value in row.qualities.items()}
+    if found.facts is not None:
+        for key, preset in drawn.items():
+            if preset.negative_prompt and not found.facts.takes_negative(preset.guidance):
+                name = row.qualities[key]
+                raise fail(f"presets.{found.presets}.{name}.negative_prompt: it has none")
     return Backend(
         name or STAND_IN_FAMILY,
         found.family,
         stand_in=name is None,
         presets=drawn,
-        strength=_strength(file.strengths.get(found.family)),
+        strength=_strength(file.strengths.get(found.presets)),
+        pipeline=found.facts,
     )
 
 

@@ -36,7 +36,7 @@ QWEN_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|
                  "<|image_pad|>", "<|video_pad|>"]  # fmt: skip
 
 
-def _bpe(specials: list[str]) -> Tokenizer:
+def bpe(specials: list[str]) -> Tokenizer:
     """Byte-level pairs learnt from a few lines."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -51,7 +51,7 @@ def _bpe(specials: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def _widen(model: Any, seed: int) -> Any:
+def widen(model: Any, seed: int) -> Any:
     """Weights large enough that every path shows in the output: fresh biases, norms and gates off their neutral values."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
@@ -62,7 +62,7 @@ def _widen(model: Any, seed: int) -> Any:
 
 
 def cogview4(folder: Path) -> Path:
-    tokenizer = _bpe(GLM_SPECIALS)
+    tokenizer = bpe(GLM_SPECIALS)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[gMASK] <sop> $A", special_tokens=[("[gMASK]", 1), ("<sop>", 2)]
     )
@@ -89,15 +89,14 @@ def cogview4(folder: Path) -> Path:
         time_shift_type="linear",
     )  # fmt: skip
     CogView4Pipeline(
-        tokenizer=fast, text_encoder=_widen(glm, 1), vae=_widen(vae, 2),
-        transformer=_widen(transformer, 3), scheduler=scheduler,
+        tokenizer=fast, text_encoder=widen(glm, 1), vae=widen(vae, 2),
+        transformer=widen(transformer, 3), scheduler=scheduler,
     ).save_pretrained(folder)  # fmt: skip
     return folder
 
 
 def qwen_image(folder: Path) -> Path:
-    bpe = _bpe(QWEN_SPECIALS)
-    state = json.loads(bpe.to_str())["model"]
+    state = json.loads(bpe(QWEN_SPECIALS).to_str())["model"]
     tokenizer = Qwen2Tokenizer(
         vocab=state["vocab"], merges=[tuple(pair) for pair in state["merges"]],
         extra_special_tokens=QWEN_SPECIALS[1:],
@@ -131,7 +130,7 @@ def qwen_image(folder: Path) -> Path:
         use_dynamic_shifting=True, time_shift_type="exponential", shift_terminal=0.02,
     )  # fmt: skip
     QwenImagePipeline(
-        scheduler=scheduler, vae=_widen(vae, 5), text_encoder=_widen(encoder, 6), tokenizer=tokenizer,
-        transformer=_widen(transformer, 7),
+        scheduler=scheduler, vae=widen(vae, 5), text_encoder=widen(encoder, 6), tokenizer=tokenizer,
+        transformer=widen(transformer, 7),
     ).save_pretrained(folder)  # fmt: skip
     return folder

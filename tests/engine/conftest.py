@@ -42,3 +42,27 @@ def pipelines(folders: dict[str, Path]) -> dict[str, Any]:
     for pipeline in found.values():
         pipeline.set_progress_bar_config(disable=True)
     return found
+
+
+@pytest.fixture(scope="session")
+def pipeline_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """A kind of pipeline -> its checkpoint."""
+    import torch
+
+    from tests.engine.pipeline_checkpoints import MAKERS
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("pipelines")
+    yield {kind: make(folder / kind) for kind, make in MAKERS.items()}
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def pipeline_families(pipeline_folders: dict[str, Path]) -> dict[str, Any]:
+    """A kind of pipeline -> the family over its checkpoint, on the CPU in float32."""
+    from danqing.engine.families.diffusers_pipeline import DiffusersPipeline
+
+    return {
+        kind: DiffusersPipeline.load(path, pipeline=kind) for kind, path in pipeline_folders.items()
+    }

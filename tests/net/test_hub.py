@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from danqing.app import pipelines
+from danqing.cli.pull import _likely
 from danqing.net.hub import Place, PullError, place_of
 from tests.conftest import clean_environment, cli
 
@@ -182,6 +184,51 @@ def test_a_checkpoint_is_pulled_pinned_and_whole(hub: Hub, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_a_pipeline_of_diffusers_is_pulled_whole_and_named(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub", reason="the engine extra: make install-engine")
+    pytest.importorskip("diffusers", reason="the engine extra: make install-engine")
+    from tests.engine.pipeline_checkpoints import sdxl
+
+    folder = sdxl(tmp_path / "made")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(weights.read_bytes())
+    (folder / "sd_xl_base_1.0.safetensors").write_bytes(b"all of it once more")
+    live = Hub(folder)
+    try:
+        said = pull(live, tmp_path / "data").stdout
+    finally:
+        live.server.shutdown()
+        live.server.server_close()
+    assert 'family = "diffusers_pipeline"\ncheckpoint = "org/model"\npipeline = "sdxl"' in said
+    assert "# or sdxl_turbo: by its page" in said
+    came = tmp_path / "data" / "models" / "org" / "model"
+    assert (came / "tokenizer_2").is_dir()
+    assert (came / "unet" / weights.name).read_bytes() == weights.read_bytes()
+    assert not list(came.rglob("*.fp16.*"))
+    assert not list(came.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "expected"),
+    [
+        ("stabilityai/sd-turbo", "StableDiffusionPipeline", "sd_turbo"),
+        ("sd-legacy/stable-diffusion-v1-5", "StableDiffusionPipeline", "sd"),
+        ("stabilityai/stable-diffusion-3.5-large-turbo", "StableDiffusion3Pipeline", "sd3_turbo"),
+        ("black-forest-labs/FLUX.2-klein-4B", "Flux2KleinPipeline", "flux2_klein"),
+        ("black-forest-labs/FLUX.2-klein-base-4B", "Flux2KleinPipeline", "flux2_klein_base"),
+        ("black-forest-labs/FLUX.1-schnell", "FluxPipeline", "flux_schnell"),
+        ("Tongyi-MAI/Z-Image-Turbo", "ZImagePipeline", "z_image_turbo"),
+        ("Tongyi-MAI/Z-Image", "ZImagePipeline", "z_image"),
+        ("zai-org/CogView4-6B", "CogView4Pipeline", None),
+    ],
+)
+def test_a_checkpoints_name_says_how_it_is_drawn(
+    model: str, kind: str, expected: str | None
+) -> None:
+    assert _likely(pipelines()[kind], model)[1] == expected
+
+
+@pytest.mark.slow
 def test_a_connection_that_breaks_is_taken_up_again(hub: Hub, tmp_path: Path) -> None:
     hub.cut_at[WEIGHTS] = len(hub.files[WEIGHTS]) // 2
     pull(hub, tmp_path / "data")
@@ -212,10 +259,10 @@ def test_after_a_run_that_failed_what_came_whole_stays(hub: Hub, tmp_path: Path)
 
 @pytest.mark.slow
 def test_what_no_family_draws_is_refused_before_anything_large(hub: Hub, tmp_path: Path) -> None:
-    hub.files["model_index.json"] = b'{"_class_name": "FluxPipeline"}'
+    hub.files["model_index.json"] = b'{"_class_name": "WanPipeline"}'
     done = pull(hub, tmp_path / "data", check=False)
     assert done.returncode == 1
-    assert "org/model is a FluxPipeline" in done.stderr
+    assert "org/model is a WanPipeline" in done.stderr
     assert [name for name, _ in hub.fetched] == ["model_index.json"]
 
 

@@ -15,9 +15,10 @@ from PIL import Image
 from danqing import catalog
 from danqing.domain.card import Preset
 from danqing.domain.errors import EngineFailed, PromptTooLong, UnsupportedField
+from danqing.domain.pipelines import PIPELINES
 from danqing.domain.ports import DrawOrder
 from danqing.domain.sizes import Size
-from danqing.domain.task import Drawn, Event, ImageTask, InputImage, Preview, Stepped
+from danqing.domain.task import Drawn, Event, ImageSource, ImageTask, InputImage, Preview, Stepped
 from danqing.engine.client import InProcessClient
 from danqing.engine.core import EngineCore
 from danqing.engine.messages import Job
@@ -55,6 +56,41 @@ def test_an_order_yields_its_images_and_the_looks_asked_for() -> None:
         assert (look.step, look.steps) == ((2, 5)[look.number], 8)
         assert look.pixels.shape == (128, 64, 3)
         assert np.all(look.pixels == 5 + look.index + look.step)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "guidance", "changes", "refused"),
+    [
+        ("sdxl", 5.0, {"negative_prompt": "blue", "strength": 0.5}, None),
+        ("sdxl", 1.0, {"negative_prompt": "blue"}, "negative_prompt"),
+        ("sd_turbo", 0.0, {"negative_prompt": "blue"}, "negative_prompt"),
+        ("z_image", 0.5, {"negative_prompt": "blue"}, None),
+        ("flux", 3.5, {"negative_prompt": "blue"}, "negative_prompt"),
+        ("flux2_klein", 1.0, {"strength": 0.5}, "strength"),
+        ("flux2_klein", 1.0, {"strength": 0.5, "mask": ImageSource("mask", data=b"x")}, None),
+        ("pixart_sigma", 4.5, {"mask": ImageSource("mask", data=b"x")}, "mask"),
+        (None, 3.0, {"negative_prompt": "blue", "strength": 0.5}, None),
+    ],
+)
+def test_what_a_pipeline_has_no_place_for_is_refused_by_name(
+    pipeline: str | None, guidance: float, changes: dict[str, Any], refused: str | None
+) -> None:
+    asked = order()
+    facts = None if pipeline is None else PIPELINES[pipeline]
+    card = replace(
+        asked.card,
+        backend=replace(asked.card.backend, pipeline=facts),
+        qualities={"standard": Preset(4, guidance)},
+    )
+    provider = LocalProvider(InProcessClient(EngineCore(NullFamily, warm_up=None)))
+    task = replace(asked.task, **changes)
+    if refused is None:
+        asyncio.run(provider.check(task, card))
+        return
+    with pytest.raises(UnsupportedField) as caught:
+        asyncio.run(provider.check(task, card))
+    assert caught.value.param == refused
+    assert refused in str(caught.value)
 
 
 def picture(pixels: np.ndarray) -> InputImage:

@@ -20,9 +20,9 @@ def run(settings: Settings, model: str, revision: str | None) -> list[str]:
     folder = settings.data_dir / "models" / place.id
     folder.mkdir(parents=True, exist_ok=True)
     pulled = hub.pull(place, folder, frozenset(families))
-    family = families[pulled.kind]
-    check_checkpoint(family, folder)
-    return [
+    family, pipeline = _likely(families[pulled.kind], place.id)
+    check_checkpoint(family, folder, pipeline)
+    lines = [
         f"{place.id} at {pulled.commit}",
         f"in {folder.absolute()}",
         "",
@@ -31,3 +31,14 @@ def run(settings: Settings, model: str, revision: str | None) -> list[str]:
         f'family = "{family}"',
         f'checkpoint = "{place.id}"',
     ]
+    if pipeline is not None:
+        others = [str(name) for _, name in families[pulled.kind] if name != pipeline]
+        note = f" # or {', '.join(others)}: by its page" if others else ""
+        lines.append(f'pipeline = "{pipeline}"{note}')
+    return lines
+
+
+def _likely(ways: list[tuple[str, str | None]], model: str) -> tuple[str, str | None]:
+    """Of the ways to draw with a class of pipeline, the one of which most words are in the model's name."""
+    said = model.lower()
+    return max(ways, key=lambda way: sum(word in said for word in (way[1] or "").split("_")[1:]))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from danqing.domain.pipelines import PipelineFacts
 from danqing.domain.sizes import Size, SizeRule
 
 ImageFormat = Literal["png", "jpeg", "webp"]
@@ -111,6 +112,8 @@ class Backend:
     """How it draws each quality of the card."""
     strength: Strength = Strength()
     """What an edit's strength is unless the task says."""
+    pipeline: PipelineFacts | None = None
+    """Of `diffusers_pipeline`: what the pipeline has a place for. The other families honour all that a task can say."""
     labels: Literal["ours", "provider"] = "ours"
     """Who puts the visible AI label on its images."""
     rehost: bool = True

@@ -17,10 +17,11 @@ from urllib.parse import urlsplit
 HUB = "https://huggingface.co"
 RECORD = "danqing.json"
 """In a pulled folder: which repository and commit it is."""
-PARTS = ("transformer", "text_encoder", "vae", "tokenizer", "scheduler")
-KINDS = ("*.json", "*.safetensors", "*.txt", "*.jinja")
+PARTS = ("transformer", "unet", "text_encoder", "text_encoder_2", "text_encoder_3", "vae",
+         "tokenizer", "tokenizer_2", "tokenizer_3", "scheduler")  # fmt: skip
+KINDS = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
 WANTED = ["model_index.json", "README.md", "LICENSE*", *(f"{part}/{kind}" for part in PARTS for kind in KINDS)]  # fmt: skip
-UNWANTED = ["*.fp16.*", "*.non_ema.*"]
+UNWANTED = ["*.fp16*", "*.bf16*", "*.non_ema*"]
 """Second copies of the same weights."""
 
 _ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")

@@ -55,13 +55,8 @@ class LocalProvider:
         self._decodes = asyncio.Semaphore(DECODES)
 
     async def check(self, task: ImageTask, card: Card) -> None:
-        """See Provider.check. The families honour all that their cards' requests can say, if it is not too long."""
-        preset = card.qualities[task.quality]
-        if task.negative_prompt.strip() and preset.guidance <= 1:
-            raise UnsupportedField(
-                f"'negative_prompt' is not supported by the quality '{task.quality}' of '{card.name}', which is drawn without guidance.",
-                "negative_prompt",
-            )
+        """See Provider.check. The families honour all that their cards' requests can say, if it is not too long, but for some pipelines of diffusers."""
+        _check_fields(task, card)
         for name, text in (("prompt", task.prompt), ("negative_prompt", task.negative_prompt)):
             length = await self._client.measure(text) if text else None
             if length is not None and length[0] > length[1]:
@@ -106,6 +101,26 @@ class LocalProvider:
             async for event in events:
                 yield _translated(event, *place[event.job_id])
                 del event  # its pixels are not to be held while waiting for the next one
+
+
+def _check_fields(task: ImageTask, card: Card) -> None:
+    """Raises UnsupportedField for what the card's network has no place for."""
+    facts, guidance = card.backend.pipeline, card.qualities[task.quality].guidance
+    is_guided = guidance > 1 if facts is None else facts.takes_negative(guidance)
+    if task.negative_prompt.strip() and not is_guided:
+        raise UnsupportedField(
+            f"'negative_prompt' is not supported by the quality '{task.quality}' of '{card.name}', which is drawn without guidance.",
+            "negative_prompt",
+        )
+    if facts is None:
+        return
+    refused = {
+        "mask": task.mask is not None and facts.inpaint is None,
+        "strength": task.strength is not None and facts.reads_references and task.mask is None,
+    }
+    for field, is_refused in refused.items():
+        if is_refused:
+            raise UnsupportedField(f"'{field}' is not supported by '{card.name}'.", field)
 
 
 def _inputs(order: DrawOrder) -> tuple[Pixels, Mask | None]:

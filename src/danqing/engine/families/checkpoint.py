@@ -10,7 +10,14 @@ from typing import Any
 
 import torch
 
-from danqing.engine.families.weights import CheckpointError, find, one_line, read_json
+from danqing.domain.pipelines import PipelineFacts
+from danqing.engine.families.weights import (
+    CheckpointError,
+    find,
+    find_pipeline,
+    one_line,
+    read_json,
+)
 from danqing.engine.samplers import FlowMatch
 
 __all__ = ["Checkpoint", "CheckpointError"]
@@ -32,24 +39,26 @@ class Checkpoint:
 
     @classmethod
     def open(
-        cls, folder: Path, pipeline: str, *, device: str, dtype: str, text_device: str | None = None
-    ) -> Checkpoint:
+        cls, folder: Path, pipeline: str | PipelineFacts, *, device: str, dtype: str,
+        text_device: str | None = None,
+    ) -> Checkpoint:  # fmt: skip
         """Raises CheckpointError when the folder holds no whole checkpoint of `pipeline`'s class."""
         if dtype not in DTYPES:
             raise CheckpointError(f"the precision is {dtype!r}, not one of {', '.join(DTYPES)}")
-        index = find(folder, pipeline)
+        look = find_pipeline if isinstance(pipeline, PipelineFacts) else find
+        index = look(folder, pipeline)  # type: ignore[arg-type]
         places = torch.device(device), DTYPES[dtype], torch.device(text_device or device)
         return cls(folder, index, *places)
 
     def model(self, part: str, kind: str) -> Any:
         """One of diffusers' models with its weights, on the device, in the checkpoint's precision."""
         self._expect(part, {kind})
-        return self._load(part, getattr(importlib.import_module("diffusers"), kind))
+        return self.load(part, getattr(importlib.import_module("diffusers"), kind))
 
     def text_encoder(self, kinds: Mapping[str, str]) -> Any:
         """The transformers model; `kinds`: class in the checkpoint -> class to load."""
         kind = kinds[self._expect("text_encoder", set(kinds))]
-        return self._load("text_encoder", getattr(importlib.import_module("transformers"), kind))
+        return self.load("text_encoder", getattr(importlib.import_module("transformers"), kind))
 
     def tokenizer(self) -> Any:
         from transformers import AutoTokenizer
@@ -75,7 +84,8 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder}: the {part} is a {kind}, not a {wanted}")
         return str(kind)
 
-    def _load(self, part: str, kind: Any) -> Any:
+    def load(self, part: str, kind: Any) -> Any:
+        """A part with its weights, whole, on its device. Raises CheckpointError."""
         try:
             model, info = kind.from_pretrained(
                 self.folder / part,
@@ -93,5 +103,5 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.folder / part}: {len(missing)} weights are missing, {missing[0]} first"
             )
-        device = self.text_device if part == "text_encoder" else self.device
+        device = self.text_device if part.startswith("text_encoder") else self.device
         return model.to(device).eval().requires_grad_(False)

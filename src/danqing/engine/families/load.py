@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from danqing.domain.pipelines import PIPELINES
 from danqing.engine.families import memory, weights
 from danqing.engine.families.base import Family
 from danqing.engine.families.lora import Lora, LoraError, fit_loras
@@ -24,13 +25,36 @@ class _Torch:
 
     module: str
     kind: str
-    pipeline: str
+    pipeline: str | None = None
+    """None = the plan says."""
+    batch_max: int | None = None
+    """Images that can share a step; None = as many as pay."""
 
 
 TORCH = {
     "cogview4": _Torch("danqing.engine.families.cogview4", "CogView4", "CogView4Pipeline"),
     "qwen_image": _Torch("danqing.engine.families.qwen_image", "QwenImage", "QwenImagePipeline"),
+    "diffusers_pipeline": _Torch(
+        "danqing.engine.families.diffusers_pipeline", "DiffusersPipeline", batch_max=1
+    ),
 }
+
+
+def pipelines() -> dict[str, list[tuple[str, str | None]]]:
+    """diffusers' pipelines whose checkpoints some family takes -> that family, and its `pipeline` where it has several."""
+    found: dict[str, list[tuple[str, str | None]]] = {}
+    for name, facts in PIPELINES.items():
+        found.setdefault(facts.text_to_image, []).append(("diffusers_pipeline", name))
+    for name, family in TORCH.items():
+        if family.pipeline is not None:
+            found[family.pipeline] = [(name, None)]
+    return found
+
+
+def batch_max(name: str, wanted: int) -> int:
+    """How many images of a family may share a step, where `wanted` are allowed."""
+    family = TORCH.get(name)
+    return wanted if family is None or family.batch_max is None else min(wanted, family.batch_max)
 
 
 class LoadError(Exception):
@@ -46,6 +70,8 @@ class Plan:
 
     name: str
     checkpoint: str | None = None
+    pipeline: str | None = None
+    """For `diffusers_pipeline`: one of PIPELINES."""
     device: str = "cpu"
     dtype: str = "float32"
     compiled: bool = False
@@ -89,6 +115,11 @@ def check_family(plan: Plan) -> tuple[weights.Part, ...]:
         )
         raise LoadError("family", fault)
     try:
+        if family.pipeline is None:
+            facts = PIPELINES[plan.pipeline or ""]
+            index = weights.find_pipeline(plan.folder, facts)
+            there = [part for part in facts.parts if index.get(part) not in (None, [None, None])]
+            return weights.measure(plan.folder, there)
         weights.find(plan.folder, family.pipeline)
         return (
             *weights.measure(plan.folder),
@@ -142,6 +173,7 @@ def load_family(name: str, threads: int = 0, **options: Any) -> Family:
 
     torch.set_num_threads(threads)
     kind: Any = getattr(import_module(TORCH[name].module), TORCH[name].kind)
+    which = {} if plan.pipeline is None else {"pipeline": plan.pipeline}
     try:
         return kind.load(
             plan.folder,
@@ -150,6 +182,7 @@ def load_family(name: str, threads: int = 0, **options: Any) -> Family:
             compiled=plan.compiled,
             text_device=plan.text_encoder_device,
             **({"loras": fit_loras(plan.folder, plan.loras)} if plan.loras else {}),
+            **which,
         )
     except weights.CheckpointError as error:
         raise LoadError("checkpoint", str(error)) from error

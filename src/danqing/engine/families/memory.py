@@ -17,6 +17,8 @@ GIB = 2**30
 NUMBER_BYTES = {"float32": 4, "bfloat16": 2}
 PIXEL_BYTES = {"cogview4": 5 * 1024, "qwen_image": 2 * 1024}
 """Of one picture in bfloat16, while it is drawn and decoded."""
+PIXEL_BYTES_OTHERS = 5 * 1024
+"""Of what diffusers' pipelines draw: their decoders are CogView4's kind and no larger."""
 ROOM_BYTES = 2 * GIB
 """Tables, embeddings, the runtime's own."""
 SMALLEST_PX = 512
@@ -60,16 +62,19 @@ def need(
 ) -> Need:
     """What a checkpoint takes to draw squares of this side. A network smaller than the work it would do takes no more than itself."""
     number = NUMBER_BYTES[dtype]
-    beside = sum(part.parameters for part in parts if text_on_cpu and part.name == "text_encoder")
+    beside = sum(
+        part.parameters for part in parts if text_on_cpu and part.name.startswith("text_encoder")
+    )
     weights = number * (sum(part.parameters for part in parts) - beside)
-    work = ROOM_BYTES + PIXEL_BYTES[family] * side * side * number // 2
+    pixel = PIXEL_BYTES.get(family, PIXEL_BYTES_OTHERS)
+    work = ROOM_BYTES + pixel * side * side * number // 2
     return Need(weights, min(work, weights), number * beside)
 
 
 def largest_side(family: str, parts: Sequence[Part], there: float, *, text_on_cpu: bool) -> int:
     """The side of the largest square, a multiple of 64 and SIDE_MAX at most, that fits in bfloat16; 0 = none."""
     weights = need(family, parts, "bfloat16", text_on_cpu=text_on_cpu).weights_bytes
-    pixels = (there - weights - ROOM_BYTES) / PIXEL_BYTES[family]
+    pixels = (there - weights - ROOM_BYTES) / PIXEL_BYTES.get(family, PIXEL_BYTES_OTHERS)
     side = min(SIDE_MAX, math.isqrt(max(0, int(pixels))) // 64 * 64)
     return side if side >= SMALLEST_PX else 0
 

@@ -8,13 +8,21 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from danqing.domain.pipelines import PipelineFacts
+
 PARTS = ("transformer", "text_encoder", "vae")
 """What has weights."""
+LIBRARIES = ("diffusers", "transformers")
+"""Whose classes are loaded; a checkpoint's own code is not."""
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+"""Parts that may be there and are not loaded."""
+SECOND_COPIES = (".fp16", ".bf16", ".non_ema")
+"""In the names of files with the same weights once more."""
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 HEADER_BYTES_MAX = 100_000_000
 """Of a safetensors file, by its format."""
@@ -46,21 +54,58 @@ def find(folder: Path, pipeline: str) -> Mapping[str, Any]:
         raise CheckpointError(f"{folder} holds a {kind}, not a {pipeline}")
     for part in ("transformer", "vae", "text_encoder"):
         _check_weights(folder / part)
-    for part in ("tokenizer", "scheduler"):
-        if not (folder / part).is_dir():
-            raise CheckpointError(f"{folder / part} is missing")
-    read_json(folder / "scheduler" / "scheduler_config.json")
+    _check_rest(folder, ("tokenizer", "scheduler"))
     return index
 
 
-def measure(folder: Path) -> tuple[Part, ...]:
+def find_pipeline(folder: Path, facts: PipelineFacts) -> Mapping[str, Any]:
+    """The same for a pipeline whose parts the folder names itself. Raises CheckpointError, also for a class that is neither diffusers' nor transformers'."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is no folder")
+    index = read_json(folder / "model_index.json")
+    kind = index.get("_class_name")
+    if kind != facts.text_to_image:
+        what = "pipeline with code of its own" if isinstance(kind, list) else kind
+        raise CheckpointError(f"{folder} holds a {what}, not a {facts.text_to_image}")
+    rest: list[str] = ["scheduler"]
+    for name, entry in index.items():
+        if not isinstance(entry, list) or name.startswith("_") or name in UNUSED:
+            continue
+        if entry == [None, None]:
+            if name not in facts.optional:
+                raise CheckpointError(f"{folder}: the {name} is left out")
+        elif len(entry) != 2 or entry[0] not in LIBRARIES or not isinstance(entry[1], str):
+            raise CheckpointError(
+                f"{folder}: the {name} is {entry}, no class of {' or '.join(LIBRARIES)}"
+            )
+        elif name in facts.parts:
+            _check_weights(folder / name)
+        elif name == "scheduler" or name.startswith("tokenizer"):
+            rest.append(name)
+        else:
+            raise CheckpointError(f"{folder}: a {facts.text_to_image} has no {name}")
+    needed = {*facts.parts, *facts.tokenizers, "scheduler"} - set(facts.optional)
+    if missing := sorted(needed - set(index)):
+        raise CheckpointError(f"{folder}: model_index.json names no {missing[0]}")
+    _check_rest(folder, rest)
+    return index
+
+
+def _check_rest(folder: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if not (folder / name).is_dir():
+            raise CheckpointError(f"{folder / name} is missing")
+    read_json(folder / "scheduler" / "scheduler_config.json")
+
+
+def measure(folder: Path, parts: Sequence[str] = PARTS) -> tuple[Part, ...]:
     """The parts and their sizes. Raises CheckpointError for a file that is cut off or no safetensors."""
-    return tuple(_measured(folder / name) for name in PARTS)
+    return tuple(_measured(folder / name) for name in parts)
 
 
 def _measured(folder: Path) -> Part:
     parameters = file_bytes = 0
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in _files(folder):
         header = read_header(path)
         parameters += sum(map(header.parameters, header.shapes))
         file_bytes += path.stat().st_size
@@ -100,10 +145,19 @@ def matrices(folder: Path) -> dict[str, tuple[int, int]]:
     """The two-dimensional weights of a part, without their `.weight`: (out, in). Raises CheckpointError."""
     return {
         name.removesuffix(".weight"): (shape[0], shape[1])
-        for path in sorted(folder.glob("*.safetensors"))
+        for path in _files(folder)
         for name, shape in read_header(path).shapes.items()
         if name.endswith(".weight") and len(shape) == 2
     }
+
+
+def _files(folder: Path) -> list[Path]:
+    """The safetensors that are loaded."""
+    return [
+        path
+        for path in sorted(folder.glob("*.safetensors"))
+        if not any(word in path.name for word in SECOND_COPIES)
+    ]
 
 
 def _check_weights(folder: Path) -> None:
@@ -112,12 +166,16 @@ def _check_weights(folder: Path) -> None:
         raise CheckpointError(f"{folder} is missing")
     read_json(folder / "config.json")
     files = list(folder.iterdir())
-    if not any(file.suffix == ".safetensors" for file in files):
+    if not _files(folder):
+        if any(file.suffix == ".safetensors" for file in files):
+            copies = " or ".join(f"*{word}*" for word in SECOND_COPIES)
+            raise CheckpointError(f"{folder} holds only {copies}: rename them without that word")
         if any(file.suffix in PICKLES for file in files):
             raise CheckpointError(f"{folder} holds pickled weights: only safetensors are loaded")
         raise CheckpointError(f"{folder} holds no safetensors")
     for file in files:
-        if file.name.endswith(".safetensors.index.json"):
+        is_copy = any(word in file.name for word in SECOND_COPIES)
+        if file.name.endswith(".safetensors.index.json") and not is_copy:
             shards = set(read_json(file).get("weight_map", {}).values())
             lacking = sorted(name for name in shards if not (folder / name).is_file())
             if lacking:
