@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from danqing.guard import make_screen
 from danqing.net.outbound import Outbound
 from danqing.observability.logging import get_logger
 from danqing.observability.metrics import Metrics
+from danqing.providers.answers import Answers
 from danqing.providers.local import LocalProvider
 from danqing.providers.relay import Relay
 from danqing.providers.router import Router
@@ -44,6 +45,7 @@ from danqing.service.budget import ByteBudget
 from danqing.service.delivery import Deliverer
 from danqing.service.drawing import Artist
 from danqing.service.gallery import Gallery
+from danqing.service.housekeeping import every
 from danqing.service.keys import KeyFile
 from danqing.service.links import LinkSigner
 from danqing.service.outbox import Outbox
@@ -302,12 +304,12 @@ async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books,
         sending = asyncio.create_task(sender.run())
         stopping = asyncio.Event()
         loops = [
-            _every(settings.task_lease_s / 3, lambda: _sweep(recovery, books, metrics), stopping),
-            _every(settings.task_lease_s / 3, reloads.look, stopping),
-            _every(HOUSEKEEPING_S, books.refusals.prune, stopping),
-            _every(HOUSEKEEPING_S, recovery.delete_expired, stopping),
-            _every(HOUSEKEEPING_S, recovery.delete_orphans, stopping),
-            _every(HOUSEKEEPING_S, recovery.prune, stopping),
+            every(settings.task_lease_s / 3, lambda: _sweep(recovery, books, metrics), stopping),
+            every(settings.task_lease_s / 3, reloads.look, stopping),
+            every(HOUSEKEEPING_S, books.refusals.prune, stopping),
+            every(HOUSEKEEPING_S, recovery.delete_expired, stopping),
+            every(HOUSEKEEPING_S, recovery.delete_orphans, stopping),
+            every(HOUSEKEEPING_S, recovery.prune, stopping),
         ]
         try:
             context = _context(settings, models, metrics, books, service, engines, relays, reloads)
@@ -328,12 +330,14 @@ def make_relays(
 ) -> dict[str, Relay]:
     """The relays of the catalog (or one of them), with their keys. Raises SettingsError naming the field."""
     relays: dict[str, Relay] = {}
+    answers = Answers()
+    metrics.watch(metrics.answer_bytes, lambda: answers.taken)
     for name, row in models.relays.items():
         if only is not None and name != only:
             continue
         keys = read_keys(name, row, os.environ)
         try:
-            relays[name] = Relay(name, row, keys, outbound, metrics)
+            relays[name] = Relay(name, row, keys, outbound, metrics, answers)
         except ValueError as error:
             raise SettingsError(f"catalog: backends.{name}.allow_hosts: {error}") from None
     return relays
@@ -467,26 +471,6 @@ def _engine_facts(client: InProcessClient, settings: Settings) -> dict[str, obje
     facts.pop("fault")  # an exception's raw text; the log has it, the public need not
     hangs = (health.busy_s or 0.0) > settings.engine.step_timeout_s
     return {"ok": health.alive and not hangs} | facts
-
-
-def _every(
-    seconds: float, deed: Callable[[], Awaitable[object]], stopping: asyncio.Event
-) -> asyncio.Task[None]:
-    """Do something again and again; when it fails it is logged, and the next one still comes."""
-
-    async def loop() -> None:
-        while True:
-            # Waiting comes first: a clock that is wrong when a machine starts is soon put right,
-            # and what is deleted by it is gone.
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), seconds)
-                return
-            try:
-                await deed()
-            except Exception:
-                log.exception("housekeeping_failed")
-
-    return asyncio.create_task(loop())
 
 
 async def _sweep(recovery: Recovery, books: Books, metrics: Metrics) -> None:

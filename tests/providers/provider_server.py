@@ -19,6 +19,7 @@ from danqing.domain.sizes import Size
 from danqing.domain.task import Drawn, Event, ImageTask
 from danqing.net.outbound import Outbound
 from danqing.observability.metrics import Metrics
+from danqing.providers.answers import Answers
 from danqing.providers.relay import Relay
 from danqing.storage import codecs
 from tests.dialects.cards import card as plain_card
@@ -147,6 +148,7 @@ async def bench(
     images: Sequence[Answer] = (),
     keys: Sequence[tuple[str, int]] = (("sk-first-key", 1),),
     backend: dict[str, Any] | None = None,
+    answers: Answers | None = None,
     **row: Any,
 ) -> AsyncIterator[Bench]:
     """A provider that answers so, and a relay to it."""
@@ -158,7 +160,7 @@ async def bench(
         outbound, metrics = Outbound(), Metrics()
         plain = {"dialect": "openai", "base_url": f"{server.url}/v1/", "fetch_timeout_s": 2.0}
         configured = RelayRow.model_validate(plain | row)
-        relay = Relay("far", configured, keys, outbound, metrics)
+        relay = Relay("far", configured, keys, outbound, metrics, answers or Answers())
         try:
             yield Bench(relay, provider, metrics, card(**(backend or {})))
         finally:

@@ -9,7 +9,7 @@ import pytest
 
 from danqing.dialects.client import Incoming
 from danqing.domain.errors import ProviderFailed
-from danqing.providers.asking import LARGE_BYTES, read_answer
+from danqing.providers.answers import LARGE_BYTES, Answers
 
 
 @pytest.mark.parametrize(("bytes_count", "on_loop"), [(0, True), (LARGE_BYTES, False)])
@@ -18,7 +18,7 @@ def test_where_an_answer_is_read(bytes_count: int, on_loop: bool) -> None:
         return len(answer.body), n, threading.get_ident()
 
     answer = Incoming(200, b"x" * bytes_count)
-    length, n, thread = asyncio.run(read_answer(read, answer, 3))
+    length, n, thread = asyncio.run(Answers().read(read, answer, 3))
     assert (length, n) == (bytes_count, 3)
     assert (thread == threading.get_ident()) is on_loop
 
@@ -28,4 +28,4 @@ def test_its_error_comes_through() -> None:
         raise ProviderFailed("no image")
 
     with pytest.raises(ProviderFailed, match="no image"):
-        asyncio.run(read_answer(read, Incoming(200, b"x" * LARGE_BYTES)))
+        asyncio.run(Answers().read(read, Incoming(200, b"x" * LARGE_BYTES)))

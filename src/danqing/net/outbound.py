@@ -44,6 +44,7 @@ _NETWORK_ERRORS = (
     OSError,
 )
 
+OnBody = Callable[[int], Awaitable[None] | None]
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host and port → the texts of its IP addresses. Raises OSError."""
 
@@ -69,9 +70,7 @@ class _Hop:
 class _Sending:
     """Whether any byte of a request may have reached the other side, as the HTTP library's trace tells."""
 
-    def __init__(
-        self, on_sent: Callable[[], None] | None, on_body: Callable[[int], None] | None = None
-    ) -> None:
+    def __init__(self, on_sent: Callable[[], None] | None, on_body: OnBody | None = None) -> None:
         self.begun = False
         self.on_body = on_body
         self._on_sent = on_sent
@@ -125,7 +124,7 @@ class Outbound:
         bytes_max: int,
         redirects_max: int = 0,
         on_sent: Callable[[], None] | None = None,
-        on_body: Callable[[int], None] | None = None,
+        on_body: OnBody | None = None,
     ) -> OutboundReply:
         """The answer to one request, whatever its status, within `timeout_s` all told.
 
@@ -134,7 +133,8 @@ class Outbound:
         checked as the first was, what leaves the origin loses all but harmless headers, https never
         turns into http, and a public host never redirects to one of `policy.hosts`. `headers` are
         ASCII. `on_sent` is called when the first byte is about to leave, `on_body` with the bytes of
-        each piece of a body that came; what it raises ends the request. Raises OutboundRefused,
+        each piece of a body that came; what it raises ends the request, and for what it gives back to
+        await no more is read. Raises OutboundRefused,
         OutboundUnsent (nothing has left), OutboundFailed, OutboundTooLarge.
         """
         hop = _Hop(method, parse_url(url), headers or {}, content)
@@ -284,7 +284,7 @@ async def _body(
     headers: Mapping[str, str],
     bytes_max: int,
     host: str,
-    on_body: Callable[[int], None] | None,
+    on_body: OnBody | None,
 ) -> bytes:
     if headers.get("content-encoding", "identity").lower() not in ("", "identity"):
         raise OutboundFailed(f"'{host}' sent a compressed answer unasked.")
@@ -294,6 +294,6 @@ async def _body(
             body += chunk
             if len(body) > bytes_max:
                 raise OutboundTooLarge(f"The answer of '{host}' has more than {bytes_max} bytes.")
-            if on_body is not None:
-                on_body(len(chunk))
+            if on_body is not None and (room := on_body(len(chunk))) is not None:
+                await room
     return bytes(body)

@@ -62,6 +62,11 @@ class Metrics:
             "Bytes of clients' pictures in memory, of uploads.bytes_at_once_max at most.",
             registry=self.registry,
         )
+        self.answer_bytes = Gauge(
+            "danqing_answer_bytes",
+            "Bytes of providers' answers and images in memory that are not decoded yet.",
+            registry=self.registry,
+        )
         self.open_holds = Gauge(
             "danqing_open_holds",
             "Reservations of characters not yet resolved.",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import AnyStr, TypeVar
+from typing import AnyStr
 
 from danqing.backends import RelayRow
 from danqing.dialects.answers import NO_MONEY, SHUT_OUT, read_object, retry_after_s, words
@@ -34,6 +34,7 @@ from danqing.net.outbound import Outbound
 from danqing.net.policy import Policy
 from danqing.observability.logging import get_logger
 from danqing.observability.metrics import Metrics
+from danqing.providers.answers import LARGE_BYTES, Answers, Held
 from danqing.providers.blame import Caller
 from danqing.providers.forms import encode_form
 from danqing.providers.results import IMAGE_BYTES_MAX
@@ -59,15 +60,12 @@ _LATE = frozenset({408, 499})
 """What proxies answer when they lose patience: whoever is behind them may be drawing."""
 _ANSWER_BYTES = 2**20
 """Of an answer beside its images."""
-LARGE_BYTES = 2**18
-"""From here on an answer is read in a thread: 16 MB of base64 took 0.15 s on a busy machine."""
 ID_CHARS_MAX = 200
 """Of a provider's id of a request or task."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")
 KEY_CHARS_MIN = 8
 """A shorter key is no secret, and may stand anywhere."""
 
-T = TypeVar("T")
 Emit = Callable[[Event], None]
 
 
@@ -83,6 +81,8 @@ class Part:
     seeds: Sequence[int]
     seeded: bool
     caller: Caller
+    held: Held
+    """The memory that its answer takes."""
 
 
 class Asker:
@@ -95,6 +95,7 @@ class Asker:
         keys: Sequence[tuple[str, int]],
         outbound: Outbound,
         metrics: Metrics,
+        answers: Answers,
     ) -> None:
         self._name = name
         self.row = row
@@ -103,6 +104,7 @@ class Asker:
         self.breaker = Breaker()
         self._outbound = outbound
         self._metrics = metrics
+        self._answers = answers
         self._policy = Policy.operator([row.host])
 
     async def ask(self, part: Part, emit: Emit) -> ProviderResult:
@@ -113,9 +115,9 @@ class Asker:
         try:
             answer, key = await self._answered(part, end, emit)
             try:
-                result = await read_answer(self.client.decode_result, answer, part.task)
+                result = await self._answers.read(self.client.decode_result, answer, part.task)
                 if isinstance(result, Pending):
-                    result = await self._polled(result, key, part.task, end)
+                    result = await self._polled(result, key, part, end)
             except DanqingError as error:
                 emit(self._refusal(answer, error))
                 raise part.caller.hears(error, self._name) from error
@@ -148,7 +150,7 @@ class Asker:
                 raise no_key(self.ring)
 
             try:
-                answer = await self._request(outgoing, key, part.task.n, end, partial(told, 1))
+                answer = await self._request(outgoing, key, part, end, partial(told, 1))
             except OutboundUnsent as error:
                 self.breaker.failed()
                 failures += 1
@@ -157,7 +159,7 @@ class Asker:
                         ProviderFailed("The provider of this model cannot be reached.")
                     ) from error
                 continue
-            error = await read_answer(self.client.decode_error, answer)
+            error = await self._answers.read(self.client.decode_error, answer)
             if error is None:
                 self.breaker.worked()
                 return answer, key
@@ -209,7 +211,12 @@ class Asker:
         return True
 
     async def _request(
-        self, outgoing: Outgoing, key: Key, n: int, end: float, on_sent: Callable[[], None] | None
+        self,
+        outgoing: Outgoing,
+        key: Key,
+        part: Part,
+        end: float,
+        on_sent: Callable[[], None] | None,
     ) -> Incoming:
         """One exchange. Raises OutboundUnsent; ProviderFailed where the provider may have been paid."""
         headers = {"accept": "application/json", **outgoing.headers}
@@ -221,6 +228,7 @@ class Asker:
             content, headers["content-type"] = encode_form(outgoing.form)
         if key.text is not None:
             headers["authorization"] = f"Bearer {key.text}"
+        part.held.begin()
         try:
             reply = await self._outbound.request(
                 outgoing.method,
@@ -229,8 +237,9 @@ class Asker:
                 headers=headers,
                 content=content,
                 timeout_s=max(0.1, end - time.monotonic()),
-                bytes_max=_ANSWER_BYTES + n * IMAGE_BYTES_MAX * 4 // 3,
+                bytes_max=_ANSWER_BYTES + part.task.n * IMAGE_BYTES_MAX * 4 // 3,
                 on_sent=on_sent,
+                on_body=part.held.came,
             )
         except OutboundUnsent:
             raise
@@ -243,40 +252,38 @@ class Asker:
         headers = {name: _without(key, value) for name, value in reply.headers.items()}
         return Incoming(reply.status, _without(key, reply.content), headers)
 
-    async def _polled(
-        self, pending: Pending, key: Key, task: ImageTask, end: float
-    ) -> ProviderResult:
+    async def _polled(self, pending: Pending, key: Key, part: Part, end: float) -> ProviderResult:
         """Ask how a background task stands until it is over. Cancelled, it cancels the provider's too."""
         faults = 0
         try:
             while True:
                 wait_s = min(max(pending.after_s, 0.05), _POLL_S_MAX)
                 if time.monotonic() + wait_s >= end:
-                    await self._cancel(pending, key)
+                    await self._cancel(pending, key, part)
                     raise ProviderFailed("The provider of this model took too long.")
                 await asyncio.sleep(wait_s)
                 # Asking is free: a question that came to nothing says nothing about the task.
-                answer = await self._polled_once(pending, key, task, end)
+                answer = await self._polled_once(pending, key, part, end)
                 if answer is None:
                     faults += 1
                     if faults >= _POLL_FAULTS_MAX:
                         raise ProviderFailed("The provider of this model lost its task.")
                     continue
-                result = await read_answer(self.client.decode_result, answer, task)
+                result = await self._answers.read(self.client.decode_result, answer, part.task)
                 faults = 0
                 if isinstance(result, ProviderResult):
                     return replace(result, upstream_id=result.upstream_id or pending.upstream_id)
                 if result.upstream_id:
                     pending = result
         except asyncio.CancelledError:
-            await self._cancel(pending, key)
+            await self._cancel(pending, key, part)
             raise
 
     async def _polled_once(
-        self, pending: Pending, key: Key, task: ImageTask, end: float
+        self, pending: Pending, key: Key, part: Part, end: float
     ) -> Incoming | None:
         try:
-            answer = await self._request(pending.poll, key, task.n, end, None)
+            answer = await self._request(pending.poll, key, part, end, None)
         except (
             OutboundUnsent,
             ProviderFailed,
@@ -285,12 +292,12 @@ class Asker:
             return None
         return None if answer.status == 429 or answer.status >= 500 else answer
 
-    async def _cancel(self, pending: Pending, key: Key) -> None:
+    async def _cancel(self, pending: Pending, key: Key, part: Part) -> None:
         if pending.cancel is None:
             return
         end = time.monotonic() + _CANCEL_S_MAX
         with suppress(OutboundError, DanqingError, Untaken):
-            await self._request(pending.cancel, key, 1, end, None)
+            await self._request(pending.cancel, key, part, end, None)
 
     def _refusal(self, answer: Incoming, error: DanqingError) -> Relayed:
         return Relayed(
@@ -316,13 +323,6 @@ def _is_undrawn(answer: Incoming, error: DanqingError) -> bool:
     """Whether an error answer says for certain that nothing was drawn."""
     refused = 400 <= answer.status < 500 and answer.status not in _LATE
     return refused or answer.status == 503 or isinstance(error, Busy)
-
-
-async def read_answer(read: Callable[..., T], answer: Incoming, *rest: object) -> T:
-    """What `read` makes of an answer. A large one (images in base64) takes a while: not on the event loop."""
-    if len(answer.body) < LARGE_BYTES:
-        return read(answer, *rest)
-    return await asyncio.to_thread(read, answer, *rest)
 
 
 def _without(key: Key, said: AnyStr) -> AnyStr:

@@ -29,6 +29,7 @@ from danqing.net.outbound import Outbound
 from danqing.net.turns import Turns
 from danqing.observability.logging import get_logger
 from danqing.observability.metrics import Metrics
+from danqing.providers.answers import Answers
 from danqing.providers.asking import ID_CHARS_MAX, Asker, Emit, Part
 from danqing.providers.blame import Caller
 from danqing.providers.results import Fetcher
@@ -58,11 +59,13 @@ class Relay:
         keys: Sequence[tuple[str, int]],
         outbound: Outbound,
         metrics: Metrics,
+        answers: Answers,
     ) -> None:
         """`keys` are texts and weights. Raises ValueError for an entry of `allow_hosts` that is no host."""
         self.name = name
         self._row = row
-        self._asker = Asker(name, row, keys, outbound, metrics)
+        self._asker = Asker(name, row, keys, outbound, metrics, answers)
+        self._answers = answers
         self._client = self._asker.client
         self._fetcher = Fetcher(outbound, [row.host, *row.allow_hosts], row.fetch_timeout_s)
         self._turns = Turns(row.concurrency_max, row.queue_max)
@@ -186,6 +189,7 @@ class Relay:
                     [order.seeds[place] for place in places],
                     seeded,
                     caller,
+                    self._answers.hold(),
                 )
             )
         return parts
@@ -207,7 +211,10 @@ class Relay:
 
     async def _run(self, order: DrawOrder, part: Part, emit: Emit) -> None:
         """One part from its place in the queue to its last image. Raises Untaken, DanqingError."""
+        with part.held:
+            await self._run_within(order, part, emit)
 
+    async def _run_within(self, order: DrawOrder, part: Part, emit: Emit) -> None:
         def on_wait(position: int, eta_s: float) -> None:
             emit(Queued(position, eta_s))
 
@@ -225,6 +232,7 @@ class Relay:
                 raise Untaken(busy) from None
             asked = time.perf_counter()
             result = await self._asker.ask(part, emit)
+        part.held.keep(sum(map(_bytes_of, result.images)))
         emit(
             Relayed(
                 backend=self.name,
@@ -244,6 +252,7 @@ class Relay:
             self._image(part, offset, found, timing_ms, links, emit)
             for offset, found in enumerate(result.images[: len(part.places)])
         ]
+        del result  # each image goes when it is decoded
         await asyncio.gather(*getting)
 
     async def _image(
@@ -269,10 +278,14 @@ class Relay:
             return
         started = time.perf_counter()
         try:
-            pixels = await self._fetcher.pixels(found)
+            pixels = await self._fetcher.pixels(found, part.held)
         except ProviderFailed as error:
             log.warning("provider_image_lost", backend=self.name, reason=error.message)
             emit(Failed(place, error))
             return
         fetched_ms = (time.perf_counter() - started) * 1000
         emit(Drawn(place, pixels, part.seeds[offset], timing_ms | {"fetch": fetched_ms}))
+
+
+def _bytes_of(found: ProviderImage | DanqingError) -> int:
+    return 0 if isinstance(found, DanqingError) or found.data is None else len(found.data)

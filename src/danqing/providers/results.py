@@ -14,6 +14,7 @@ from danqing.domain.task import Pixels
 from danqing.net.errors import OutboundError, OutboundRefused, OutboundTooLarge
 from danqing.net.outbound import Outbound
 from danqing.net.policy import Policy
+from danqing.providers.answers import Held
 from danqing.storage import inputs
 
 IMAGE_BYTES_MAX = 32 * 2**20
@@ -69,13 +70,22 @@ class Fetcher:
         self._budget = PixelBudget(PIXEL_BYTES_MAX)
         self._turns = asyncio.Semaphore(DECODERS)
 
-    async def fetch(self, url: str) -> bytes:
+    async def fetch(self, url: str, held: Held) -> bytes:
         """The bytes behind a link, asked for again and again: fresh links can be 404 for seconds.
+
+        They are held as they come.
 
         Raises ProviderFailed, at the latest after the time allowed.
         """
         end = time.monotonic() + self._timeout_s
         wait_s = _FIRST_WAIT_S
+        came = 0
+
+        async def on_body(count: int) -> None:
+            nonlocal came
+            await held.came(count)
+            came += count
+
         while True:
             left_s = end - time.monotonic()
             try:
@@ -87,6 +97,7 @@ class Fetcher:
                     timeout_s=max(0.1, min(left_s, _TRY_S_MAX)),
                     bytes_max=IMAGE_BYTES_MAX,
                     redirects_max=REDIRECTS_MAX,
+                    on_body=on_body,
                 )
                 if reply.status == 200:
                     return reply.content
@@ -96,22 +107,27 @@ class Fetcher:
                 raise ProviderFailed("The provider's image is too large.") from error
             except OutboundError:
                 pass
+            held.drop(came)
+            came = 0
             if time.monotonic() + wait_s >= end:
                 raise ProviderFailed("The provider's link to the image does not work.")
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, _WAIT_S_MAX)
 
-    async def pixels(self, image: ProviderImage) -> Pixels:
-        """The pixels of a provider's image. Raises ProviderFailed for what is none."""
+    async def pixels(self, image: ProviderImage, held: Held) -> Pixels:
+        """The pixels of a provider's image, which is held until then. Raises ProviderFailed for what is none."""
         if image.data is None:
             assert image.url is not None
-            data = await self.fetch(image.url)
+            data = await self.fetch(image.url, held)
         else:
             data = image.data
-        async with self._turns:
-            await self._budget.wait()
-            pixels = await asyncio.to_thread(decoded, data)
-            self._budget.count(pixels)
+        try:
+            async with self._turns:
+                await self._budget.wait()
+                pixels = await asyncio.to_thread(decoded, data)
+                self._budget.count(pixels)
+        finally:
+            held.drop(len(data))
         return pixels
 
 
