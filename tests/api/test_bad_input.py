@@ -186,6 +186,12 @@ def test_refused_prompts(server: LiveServer) -> None:
     openai = server.client.post(OPENAI, json={"prompt": REFUSED})
     assert openai.status_code == 400
     assert openai.json()["error"]["code"] == "content_policy_violation"
+    for stream in (False, True):
+        body = {"prompt": REFUSED, "model": "gpt-image-1", "stream": stream}
+        gpt_image = server.client.post(OPENAI, json=body)
+        assert gpt_image.status_code == 400
+        assert gpt_image.json()["error"]["code"] == "moderation_blocked"
+        assert gpt_image.json()["error"]["type"] == "image_generation_user_error"
     draw = server.client.post(DRAW, json={"prompt": REFUSED, "model": "draw"})
     assert draw.status_code == 200
     assert draw.json()["error"]["code"] == "content_policy_violation"

@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 
+from danqing.dialects.client import Incoming
+from danqing.dialects.openai_client import OpenAIClient
 from danqing.dialects.registry import DIALECTS
 from danqing.domain import errors
+from danqing.domain.sizes import Size
+from danqing.domain.task import Broken, Delivery, StreamHead
 
 EXAMPLES: dict[str, Any] = {
     "message": "Something is wrong.",
@@ -236,3 +240,41 @@ def test_openai_tells_the_rate_limit_it_refuses_by() -> None:
         assert not any(
             "ratelimit" in name for name in DIALECTS["openai"].encode_error(other, "r").headers
         )
+
+
+@pytest.mark.parametrize("name", ["openai", "openai_edits"])
+@pytest.mark.parametrize(
+    ("role", "stage"), [("user", "input"), ("history", "input"), ("assistant", "output")]
+)
+def test_a_refusal_by_gpt_image_is_its_providers_own(name: str, role: str, stage: str) -> None:
+    """`echo` is what GPT Image's deliveries have; dall-e's say content_policy_violation."""
+    error = errors.ContentRefused(role, 1, "ours")
+    reply = DIALECTS[name].encode_error(error, "r", Delivery(echo=True))
+    assert reply.status == 400
+    assert reply.body == {
+        "error": {
+            "message": "Your request was rejected by the safety system.",
+            "type": "image_generation_user_error",
+            "param": None,
+            "code": "moderation_blocked",
+            "moderation_details": {"moderation_stage": stage, "categories": []},
+        }
+    }
+    for other in (None, Delivery()):
+        dall_e = DIALECTS[name].encode_error(error, "r", other).body["error"]
+        assert dall_e["code"] == "content_policy_violation"
+        assert set(dall_e) == {"message", "type", "param", "code"}
+    read = OpenAIClient().decode_error(Incoming(400, json.dumps(reply.body).encode()))
+    assert isinstance(read, errors.ContentRefused)
+    assert read.role == ("assistant" if stage == "output" else "user")
+
+
+def test_a_stream_of_gpt_image_is_refused_as_its_answer_is() -> None:
+    head = StreamHead("task-1", 1, "gpt-image-1", "a cat", "medium", Size(1024, 1024), 1)
+    event = Broken(errors.ContentRefused("assistant", 1))
+    (told,) = DIALECTS["openai"].encode_event(event, head, Delivery(stream=True, echo=True))
+    assert isinstance(told.data, dict)
+    assert told.data["error"]["code"] == "moderation_blocked"
+    (told,) = DIALECTS["openai"].encode_event(event, head, Delivery(stream=True))
+    assert isinstance(told.data, dict)
+    assert told.data["error"]["code"] == "content_policy_violation"

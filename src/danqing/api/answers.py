@@ -26,12 +26,17 @@ def respond(reply: Reply, headers: dict[str, str] | None = None) -> Response:
 
 
 def refuse(
-    dialect: Dialect, error: DanqingError, request_id: str, *, close: bool = False
+    dialect: Dialect,
+    error: DanqingError,
+    request_id: str,
+    delivery: Delivery | None = None,
+    *,
+    close: bool = False,
 ) -> Response:
     """An error in the dialect's own shape; `close` ends the connection, its body unread."""
     unread = isinstance(error, BodyTooLarge | BodyTooSlow)
     headers = {"connection": "close"} if close or unread else {}
-    return respond(dialect.encode_error(error, request_id), headers)
+    return respond(dialect.encode_error(error, request_id, delivery), headers)
 
 
 def facts(call: Call, outcome: Outcome) -> dict[str, str]:

@@ -29,6 +29,7 @@ from danqing.api.requests import (
 from danqing.api.streams import begin_stream
 from danqing.dialects.base import Dialect, Upload, parse_json
 from danqing.domain.errors import DanqingError, ServerFault, Unavailable, UnsupportedField
+from danqing.domain.task import Delivery
 from danqing.observability.logging import get_logger
 from danqing.service.auth import Principal, require_scope
 from danqing.service.budget import Share
@@ -84,6 +85,7 @@ async def _handle(
         return refuse(dialect, error, request_id, close=True)
     dialect, model = context.dialects[pick(None)], ""
     outcome_code: str | None = "ok"
+    delivery: Delivery | None = None
 
     def record(code: str) -> None:
         context.metrics.requests.labels(dialect.name, model, code).inc()
@@ -100,7 +102,7 @@ async def _handle(
             _decode, request, context, dialect, body, principal, received_s, background
         )
         call = await to_thread(decode) if is_large else decode()
-        model = call.card.name
+        model, delivery = call.card.name, call.delivery
         if call.feed is not None:
             stream = await begin_stream(request, context.pipeline, dialect, call, record, share)
             outcome_code = None  # told when the stream has ended
@@ -115,7 +117,7 @@ async def _handle(
         return respond(reply, facts(call, outcome))
     except DanqingError as error:
         outcome_code = error.code
-        return refuse(dialect, error, request_id)
+        return refuse(dialect, error, request_id, delivery)
     except asyncio.CancelledError:
         outcome_code = Unavailable.code
         return refuse(

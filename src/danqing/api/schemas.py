@@ -50,8 +50,20 @@ IMAGES = _object(
 )
 """openai-openapi's ImagesResponse."""
 
+_DETAILS = _object({"moderation_stage": {"enum": ["input", "output"]}, "categories": _list(_TEXT)})
 OPENAI_ERROR = _object(
-    {"error": _object({"message": _TEXT, "type": _TEXT, "param": _NAME, "code": _NAME})}
+    {
+        "error": _object(
+            {
+                "message": _TEXT,
+                "type": _TEXT,
+                "param": _NAME,
+                "code": _NAME,
+                "moderation_details": _DETAILS,
+            },
+            ("message", "type", "param", "code"),
+        )
+    }
 )
 
 COMPLETION = _object(

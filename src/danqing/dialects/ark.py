@@ -118,7 +118,9 @@ class ArkDialect(Dialect):
     def encode_result(self, result: ImageResult, delivery: Delivery, reply_id: str) -> Reply:
         return ark_shapes.encode_images(result, delivery)
 
-    def encode_error(self, error: DanqingError, request_id: str) -> Reply:
+    def encode_error(
+        self, error: DanqingError, request_id: str, delivery: Delivery | None = None
+    ) -> Reply:
         return ark_shapes.encode_error(error, request_id)
 
     def encode_event(

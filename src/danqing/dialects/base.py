@@ -94,8 +94,13 @@ class Dialect(Protocol):
         """The answer for a task that delivered. `reply_id` is the answer's id where it has one."""
         ...
 
-    def encode_error(self, error: DanqingError, request_id: str) -> Reply:
-        """The answer for any error of the tree; `request_id` comes back as `x-request-id`."""
+    def encode_error(
+        self, error: DanqingError, request_id: str, delivery: Delivery | None = None
+    ) -> Reply:
+        """The answer for any error of the tree; `request_id` comes back as `x-request-id`.
+
+        `delivery` is the request's, where it came that far: what a model of its API would say.
+        """
         ...
 
     def encode_event(

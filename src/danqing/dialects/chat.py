@@ -87,7 +87,9 @@ class DrawDialect(Dialect):
     def encode_result(self, result: ImageResult, delivery: Delivery, reply_id: str) -> Reply:
         return openai_shapes.encode_images(result, delivery)
 
-    def encode_error(self, error: DanqingError, request_id: str) -> Reply:
+    def encode_error(
+        self, error: DanqingError, request_id: str, delivery: Delivery | None = None
+    ) -> Reply:
         reply = openai_shapes.encode_error(error, request_id)
         body = reply.body
         if isinstance(error, AuthError):
@@ -216,7 +218,9 @@ class ChatDialect(Dialect):
         }
         return Reply(200, body)
 
-    def encode_error(self, error: DanqingError, request_id: str) -> Reply:
+    def encode_error(
+        self, error: DanqingError, request_id: str, delivery: Delivery | None = None
+    ) -> Reply:
         return openai_shapes.encode_error(error, request_id)
 
     def encode_event(

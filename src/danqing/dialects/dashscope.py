@@ -88,7 +88,9 @@ class DashScopeDialect(Dialect):
     def encode_result(self, result: ImageResult, delivery: Delivery, reply_id: str) -> Reply:
         return openai_shapes.encode_images(result, delivery)
 
-    def encode_error(self, error: DanqingError, request_id: str) -> Reply:
+    def encode_error(
+        self, error: DanqingError, request_id: str, delivery: Delivery | None = None
+    ) -> Reply:
         return openai_shapes.encode_error(error, request_id)
 
 

@@ -131,7 +131,9 @@ class DashScopeMessages(Dialect):
         }
         return Reply(200, body)
 
-    def encode_error(self, error: errors.DanqingError, request_id: str) -> Reply:
+    def encode_error(
+        self, error: errors.DanqingError, request_id: str, delivery: Delivery | None = None
+    ) -> Reply:
         fault = encode_fault(error)
         body = {"code": fault["code"], "message": fault["message"], "request_id": request_id}
         return Reply(_shape(error).status, body, error_headers(error, request_id))

@@ -102,13 +102,15 @@ class OpenAIDialect(Dialect):
     def encode_result(self, result: ImageResult, delivery: Delivery, reply_id: str) -> Reply:
         return openai_shapes.encode_images(result, delivery)
 
-    def encode_error(self, error: DanqingError, request_id: str) -> Reply:
-        return openai_shapes.encode_error(error, request_id)
+    def encode_error(
+        self, error: DanqingError, request_id: str, delivery: Delivery | None = None
+    ) -> Reply:
+        return openai_shapes.encode_error(error, request_id, delivery)
 
     def encode_event(
         self, event: StreamEvent, head: StreamHead, delivery: Delivery
     ) -> list[ServerEvent]:
-        return openai_shapes.encode_event(event, head)
+        return openai_shapes.encode_event(event, head, delivery)
 
 
 def check_watermark(watermark: bool | None, card: Card) -> None:

@@ -249,7 +249,8 @@ def _error(answer: Incoming, error: Mapping[str, object]) -> DanqingError:
     field = field_of(error.get("param"))
     is_about_content = status < 500 and status not in _NO_REFUSAL
     if codes & _REFUSED_CODES or any("sensitivecontent" in code for code in codes):
-        return ContentRefused("user", 1)
+        stage = mapping_of(error.get("moderation_details")).get("moderation_stage")
+        return ContentRefused("assistant" if stage == "output" else "user", 1)
     if is_about_content and _REFUSED_WORDS.search(message):
         return ContentRefused("user", 1)
     if status == 403 or "waiver_required" in codes:

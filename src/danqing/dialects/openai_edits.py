@@ -155,13 +155,15 @@ class OpenAIEditsDialect(Dialect):
     def encode_result(self, result: ImageResult, delivery: Delivery, reply_id: str) -> Reply:
         return openai_shapes.encode_images(result, delivery)
 
-    def encode_error(self, error: DanqingError, request_id: str) -> Reply:
-        return openai_shapes.encode_error(error, request_id)
+    def encode_error(
+        self, error: DanqingError, request_id: str, delivery: Delivery | None = None
+    ) -> Reply:
+        return openai_shapes.encode_error(error, request_id, delivery)
 
     def encode_event(
         self, event: StreamEvent, head: StreamHead, delivery: Delivery
     ) -> list[ServerEvent]:
-        return openai_shapes.encode_event(event, head)
+        return openai_shapes.encode_event(event, head, delivery)
 
 
 class OpenAIVariationsDialect(Dialect):
@@ -201,8 +203,10 @@ class OpenAIVariationsDialect(Dialect):
     def encode_result(self, result: ImageResult, delivery: Delivery, reply_id: str) -> Reply:
         return openai_shapes.encode_images(result, delivery)
 
-    def encode_error(self, error: DanqingError, request_id: str) -> Reply:
-        return openai_shapes.encode_error(error, request_id)
+    def encode_error(
+        self, error: DanqingError, request_id: str, delivery: Delivery | None = None
+    ) -> Reply:
+        return openai_shapes.encode_error(error, request_id, delivery)
 
 
 def _read_edit(

@@ -21,6 +21,8 @@ from danqing.domain.task import (
 
 REFUSED = "Your request was rejected as a result of our safety system. "
 """Clients match this text, its last space included; dall-e's and draw's own."""
+BLOCKED = "Your request was rejected by the safety system."
+"""GPT Image's own."""
 
 _INVALID = "invalid_request_error"
 
@@ -85,8 +87,15 @@ def error_headers(error: errors.DanqingError, request_id: str) -> dict[str, str]
     return headers
 
 
-def encode_error(error: errors.DanqingError, request_id: str) -> Reply:
-    """`{"error": {message, type, param, code}}`, all four keys always there."""
+def encode_error(
+    error: errors.DanqingError, request_id: str, delivery: Delivery | None = None
+) -> Reply:
+    """`{"error": {message, type, param, code}}`, all four keys always there.
+
+    A refusal by GPT Image (see `Delivery.echo`) has its own code, and says what was refused.
+    """
+    if isinstance(error, errors.ContentRefused) and delivery is not None and delivery.echo:
+        return Reply(400, {"error": _blocked(error)}, error_headers(error, request_id))
     shape = next(SHAPES[cls] for cls in type(error).__mro__ if cls in SHAPES)
     message = REFUSED if isinstance(error, errors.ContentRefused) else error.message
     param: str | None = getattr(error, "param", None)
@@ -102,6 +111,17 @@ def encode_error(error: errors.DanqingError, request_id: str) -> Reply:
             "x-ratelimit-reset-requests": f"{max(1, math.ceil(error.retry_after_s))}s",
         }
     return Reply(shape.status, body, headers)
+
+
+def _blocked(error: errors.ContentRefused) -> dict[str, Any]:
+    stage = "output" if error.role == "assistant" else "input"
+    return {
+        "message": BLOCKED,
+        "type": "image_generation_user_error",
+        "param": None,
+        "code": "moderation_blocked",
+        "moderation_details": {"moderation_stage": stage, "categories": []},
+    }
 
 
 def encode_images(result: ImageResult, delivery: Delivery) -> Reply:
@@ -134,7 +154,7 @@ def _usage(usage: Usage) -> dict[str, Any]:
     }
 
 
-def encode_event(event: StreamEvent, head: StreamHead) -> list[ServerEvent]:
+def encode_event(event: StreamEvent, head: StreamHead, delivery: Delivery) -> list[ServerEvent]:
     """OpenAI's events (openai-openapi's ImageGenPartialImageEvent, ImageGenCompletedEvent and their edit twins).
 
     One `completed` for each image; an image that failed is left out, as it is of a plain answer. No
@@ -151,7 +171,7 @@ def encode_event(event: StreamEvent, head: StreamHead) -> list[ServerEvent]:
             if event.revised_prompt is not None:
                 data["revised_prompt"] = event.revised_prompt
         case Broken():
-            error = encode_error(event.error, head.reply_id).body["error"]
+            error = encode_error(event.error, head.reply_id, delivery).body["error"]
             return [ServerEvent({"type": "error", "error": error}, "error")]
         case _:
             return []

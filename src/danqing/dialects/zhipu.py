@@ -132,7 +132,9 @@ class ZhipuDialect(Dialect):
         levels = [{"role": found.role, "level": found.level} for found in result.safety]
         return Reply(200, {**reply.body, "content_filter": levels})
 
-    def encode_error(self, error: errors.DanqingError, request_id: str) -> Reply:
+    def encode_error(
+        self, error: errors.DanqingError, request_id: str, delivery: Delivery | None = None
+    ) -> Reply:
         shape = _shape(error)
         return Reply(shape.status, _error_body(error), error_headers(error, request_id))
 

@@ -99,7 +99,8 @@ class Delivery:
     asked_model: str | None = None
     """The model's name as the client wrote it, where answers repeat it."""
     echo: bool = False
-    """The answer states the effective size, quality and format, and usage (gpt-image's way)."""
+    """The answer states the effective size, quality and format, and usage, and a refusal what was refused
+    (gpt-image's way)."""
 
 
 @dataclass(frozen=True, slots=True)
