@@ -439,3 +439,24 @@ def test_the_reference_lists_both_bodies(edits: LiveServer) -> None:
     [form] = content["multipart/form-data"]["schema"]["anyOf"]
     assert form["properties"]["image"] == {"type": "string", "format": "binary"}
     assert "openai_edits (multipart/form-data)" in edits.client.get("/docs").text
+
+
+@pytest.mark.parametrize("path", ["/v1/images/edits", "/v1/images/variations"])
+@pytest.mark.parametrize(
+    ("model", "of", "expected"),
+    [
+        ("gpt-image-1", (300, 200), "1536x1024"),
+        ("gpt-image-1", (200, 300), "1024x1536"),
+        ("gpt-image-2", (480, 320), "480x320"),
+        ("dall-e-3", (350, 200), "1792x1024"),
+        ("dall-e-2", (300, 200), "256x256"),
+        ("pocket", (320, 192), "320x192"),
+    ],
+)
+def test_without_a_size_the_pictures_shape_counts(
+    edits: LiveServer, path: str, model: str, of: tuple[int, int], expected: str
+) -> None:
+    fields = {"model": model} | ({"prompt": "a hat"} if "edits" in path else {})
+    answer = post(edits, path, data=fields, files={"image": ("a.png", picture(of), "image/png")})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-danqing-size"] == expected

@@ -158,12 +158,12 @@ def test_little_is_needed() -> None:
         (None, GPT, "1024x1024", True),
         ("auto", GPT, "1024x1024", True),
         ("1536x1024", GPT, "1536x1024", False),
-        (None, DALLE, "1024x1024", False),
+        (None, DALLE, "1024x1024", True),
         ("auto", DALLE, "1024x1024", True),
         ("256x256", DALLE, "256x256", False),
     ],
 )
-def test_the_size_follows_the_picture_where_it_is_auto(
+def test_the_size_follows_the_picture_where_none_is_said(
     size: str | None, of: Card, expected: str, fits: bool
 ) -> None:
     form = [*FORM, *([] if size is None else [("size", size)])]

@@ -272,8 +272,7 @@ def _files(body: Mapping[str, object], name: str) -> list[Upload]:
 
 
 def read_edit_size(size: str | None, card: Card) -> tuple[Size, bool]:
-    """The size, and whether the first reference's counts instead: `auto`, the default of who takes it."""
-    auto = "auto" in card.sizes.named
-    if size == "auto" or (size is None and auto):
-        return (card.sizes.resolve("auto") if auto else card.sizes.default), True
-    return read_size(size, card), False
+    """The size, and whether the first reference's counts instead: for `auto`, and where nothing is said."""
+    if size not in (None, "auto"):
+        return read_size(size, card), False
+    return card.sizes.named.get("auto", card.sizes.default), True
