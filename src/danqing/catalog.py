@@ -193,7 +193,7 @@ class ModelRow(BaseModel):
     format: ImageFormat = "png"
     """The image format when a request names none."""
     references_max: int = Field(default=0, ge=0, le=REFERENCES_MAX)
-    """Pictures an edit may start from; 0 = the model only draws. No more than its backends take: pocket one."""
+    """Pictures an edit may start from, as its provider has it; 0 = the model only draws. A local family takes one."""
     features: tuple[Feature, ...] = ()
     """Optional parameters the model honours."""
 
@@ -363,16 +363,14 @@ def _card(name: str, row: ModelRow, file: _File, policy: str) -> Card:
         format=row.format,
         backend=backend,
         fallbacks=fallbacks,
-        references_max=min(row.references_max, *map(_references_max, (backend, *fallbacks))),
+        references_max=max(one.references_max for one in (backend, *fallbacks)),
         features=frozenset(row.features),
     )
 
 
-def _references_max(backend: Backend) -> int:
-    """How many pictures it can start from; of a relay the provider's own word counts, in the model's row."""
-    if backend.pipeline is not None:
-        return int(backend.pipeline.edits)
-    return REFERENCES_MAX if backend.is_relay else LOCAL_REFERENCES.get(backend.family, 0)
+def _local_references(row: FamilyRow) -> int:
+    """How many pictures it can start from."""
+    return LOCAL_REFERENCES.get(row.family, 0) if row.facts is None else int(row.facts.edits)
 
 
 def _backend(model: str, name: str | None, row: ModelRow, file: _File, fail: Any) -> Backend:
@@ -390,6 +388,7 @@ def _backend(model: str, name: str | None, row: ModelRow, file: _File, fail: Any
             presets=dict.fromkeys(row.qualities, RELAYED),
             labels=found.labels,
             rehost=found.rehost,
+            references_max=row.references_max,
         )
     presets = file.presets.get(found.presets, {})
     if missing := set(row.qualities.values()) - set(presets):
@@ -412,6 +411,7 @@ def _backend(model: str, name: str | None, row: ModelRow, file: _File, fail: Any
         presets=drawn,
         strength=_strength(file.strengths.get(found.presets)),
         pipeline=found.facts,
+        references_max=min(row.references_max, _local_references(found)),
     )
 
 

@@ -118,6 +118,8 @@ class Backend:
     """Who puts the visible AI label on its images."""
     rehost: bool = True
     """Its images are stored here; False passes a provider's links on."""
+    references_max: int = 1
+    """Pictures that it can start an edit of this model from."""
 
     @property
     def is_relay(self) -> bool:
@@ -150,7 +152,7 @@ class Card:
     fallbacks: tuple[Backend, ...] = ()
     """What draws, in this order, while the backend cannot and nothing was paid to it."""
     references_max: int = 0
-    """Pictures that an edit may start from; 0 = the model only draws."""
+    """Pictures that an edit may start from, by whichever backend takes most; 0 = the model only draws."""
     features: frozenset[str] = field(default_factory=frozenset[str])
     """Optional request parameters this model honours, e.g. "style", "response_format"."""
 

@@ -34,7 +34,8 @@ class Caller:
         task, card = order.task, order.card
         labels = row.labels == "provider" and not task.ai_label
         said = {
-            "prompt": bool(task.prompt),
+            # What is missing of these, only the caller can add.
+            **dict.fromkeys(("prompt", "image", "images", "mask"), True),
             "n": task.n != card.n_default,
             "size": task.size != card.sizes.default and not order.is_fitted,
             # What stands in `qualities` goes as the operator's word.
@@ -44,7 +45,6 @@ class Caller:
             "negative_prompt": bool(task.negative_prompt),
             "strength": task.strength is not None,
             **dict.fromkeys(("user", "user_id"), task.end_user is not None),
-            **dict.fromkeys(("image", "images", "mask"), bool(task.references)),
             **dict.fromkeys(LABEL_SWITCHES, labels),
         }
         return cls(frozenset(name for name, is_said in said.items() if is_said), order.label_switch)

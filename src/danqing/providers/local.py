@@ -55,7 +55,7 @@ class LocalProvider:
         self._decodes = asyncio.Semaphore(DECODES)
 
     async def check(self, task: ImageTask, card: Card) -> None:
-        """See Provider.check. The families honour all that their cards' requests can say, if it is not too long, but for some pipelines of diffusers."""
+        """See Provider.check. The families honour all that their cards' requests can say, if it is not too much, but for some pipelines of diffusers."""
         _check_fields(task, card)
         for name, text in (("prompt", task.prompt), ("negative_prompt", task.negative_prompt)):
             length = await self._client.measure(text) if text else None
@@ -105,6 +105,10 @@ class LocalProvider:
 
 def _check_fields(task: ImageTask, card: Card) -> None:
     """Raises UnsupportedField for what the card's network has no place for."""
+    most = card.backend.references_max
+    if len(task.references) > most:
+        param = task.references[0].param.partition("[")[0]
+        raise UnsupportedField(f"'{param}' may hold {most} here, not more.", param)
     facts, guidance = card.backend.pipeline, card.qualities[task.quality].guidance
     is_guided = guidance > 1 if facts is None else facts.takes_negative(guidance)
     if task.negative_prompt.strip() and not is_guided:
