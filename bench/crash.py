@@ -263,7 +263,7 @@ async def _broken(books: Books, configured: settings.Settings, accepted: set[str
     models, blobs = load_catalog(configured), Blobs(configured.blob_root)
     async with open_outbound() as outbound:
         service = make_service(configured, models, Metrics(), books, blobs, _NoProvider(), outbound)
-        await service.recovery.delete_orphans(older_than_s=0)
+        await service.retention.delete_orphans(older_than_s=0)
     known: set[str] = set()
     charged: Counter[str] = Counter()
     for row in await books.db.read(lambda conn: book_queries.every_task(conn)):

@@ -53,6 +53,7 @@ from danqing.service.pipeline import Pipeline
 from danqing.service.recovery import Recovery
 from danqing.service.references import References
 from danqing.service.reloads import Reloads
+from danqing.service.retention import Retention
 from danqing.service.screening import Screen
 from danqing.service.settling import Settler
 from danqing.service.webhooks import WebhookSender
@@ -307,9 +308,9 @@ async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books,
             every(settings.task_lease_s / 3, lambda: _sweep(recovery, books, metrics), stopping),
             every(settings.task_lease_s / 3, reloads.look, stopping),
             every(HOUSEKEEPING_S, books.refusals.prune, stopping),
-            every(HOUSEKEEPING_S, recovery.delete_expired, stopping),
-            every(HOUSEKEEPING_S, recovery.delete_orphans, stopping),
-            every(HOUSEKEEPING_S, recovery.prune, stopping),
+            every(HOUSEKEEPING_S, service.retention.delete_expired, stopping),
+            every(HOUSEKEEPING_S, service.retention.delete_orphans, stopping),
+            every(HOUSEKEEPING_S, service.retention.prune, stopping),
         ]
         try:
             context = _context(settings, models, metrics, books, service, engines, relays, reloads)
@@ -363,6 +364,7 @@ class Service:
 
     pipeline: Pipeline
     recovery: Recovery
+    retention: Retention
     gallery: Gallery
     references: References
     uploads: ByteBudget
@@ -418,15 +420,15 @@ def make_service(
         blocks=books.blocks,
         limiter=books.limiter,
     )
+    retention = Retention(books.db, ledger, blobs, metrics)
     recovery = Recovery(
-        db=books.db,
         ledger=ledger,
         pipeline=pipeline,
         deliverer=deliverer,
-        blobs=blobs,
+        retention=retention,
         lease_s=settings.task_lease_s,
     )
-    return Service(pipeline, recovery, gallery, references, budget, screen)
+    return Service(pipeline, recovery, retention, gallery, references, budget, screen)
 
 
 def _context(

@@ -190,6 +190,8 @@ class ModelRow(BaseModel):
     """Carry the visible AI label (the hidden one is always there)."""
     link_days: float = Field(default=30, gt=0, le=3650)
     """How long an image's links are good."""
+    image_days: float | None = Field(default=None, gt=0, le=3650)
+    """How long its images are kept, where that is not as long as `link_days`; while they are, fresh links can be had."""
     format: ImageFormat = "png"
     """The image format when a request names none."""
     references_max: int = Field(default=0, ge=0, le=REFERENCES_MAX)
@@ -360,6 +362,7 @@ def _card(name: str, row: ModelRow, file: _File, policy: str) -> Card:
         cancel=row.cancel,
         label=LabelRule(visible=row.label_visible),
         link_ttl_s=round(row.link_days * DAY_S),
+        image_ttl_s=None if row.image_days is None else round(row.image_days * DAY_S),
         format=row.format,
         backend=backend,
         fallbacks=fallbacks,

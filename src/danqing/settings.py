@@ -108,12 +108,18 @@ class Settings(BaseSettings):
     """The keys behind all tokens and links; `keys.json` in the data directory by default. Servers on one database share it."""
     blob_url: str | None = None
     """Where images are kept: a folder (in the data directory by default), or `s3://BUCKET/PREFIX?endpoint=URL&region=NAME`, whose credentials are in `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`."""
+    image_days_max: float | None = Field(default=None, gt=0, le=3650)
+    """No image is kept for longer than this many days, whatever its model or its account says."""
     public_url: str | None = Field(default=None, pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")
     """The address clients reach the server by; links begin with it."""
     host: str = "127.0.0.1"
     """The address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)
     """The port to listen on; 0 = any free one."""
+    cors_origins: tuple[
+        Annotated[str, Field(pattern=r"^(\*|https?://[A-Za-z0-9.\[\]:-]+)$")], ...
+    ] = ()
+    """Web pages that may call the APIs from a browser, e.g. `https://app.example.com`; `*` = all. Stored images are open to every page."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks whose forwarded headers count."""
     catalog_file: Path | None = None

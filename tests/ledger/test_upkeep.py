@@ -71,8 +71,11 @@ def test_blobs_are_known_by_their_images(database_url: str) -> None:
             "nonsense",
             "",
         ]
-        known = await books.db.read(lambda conn: image_queries.known_blobs(conn, keys))
-        assert known == {new.blob_key, old.blob_key}
+        for some in (keys, [f"20261121/{task.id}/0-{new.id}-w256.webp", f"ab/{old.id}-w512.webp"]):
+            named = await books.db.read(
+                lambda conn, some=some: image_queries.blobs_named_by(conn, some)
+            )
+            assert named == {new.blob_key, old.blob_key}
 
     with_books(database_url, test)
 

@@ -28,6 +28,7 @@ from danqing.service.gallery import Gallery
 from danqing.service.ledger import Ledger
 from danqing.service.pipeline import Pipeline
 from danqing.service.recovery import Recovery
+from danqing.service.retention import Retention
 from danqing.service.streaming import Feed
 from danqing.storage.blobs import Blobs
 
@@ -66,6 +67,7 @@ async def all_well(order: DrawOrder) -> AsyncGenerator[Event, None]:
 class House:
     pipeline: Pipeline
     recovery: Recovery
+    retention: Retention
     gallery: Gallery
     provider: Scripted
     ledger: Ledger
@@ -153,6 +155,7 @@ async def house(
             yield House(
                 service.pipeline,
                 service.recovery,
+                service.retention,
                 service.gallery,
                 provider,
                 books.ledger,

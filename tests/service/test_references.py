@@ -557,9 +557,9 @@ def test_pictures_without_a_task_are_swept_when_they_are_old(
             blob = h.images / task_folder(task_id) / "input-0.png"
             blob.parent.mkdir(parents=True)
             blob.write_bytes(picture())
-            real_ms = h.recovery._clock_ms()
-            monkeypatch.setattr(h.recovery, "_clock_ms", lambda: real_ms + age_s * 1000)
-            assert await h.recovery.delete_orphans() == (0 if kept else 1)
+            real_ms = h.retention._clock_ms()
+            monkeypatch.setattr(h.retention, "_clock_ms", lambda: real_ms + age_s * 1000)
+            assert await h.retention.delete_orphans() == (0 if kept else 1)
             assert blob.exists() == kept
 
     run(check())

@@ -56,7 +56,7 @@ async def get_account(request: Request, caller: Admin, account: str) -> dict[str
 
 @router.patch("/accounts/{account}", openapi_extra=takes(bodies.AccountPatch))
 async def change_account(request: Request, caller: Admin, account: str) -> dict[str, Any]:
-    """Suspend or restore; set the price multiplier, admin rights, the low-balance mark, the block level."""
+    """Suspend or restore; set the price multiplier, admin rights, the low-balance mark, the block level, how long images are kept."""
     accounts = context_of(request).books.accounts
     body = await read(request, bodies.AccountPatch, nulls=True)
     row = await named(request, account)
@@ -67,6 +67,8 @@ async def change_account(request: Request, caller: Admin, account: str) -> dict[
         asked.append(changes.low_balance(body.low_balance))
     if "block_level" in body.model_fields_set:
         asked.append(changes.block_level(body.block_level))
+    if "image_days" in body.model_fields_set:
+        asked.append(changes.image_days(body.image_days))
     if body.is_admin is not None:
         asked.append(changes.admin(body.is_admin))
     if body.suspended:

@@ -79,7 +79,7 @@ class AccountBody(Wire):
 
 
 class AccountPatch(Wire):
-    """`reason` is needed where `suspended` is true; null takes `low_balance` and `block_level` away."""
+    """`reason` is needed where `suspended` is true; null takes `low_balance`, `block_level` and `image_days` away."""
 
     suspended: bool | None = None
     reason: Reason | None = None
@@ -87,6 +87,7 @@ class AccountPatch(Wire):
     is_admin: bool | None = None
     low_balance: int | None = None
     block_level: int | None = None
+    image_days: int | None = None
 
 
 class TransferBody(Wire):

@@ -42,6 +42,7 @@ async def _caller(request: Request, scope: str) -> Principal:
 
 
 Admin = Annotated[Principal, Depends(admin)]
+Drawer = Annotated[Principal, Depends(drawer)]
 Holder = Annotated[Principal, Depends(holder)]
 
 

@@ -16,6 +16,7 @@ from danqing.api import (
     admin,
     admin_more,
     dashscope_tasks,
+    images,
     models,
     schemas,
     sign_in,
@@ -115,6 +116,7 @@ def v1(context: Context) -> FastAPI:
     _add_drawing(app, "/images/variations", always(variations), context, variations, bodies=FORM)
     app.include_router(models.router)
     app.include_router(tasks.router)
+    app.include_router(images.own)
     app.add_middleware(OpenAIHeaders)
     return app
 
@@ -156,6 +158,7 @@ def admin_v1(context: Context) -> FastAPI:
     app = _sub_app(context, "openai", "Danqing: administration")
     app.include_router(admin.router)
     app.include_router(admin_more.router)
+    app.include_router(images.anybodys)
     return app
 
 

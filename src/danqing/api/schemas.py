@@ -289,7 +289,38 @@ STORED_TASK = _object(
         "error": {
             "anyOf": [_object({"code": _TEXT, "message": _TEXT}), {"type": "null"}],
         },
-        "data": _list(_object({"url": LINK, "size": _TEXT, "seed": _NUMBER})),
+        "data": _list(
+            _object(
+                {"url": LINK, "thumbnail_url": LINK, "size": _TEXT, "seed": _NUMBER},
+                ("url", "size", "seed"),
+            )
+        ),
+    }
+)
+
+STORED_IMAGE = _object(
+    {
+        "id": _TEXT,
+        "object": {"const": "image.file"},
+        "account_id": _TEXT,
+        "task_id": _TEXT,
+        "created": _NUMBER,
+        "expires": _NUMBER,
+        "format": _TEXT,
+        "size": _TEXT,
+        "bytes": _NUMBER,
+        "label_visible": {"type": "boolean"},
+        "label_metadata": {"type": "boolean"},
+        "url": LINK,
+        "thumbnail_url": LINK,
+    }
+)
+STORED_IMAGES = _object(
+    {
+        "object": {"const": "list"},
+        "data": _list(STORED_IMAGE),
+        "last_id": {"type": ["string", "null"]},
+        "has_more": {"type": "boolean"},
     }
 )
 

@@ -15,6 +15,7 @@ from danqing import __version__
 from danqing.api import files, mounts, ops, reference
 from danqing.api.context import Context, attach
 from danqing.api.middleware import RequestLog
+from danqing.api.origins import Origins
 
 
 def build(context: Context) -> ASGIApp:
@@ -46,7 +47,7 @@ def build(context: Context) -> ASGIApp:
             # Else a path with a line break in it is no mount's, and is answered in none's shape.
             route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)
     reference.attach_to(app)
-    return RequestLog(app)
+    return RequestLog(Origins(app, context.settings.cors_origins))
 
 
 async def _on_stray(request: Request, error: Exception) -> Response:

@@ -14,6 +14,7 @@ from danqing.db.rows import (
     AccountRow,
     AuditRow,
     BlockedUserRow,
+    ImageRow,
     RedeemCodeRow,
     RefusalRow,
     TaskRow,
@@ -77,6 +78,7 @@ def account(row: AccountRow) -> Record:
         "has_password": row.password_hash is not None,
         "low_balance": row.low_balance,
         "block_level": row.block_level,
+        "image_days": row.image_days,
         "webhook_url": row.webhook_url,
         "deleted": _seconds(row.deleted_ms),
     }
@@ -150,6 +152,22 @@ def task(row: TaskRow) -> Record:
         "error": row.error and {name: row.error[name] for name in ("code", "message")},
         "end_user": row.end_user,
         "upstream": result.get("upstream", {}).get("requests", []),
+    }
+
+
+def image(row: ImageRow) -> Record:
+    return {
+        "id": row.id,
+        "object": "image.file",
+        "account_id": row.account_id,
+        "task_id": row.task_id,
+        "created": row.created_ms // 1000,
+        "expires": row.expires_ms // 1000,
+        "format": row.format,
+        "size": f"{row.width}x{row.height}",
+        "bytes": row.bytes,
+        "label_visible": row.label_visible,
+        "label_metadata": row.label_metadata,
     }
 
 

@@ -13,6 +13,7 @@ from danqing.api.context import context_of
 from danqing.api.requests import link_base
 from danqing.api.schemas import STORED_TASK, answers
 from danqing.db.rows import ImageRow, TaskRow
+from danqing.service.gallery import LISTED_LINK_S
 from danqing.service.records import StoredResult
 
 CANCEL_S_MAX = 10.0
@@ -51,6 +52,7 @@ def _shown(request: Request, row: TaskRow, images: list[ImageRow]) -> dict[str, 
     context = context_of(request)
     base_url = link_base(request, context.settings)
     upstream = StoredResult.of_json(row.result).upstream
+    link_s: int = row.request.get("link_ttl_s", LISTED_LINK_S)
     return {
         "id": row.id,
         "object": "image.task",
@@ -62,7 +64,7 @@ def _shown(request: Request, row: TaskRow, images: list[ImageRow]) -> dict[str, 
         "error": row.error and {name: row.error[name] for name in ("code", "message")},
         "data": [
             {
-                "url": context.gallery.link(image, base_url),
+                **context.gallery.links(image, base_url, link_s),
                 "size": f"{image.width}x{image.height}",
                 "seed": image.seed if upstream.seeded else None,
             }

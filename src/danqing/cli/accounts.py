@@ -118,12 +118,13 @@ def _add_making(account: typer.Typer) -> None:
         """Delete an account with its images; its name is free again, its books stay."""
 
         async def deed(books: Books, settings: Settings) -> int:
+            from danqing.service.thumbnails import copies_of
             from danqing.storage.blobs import Blobs
 
             row = await books.accounts.get(name)
             blob_keys = await books.accounts.delete(row.id, by=BY)
             blobs = Blobs(settings.blob_root)
-            for blob_key in blob_keys:
+            for blob_key in (key for one in blob_keys for key in (*copies_of(one), one)):
                 try:
                     await blobs.delete(blob_key)
                 except DanqingError as error:  # the account is deleted all the same
@@ -211,6 +212,26 @@ def _add_rights(account: typer.Typer) -> None:
             lambda books, _: books.accounts.change(name, changes.price(permille), by=BY),
         )
         typer.echo(f"account {name} pays {permille} thousandths")
+
+    @account.command("keep")
+    def keep(
+        name: AccountName,
+        days: Annotated[
+            int | None, typer.Argument(metavar="[DAYS]", help="As their models say if not given.")
+        ] = None,
+        data_dir: DataDir = None,
+        config: Config = None,
+    ) -> None:
+        """Set how many days an account's images are kept, those that are drawn from now on."""
+        from danqing.service import changes
+
+        run_on_books(
+            data_dir,
+            config,
+            lambda books, _: books.accounts.change(name, changes.image_days(days), by=BY),
+        )
+        kept = "as their models say" if days is None else f"for {days} days"
+        typer.echo(f"images of account {name} are kept {kept}")
 
     @account.command("admin")
     def admin(
@@ -302,6 +323,7 @@ def _facts(row: AccountRow, held: int, waivers: list[WaiverRow]) -> dict[str, ob
         "password": row.password_hash is not None,
         "low_balance": row.low_balance,
         "block_level": row.block_level,
+        "image_days": row.image_days,
         "webhook": row.webhook_url,
         "waiver": waiver and waiver.version,
         "waived": waiver and moment(waiver.signed_ms),

@@ -120,9 +120,9 @@ def draw(
 
 
 def _add_commands() -> None:
-    from danqing.cli import accounts, inspect, models, moderation, redeem, tokens, upkeep
+    from danqing.cli import accounts, images, inspect, models, moderation, redeem, tokens, upkeep
 
-    for commands in (models, accounts, tokens, redeem, moderation, upkeep, inspect):
+    for commands in (models, accounts, tokens, redeem, images, moderation, upkeep, inspect):
         commands.register(app)
 
 

@@ -150,6 +150,7 @@ _TOKEN_FACTS = (
         accounts.c.is_admin,
         accounts.c.price_permille,
         accounts.c.block_level,
+        accounts.c.image_days,
         exists()
         .where(waivers.c.account_id == accounts.c.id, waivers.c.revoked_ms.is_(None))
         .label("waiver"),

@@ -126,6 +126,7 @@ class TokenFacts:
     deleted_ms: int | None
     is_admin: bool
     price_permille: int
+    image_days: int | None
     waiver: bool
     block_level: int | None
 

@@ -228,7 +228,7 @@ images = Table(
     Column("deleted_ms", BigInteger),
     Column("link_version", Integer, nullable=False, server_default=text("0")),
     UniqueConstraint("task_id", "idx"),
-    Index("images_account", "account_id", "id"),
+    Index("images_account", "account_id", "task_id", "idx"),
     Index("images_expiring", "expires_ms", sqlite_where=_THERE, postgresql_where=_THERE),
 )
 

@@ -54,7 +54,7 @@ def _conditions(wanted: TaskFilter) -> list[ColumnElement[bool]]:
     conditions = [
         tasks.c.account_id == wanted.account_id,
         # UUIDv7: with the account it is an index's range, so a long book costs nothing.
-        tasks.c.id >= _first_id(wanted.from_ms - CLOCK_SLACK_MS),
+        tasks.c.id >= first_id(wanted.from_ms - CLOCK_SLACK_MS),
         tasks.c.created_ms.between(wanted.from_ms, wanted.to_ms),
         tasks.c.background.is_(True),
         tasks.c.dialect.in_(list(wanted.dialects)),
@@ -68,7 +68,7 @@ def _conditions(wanted: TaskFilter) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def _first_id(at_ms: int) -> str:
+def first_id(at_ms: int) -> str:
     """Not above any UUIDv7 that is made at this moment or later."""
     digits = f"{max(at_ms, 0):012x}"
     return f"{digits[:8]}-{digits[8:]}"

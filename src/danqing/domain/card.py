@@ -147,12 +147,15 @@ class Card:
     cancel: Literal["void", "prorata", "full"]
     label: LabelRule
     link_ttl_s: int
+    """How long a link is good."""
     format: ImageFormat
     backend: Backend
     fallbacks: tuple[Backend, ...] = ()
     """What draws, in this order, while the backend cannot and nothing was paid to it."""
     references_max: int = 0
     """Pictures that an edit may start from, by whichever backend takes most; 0 = the model only draws."""
+    image_ttl_s: int | None = None
+    """How long an image is kept; None = as long as its first link is good."""
     features: frozenset[str] = field(default_factory=frozenset[str])
     """Optional request parameters this model honours, e.g. "style", "response_format"."""
 

@@ -57,6 +57,12 @@ class Metrics:
         self.characters_posted = Counter(
             "danqing_characters_posted_total", "Characters charged.", registry=self.registry
         )
+        self.blobs_deleted = Counter(
+            "danqing_blobs_deleted_total",
+            "Blobs deleted by housekeeping: expired, orphan, abandoned, extra.",
+            ("why",),
+            registry=self.registry,
+        )
         self.upload_bytes = Gauge(
             "danqing_upload_bytes",
             "Bytes of clients' pictures in memory, of uploads.bytes_at_once_max at most.",

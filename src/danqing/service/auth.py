@@ -60,6 +60,8 @@ class Principal:
     models: frozenset[str] | None
     """Models the token may draw with, in lower case; None = all."""
     rate_per_minute: int | None
+    image_days: int | None = None
+    """How long the account's images are kept; None = as their models say."""
     session: bool = False
     """The token is one that signing in made."""
     block_level: int | None = None
@@ -201,6 +203,7 @@ def _principal(facts: TokenFacts) -> Principal:
         price_permille=facts.price_permille,
         models=None if facts.models is None else frozenset(map(str.lower, facts.models)),
         rate_per_minute=facts.rate_per_minute,
+        image_days=facts.image_days,
         session=facts.kind == "session",
         block_level=facts.block_level,
     )

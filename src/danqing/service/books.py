@@ -10,6 +10,7 @@ from danqing.db.session import Database
 from danqing.service.accounts import Accounts
 from danqing.service.blocks import Blocks
 from danqing.service.codes import Codes
+from danqing.service.images import Images
 from danqing.service.keys import KeyFile, KeyFileError
 from danqing.service.ledger import Ledger, wall_clock_ms
 from danqing.service.ratelimit import RateLimiter
@@ -35,6 +36,7 @@ class Books:
     trail: Trail
     blocks: Blocks
     refusals: Refusals
+    images: Images
     signup: SignUp
     topup: TopUp
     limiter: RateLimiter
@@ -77,6 +79,7 @@ class Books:
             trail=trail,
             blocks=Blocks(db, trail, clock_ms),
             refusals=Refusals(db, clock_ms),
+            images=Images(db, trail, clock_ms),
             signup=signup,
             topup=TopUp(
                 db, ledger, trail, None if secret is None else parse_secret(secret), clock_ms

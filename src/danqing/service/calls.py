@@ -26,7 +26,7 @@ from danqing.domain.task import (
     Turned,
 )
 from danqing.service.auth import Principal
-from danqing.service.delivery import LabelPlan, StoredImage
+from danqing.service.delivery import LabelPlan, Life, StoredImage
 from danqing.service.ratelimit import Taken
 from danqing.service.references import Inputs
 from danqing.service.streaming import Feed
@@ -111,6 +111,7 @@ class Work:
     held: int
     order: DrawOrder
     plan: LabelPlan
+    life: Life
     inputs: Inputs | None = None
     """The pictures that an edit starts from, while they are in memory."""
     epoch: int = 1
@@ -241,5 +242,5 @@ def image_row(image: StoredImage, task_id: str, account_id: str, index: int) -> 
         label_visible=image.plan.visible,
         label_metadata=image.plan.metadata,
         created_ms=image.created_ms,
-        expires_ms=image.expires_s * 1000,
+        expires_ms=image.expires_ms,
     )

@@ -11,6 +11,8 @@ from danqing.domain.card import PERMILLE_MAX
 from danqing.service import webhooks
 from danqing.service.inputs import check_text, check_whole
 
+IMAGE_DAYS_MAX = 3650
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -63,6 +65,14 @@ def low_balance(characters: int | None) -> Change:
         check_whole(characters, "low_balance", 1, CHARACTERS_MAX)
     values = {"low_balance": characters}
     return Change("account.low_balance", values, values | {"low_balance_told": False})
+
+
+def image_days(days: int | None) -> Change:
+    """How long its images are kept from now on; None = as their models say. Raises InvalidField."""
+    if days is not None:
+        check_whole(days, "image_days", 1, IMAGE_DAYS_MAX)
+    values = {"image_days": days}
+    return Change("account.image_days", values, values)
 
 
 def webhook(url: str | None, allow_hosts: Iterable[str] = ()) -> Change:

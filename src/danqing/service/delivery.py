@@ -49,6 +49,24 @@ class LabelPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Life:
+    """How long an image is kept, and a link to it good at most. Seconds."""
+
+    image_s: int
+    link_s: int
+
+    @classmethod
+    def of(cls, card: Card, account_days: int | None, days_max: float | None) -> Life:
+        """The account's own time goes before the model's; `days_max` bounds both."""
+        image_s = card.image_ttl_s or card.link_ttl_s
+        if account_days is not None:
+            image_s = account_days * DAY_S
+        if days_max is not None:
+            image_s = min(image_s, round(days_max * DAY_S))
+        return cls(image_s, min(card.link_ttl_s, image_s))
+
+
+@dataclass(frozen=True, slots=True)
 class StoredImage:
     """One image in the blob store, with what its row and its link need. Times are Unix seconds."""
 
@@ -61,9 +79,14 @@ class StoredImage:
     sha256: str
     plan: LabelPlan
     created_ms: int
-    expires_s: int
+    life: Life
+
+    @property
+    def expires_ms(self) -> int:
+        return self.created_ms + self.life.image_s * 1000
 
 
+DAY_S = 86_400
 _NAME = re.compile(r"([0-9]+)-([0-9a-f]{11})\.([a-z]+)")
 
 
@@ -120,7 +143,7 @@ class Deliverer:
         drawn: Drawn,
         *,
         task_id: str,
-        link_ttl_s: int,
+        life: Life,
         delivery: Delivery,
         plan: LabelPlan,
         prompt: str,
@@ -165,7 +188,7 @@ class Deliverer:
                 sha256=hashlib.sha256(data).hexdigest(),
                 plan=plan,
                 created_ms=int(time.time() * 1000),
-                expires_s=int(time.time()) + link_ttl_s,
+                life=life,
             )
             return image, data, timing_ms
         raise Unavailable("No free image id was found.")
@@ -195,7 +218,7 @@ class Deliverer:
         await self._blobs.delete(blob_key)
 
     async def found(
-        self, task_id: str, *, seeds: Sequence[int], link_ttl_s: int, plan: LabelPlan
+        self, task_id: str, *, seeds: Sequence[int], life: Life, plan: LabelPlan
     ) -> dict[int, StoredImage]:
         """What a server stored whole for a task before it was killed, by index; the first where there are two."""
         images: dict[int, StoredImage] = {}
@@ -208,7 +231,6 @@ class Deliverer:
                 format, width, height = await asyncio.to_thread(codecs.measure, data)
             except ValueError:
                 continue
-            now_s = time.time()
             images[int(match[1])] = StoredImage(
                 image_id=match[2],
                 blob_key=key,
@@ -218,8 +240,8 @@ class Deliverer:
                 bytes_count=len(data),
                 sha256=hashlib.sha256(data).hexdigest(),
                 plan=plan,
-                created_ms=int(now_s * 1000),
-                expires_s=int(now_s) + link_ttl_s,
+                created_ms=int(time.time() * 1000),
+                life=life,
             )
         return images
 
@@ -227,22 +249,18 @@ class Deliverer:
         """Every blob of a task."""
         return await self._blobs.list(task_folder(task_id))
 
-    def link(self, image_id: str, format: ImageFormat, expires_s: int, base_url: str) -> str:
-        """The signed address of an image, for as long as it lives."""
-        return base_url + self._signer.sign(image_id, format, expires_s)
-
     def present(
         self, image: StoredImage, data: bytes, delivery: Delivery, base_url: str
     ) -> DeliveredImage:
         """What the answer says of a stored image: its link, or its bytes in base64."""
         inline = delivery.form == "b64_json"
+        expires_s = image.created_ms // 1000 + image.life.link_s
+        link = self._signer.sign(image.image_id, image.format, expires_s)
         return DeliveredImage(
             image_id=image.image_id,
             size=image.size,
             seed=image.seed,
             format=image.format,
-            url=None
-            if inline
-            else self.link(image.image_id, image.format, image.expires_s, base_url),
+            url=None if inline else base_url + link,
             b64=base64.b64encode(data).decode("ascii") if inline else None,
         )

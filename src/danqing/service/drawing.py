@@ -168,7 +168,7 @@ class Artist:
             image, data, timing_ms = await self._deliverer.store(
                 drawn,
                 task_id=work.task_id,
-                link_ttl_s=work.order.card.link_ttl_s,
+                life=work.life,
                 delivery=delivery,
                 plan=work.plan,
                 prompt=work.order.task.prompt,

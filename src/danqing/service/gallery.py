@@ -14,13 +14,13 @@ from danqing.db.task_queries import TaskFilter
 from danqing.domain.card import ImageFormat
 from danqing.domain.errors import DanqingError, EngineFailed, NotFound
 from danqing.domain.sizes import Size
-from danqing.domain.task import DeliveredImage, Delivery, ImageResult, TaskReport
+from danqing.domain.task import DeliveredImage, ImageResult, TaskReport
 from danqing.observability.logging import get_logger
 from danqing.service.calls import Outcome
 from danqing.service.ledger import Ledger
 from danqing.service.links import LinkRefused, LinkSigner
 from danqing.service.records import StoredRequest, StoredResult, error_of_json
-from danqing.service.thumbnails import Thumbnails, copies_of
+from danqing.service.thumbnails import SIZES_PX, Thumbnails, copies_of
 from danqing.service.upstream import passed_on
 from danqing.storage.blobs import Blobs
 
@@ -30,6 +30,8 @@ _LINK = re.compile(
     r"/files/([0-9a-f]{11})\.([a-z]+)\?x-expires=([0-9]+)&x-signature=([A-Za-z0-9_.-]+)(?:&|$)"
 )
 _ID = re.compile(r"[0-9a-f-]{36}")
+LISTED_LINK_S = 3600
+"""How long links in lists of images are good: whoever looks again gets fresh ones."""
 MEDIA_TYPE = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 
@@ -87,9 +89,15 @@ class Gallery:
             return None
         return await self.read(file, 0, file.bytes_count)
 
-    def link(self, image: ImageRow, base_url: str) -> str:
-        """A link to an image's row, good as long as the image is kept."""
-        return base_url + self._signer.sign(image.id, image.format, image.expires_ms // 1000)
+    def link(self, image: ImageRow, base_url: str, link_s: int) -> str:
+        """A fresh link to an image, good for so many seconds, and no longer than the image is kept."""
+        expires_s = min(int(time.time()) + link_s, image.expires_ms // 1000)
+        return base_url + self._signer.sign(image.id, image.format, expires_s, image.link_version)
+
+    def links(self, image: ImageRow, base_url: str, link_s: int = LISTED_LINK_S) -> dict[str, str]:
+        """Fresh addresses of an image and of its copy for galleries."""
+        url = self.link(image, base_url, link_s)
+        return {"url": url, "thumbnail_url": f"{url}&w={SIZES_PX[0]}"}
 
     async def read(self, file: StoredFile, start: int, end: int) -> bytes:
         """Bytes [start, end) of an image."""
@@ -156,7 +164,7 @@ class Gallery:
         images |= {index: passed_on(link) for index, link in result.upstream.links.items()}
         for image in await self._ledger.images(row.id):
             if _is_there(image):
-                images[image.idx] = await self._present(image, request.delivery, base_url)
+                images[image.idx] = await self._present(image, request, base_url)
         if not any(isinstance(image, DeliveredImage) for image in images.values()):
             raise NotFound("The images of this task are no longer kept.")
         return Outcome(
@@ -204,15 +212,17 @@ class Gallery:
                 raise NotFound(error.message, "task_id") from None
         return report if row.error is None else replace(report, error=error_of_json(row.error))
 
-    async def _present(self, image: ImageRow, delivery: Delivery, base_url: str) -> DeliveredImage:
-        inline = delivery.form == "b64_json"
+    async def _present(
+        self, image: ImageRow, request: StoredRequest, base_url: str
+    ) -> DeliveredImage:
+        inline = request.delivery.form == "b64_json"
         data = await self._blobs.get(image.blob_key) if inline else b""
         return DeliveredImage(
             image_id=image.id,
             size=Size(image.width, image.height),
             seed=image.seed,
             format=cast("ImageFormat", image.format),
-            url=None if inline else self.link(image, base_url),
+            url=None if inline else self.link(image, base_url, request.life.link_s),
             b64=base64.b64encode(data).decode("ascii") if inline else None,
         )
 

@@ -36,7 +36,7 @@ from danqing.observability.logging import get_logger
 from danqing.service.auth import Principal
 from danqing.service.blocks import Blocks
 from danqing.service.calls import Accepted, Call, Outcome, Work
-from danqing.service.delivery import LabelPlan
+from danqing.service.delivery import LabelPlan, Life
 from danqing.service.drawing import Artist
 from danqing.service.gallery import Gallery
 from danqing.service.ledger import KeyInUse, Ledger, StaleTask
@@ -189,6 +189,7 @@ class Pipeline:
             links=stored.delivery.form == "url",
         )
         work.held, work.plan, work.epoch = stored.held, stored.plan, row.epoch
+        work.life = stored.life
         self._works[row.id] = work
         self._keep(self._logged(work))
 
@@ -312,6 +313,7 @@ class Pipeline:
                 links=call.delivery.form == "url",
             ),
             plan=LabelPlan.of(card, task.ai_label, principal.waiver, self._settings.labels),
+            life=Life.of(card, principal.image_days, self._settings.image_days_max),
         )
         if inputs is not None:
             work.begin_from(inputs)
@@ -356,7 +358,7 @@ class Pipeline:
             seeds=order.seeds,
             held=work.held,
             received_s=call.received_s,
-            link_ttl_s=order.card.link_ttl_s,
+            life=work.life,
             input_pixels=0 if work.inputs is None else work.inputs.pixels,
             block_level=call.principal.block_level,
         )

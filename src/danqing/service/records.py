@@ -15,7 +15,7 @@ from danqing.domain.errors import DanqingError, NotFound
 from danqing.domain.sizes import Size
 from danqing.domain.task import Delivery, ImageSource, ImageTask, SafetyLevel, StreamHead
 from danqing.service.calls import Work
-from danqing.service.delivery import LabelPlan
+from danqing.service.delivery import LabelPlan, Life
 from danqing.service.upstream import Upstream
 
 Json = Mapping[str, Any]
@@ -31,7 +31,7 @@ _UNKEPT = (
 
 @dataclass(frozen=True, slots=True)
 class StoredRequest:
-    """A request as its row keeps it. `received_s` is Unix seconds, `link_ttl_s` seconds."""
+    """A request as its row keeps it. `received_s` is Unix seconds."""
 
     task: ImageTask
     delivery: Delivery
@@ -39,7 +39,7 @@ class StoredRequest:
     seeds: tuple[int, ...]
     held: int
     received_s: float
-    link_ttl_s: int
+    life: Life
     input_pixels: int = 0
     """Of the pictures that an edit starts from."""
     block_level: int | None = None
@@ -60,7 +60,8 @@ class StoredRequest:
             "seeds": list(self.seeds),
             "held": self.held,
             "received_s": self.received_s,
-            "link_ttl_s": self.link_ttl_s,
+            "link_ttl_s": self.life.link_s,
+            "image_ttl_s": self.life.image_s,
             "input_pixels": self.input_pixels,
         } | ({} if self.block_level is None else {"block_level": self.block_level})
 
@@ -93,7 +94,7 @@ class StoredRequest:
             seeds=tuple(kept["seeds"]),
             held=kept["held"],
             received_s=kept["received_s"],
-            link_ttl_s=kept["link_ttl_s"],
+            life=Life(kept.get("image_ttl_s", kept["link_ttl_s"]), kept["link_ttl_s"]),
             input_pixels=kept.get("input_pixels", 0),
             block_level=kept.get("block_level"),
         )

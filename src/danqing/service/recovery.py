@@ -1,4 +1,4 @@
-"""Cleaning up behind servers that died: tasks nobody works on, blobs nobody knows, images past their time.
+"""Taking over the tasks of servers that died: post what they had stored, draw again, or give back.
 
 Several servers may do it at once. Knows no HTTP; what is drawn again is drawn by the pipeline.
 """
@@ -6,35 +6,25 @@ Several servers may do it at once. Knows no HTTP; what is drawn again is drawn b
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from danqing.db import image_queries, log_queries, queries
 from danqing.db.rows import TaskRow
-from danqing.db.session import Database
 from danqing.domain.card import Price
-from danqing.domain.errors import Cancelled, DanqingError
+from danqing.domain.errors import Cancelled
 from danqing.domain.task import Relayed
 from danqing.observability.logging import get_logger
 from danqing.service.calls import image_row
-from danqing.service.delivery import Deliverer, StoredImage, day_folder, task_ms
-from danqing.service.ledger import Ledger, StaleTask, wall_clock_ms
+from danqing.service.delivery import Deliverer, StoredImage
+from danqing.service.ledger import Ledger, StaleTask
 from danqing.service.pipeline import Pipeline
 from danqing.service.records import StoredRequest, StoredResult, error_json
-from danqing.service.references import is_input
+from danqing.service.retention import Retention
 from danqing.service.upstream import Upstream
-from danqing.storage.blobs import Blobs
 
 log = get_logger(__name__)
 
 DRAWS_MAX = 2
 """A task is requeued once."""
-ORPHAN_AGE_S = 3600.0
-"""A blob that is no image's is deleted after this long: younger ones may be on their way into the books."""
-ORPHAN_DAYS = 2
-PRUNE_DAYS = 30
-_DAY_MS = 86_400_000
-_BATCH = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +42,17 @@ class Recovery:
     def __init__(
         self,
         *,
-        db: Database,
         ledger: Ledger,
         pipeline: Pipeline,
         deliverer: Deliverer,
-        blobs: Blobs,
+        retention: Retention,
         lease_s: float,
-        clock_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
-        self._db = db
         self._ledger = ledger
         self._pipeline = pipeline
         self._deliverer = deliverer
-        self._blobs = blobs
+        self._retention = retention
         self._lease_s = lease_s
-        self._clock_ms = clock_ms
         self._silent: dict[str, tuple[int, int, float]] = {}
         """Overdue tasks: epoch, lease, and since when (monotonic) neither has changed."""
 
@@ -105,7 +91,7 @@ class Recovery:
         stored = _request(row)
         if stored is not None and row.cancel_ms is None:
             found = await self._deliverer.found(
-                row.id, seeds=stored.seeds, link_ttl_s=stored.link_ttl_s, plan=stored.plan
+                row.id, seeds=stored.seeds, life=stored.life, plan=stored.plan
             )
             again = (
                 (row.background or row.client_key is not None)
@@ -124,7 +110,7 @@ class Recovery:
                 return
         await self._end(row)
         done.expired.append(row.id)
-        await self._delete(await self._deliverer.keys(row.id), "its task was given back")
+        await self._retention.delete(await self._deliverer.keys(row.id), "abandoned")
 
     async def _end(self, row: TaskRow) -> None:
         """Give the hold back."""
@@ -162,81 +148,7 @@ class Recovery:
         log.warning("task_posted_after_crash", task=row.id, images=len(found), charged=charge)
         kept = {image.blob_key for image in found.values()}
         extra = [key for key in await self._deliverer.keys(row.id) if key not in kept]
-        await self._delete(extra, "extra")
-
-    async def delete_expired(self) -> int:
-        """Delete images whose links have ended; how many."""
-        count = 0
-        while True:
-            now_ms = self._clock_ms()
-            rows = await self._db.read(
-                lambda conn, now_ms=now_ms: image_queries.expired_images(conn, now_ms, _BATCH)
-            )
-            # The blobs first: whatever happens between, the rows are found again.
-            gone = await self._delete([row.blob_key for row in rows], "past its time")
-            ids = [row.id for row in rows if row.blob_key in gone]
-            await self._db.write(
-                lambda conn, ids=ids, now_ms=now_ms: image_queries.mark_images_deleted(
-                    conn, ids, now_ms
-                )
-            )
-            count += len(ids)
-            if len(rows) < _BATCH or not ids:
-                return count
-
-    async def delete_orphans(self, older_than_s: float = ORPHAN_AGE_S) -> int:
-        """Delete the last days' blobs that are no image's and whose task is over; how many.
-
-        Most are deleted with their tasks: these are of servers that were stopped for longer than
-        their leases, and died right after they woke and wrote.
-        """
-        now_ms = self._clock_ms()
-        count = await self._blobs.sweep_parts(now_ms / 1000 - older_than_s)
-        for day in range(ORPHAN_DAYS):
-            keys = await self._blobs.list(day_folder(now_ms - day * _DAY_MS))
-            for at in range(0, len(keys), _BATCH):
-                orphans = await self._orphans(keys[at : at + _BATCH], now_ms, older_than_s)
-                await self._delete(orphans, "orphan")
-                count += len(orphans)
-        return count
-
-    async def prune(self) -> None:
-        """Forget webhooks that were delivered or given up, and sessions that were over, a month ago."""
-        before_ms = self._clock_ms() - PRUNE_DAYS * _DAY_MS
-        await self._db.write(lambda conn: log_queries.prune_outbox(conn, before_ms))
-        await self._db.write(lambda conn: queries.prune_sessions(conn, before_ms))
-
-    async def _orphans(self, keys: list[str], now_ms: int, older_than_s: float) -> list[str]:
-        known = await self._db.read(lambda conn: image_queries.known_blobs(conn, keys))
-        orphans: list[str] = []
-        for key in keys:
-            if key in known:
-                continue
-            task_id = key.split("/")[1]
-            row = await self._ledger.task(task_id)
-            if row is None and is_input(key):
-                # The one kind of blob that is written before its task: a server died in between.
-                if task_ms(task_id) < now_ms - older_than_s * 1000:
-                    orphans.append(key)
-            elif row is None:
-                # A task is written before its blobs: these are another installation's, or of a
-                # time that the database has lost. Not ours to delete.
-                log.error("blob_without_task", key=key)
-            elif row.finished_ms is not None and row.finished_ms < now_ms - older_than_s * 1000:
-                orphans.append(key)
-        return orphans
-
-    async def _delete(self, keys: list[str], why: str) -> set[str]:
-        """Delete blobs; those that are gone."""
-        gone: set[str] = set()
-        for key in keys:
-            try:
-                await self._deliverer.discard(key)
-                gone.add(key)
-                log.info("blob_deleted", key=key, why=why)
-            except DanqingError as error:
-                log.error("blob_left_behind", key=key, code=error.code)
-        return gone
+        await self._retention.delete(extra, "extra")
 
 
 def _request(row: TaskRow) -> StoredRequest | None:

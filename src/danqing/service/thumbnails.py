@@ -34,6 +34,10 @@ def copies_of(blob_key: str) -> list[str]:
     return [copy_key(blob_key, side_px) for side_px in SIZES_PX]
 
 
+def is_copy(blob_key: str) -> bool:
+    return _COPY.fullmatch(blob_key) is not None
+
+
 def stem_of(blob_key: str) -> str:
     """What an image's key and its copies' have in common."""
     copy = _COPY.fullmatch(blob_key)

@@ -273,7 +273,7 @@ class Blobs:
         except (BaseError, OSError) as error:
             raise _unavailable(error) from error
 
-    async def sweep_parts(self, older_than_s: float) -> int:
+    async def sweep_parts(self, older_than_s: float, *, dry_run: bool = False) -> int:
         """Remove what writers that were killed left half written, and their probes; how many there were.
 
         A folder's store writes to "NAME#1" and renames; its listing does not show those. S3 has none.
@@ -283,12 +283,14 @@ class Blobs:
             removed = 0
             for meta in [meta for page in obstore.list(self._store, _PROBE) for meta in page]:
                 if meta["last_modified"].timestamp() < older_than_s:
-                    obstore.delete(self._store, meta["path"])
+                    if not dry_run:
+                        obstore.delete(self._store, meta["path"])
                     removed += 1
             for path in [] if self._folder is None else self._folder.rglob("*#*"):
                 with suppress(FileNotFoundError):
                     if _PART.fullmatch(path.name) and path.stat().st_mtime < older_than_s:
-                        path.unlink()
+                        if not dry_run:
+                            path.unlink()
                         removed += 1
             return removed
 

@@ -1,0 +1,142 @@
+"""Stored images on the command line: images, sweep. Knows no SQL; prints plain lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from danqing.cli.books import BY, Config, DataDir, moment, run_on_books, show
+from danqing.domain.errors import DanqingError
+from danqing.settings import Settings
+
+if TYPE_CHECKING:
+    from danqing.app import Books
+    from danqing.storage.blobs import Blobs
+
+T = TypeVar("T")
+
+IMAGE_ROWS = 1000
+ImageId = Annotated[str, typer.Argument(metavar="ID", help="As its link has it.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    images = typer.Typer(no_args_is_help=True, help="Stored images and their links.")
+    app.add_typer(images, name="images")
+    _add_images(images)
+    _add_sweep(app)
+
+
+def _with_blobs(
+    data_dir: Path | None,
+    config: Path | None,
+    deed: Callable[[Books, Blobs, Settings], Awaitable[T]],
+) -> T:
+    """What `deed` returns, done on the open books and the image store."""
+
+    async def inside(books: Books, settings: Settings) -> T:
+        from danqing.storage.blobs import open_blobs
+
+        async with open_blobs(settings.blob_root) as blobs:
+            return await deed(books, blobs, settings)
+
+    return run_on_books(data_dir, config, inside)
+
+
+def _add_images(images: typer.Typer) -> None:
+    @images.command("list")
+    def list_images(
+        account: Annotated[str, typer.Option("--account", help="Whose.")],
+        data_dir: DataDir = None,
+        config: Config = None,
+    ) -> None:
+        """List an account's kept images, newest first: id, size, format, bytes, made, kept until, task; tab-separated."""
+
+        async def deed(books: Books, _: Settings) -> None:
+            account_id = (await books.accounts.get(account)).id
+            after = ""
+            while rows := await books.images.page(account_id, after, IMAGE_ROWS):
+                for row in rows:
+                    size = f"{row.width}x{row.height}"
+                    times = moment(row.created_ms), moment(row.expires_ms)
+                    show(row.id, size, row.format, row.bytes, *times, row.task_id)
+                after = rows[-1].id
+
+        run_on_books(data_dir, config, deed)
+
+    @images.command("delete")
+    def delete(image_id: ImageId, data_dir: DataDir = None, config: Config = None) -> None:
+        """Delete an image: its links are dead at once. What it cost is not given back."""
+        from danqing.service.thumbnails import copies_of
+
+        async def deed(books: Books, blobs: Blobs, _: Settings) -> None:
+            blob_key = await books.images.delete(image_id, by=BY)
+            for key in (*copies_of(blob_key), blob_key):
+                try:
+                    await blobs.delete(key)
+                except DanqingError as error:  # it is deleted all the same: the sweep finds it
+                    typer.echo(f"{key}: {error}", err=True)
+
+        _with_blobs(data_dir, config, deed)
+        typer.echo(f"image {image_id} deleted")
+
+    @images.command("revoke")
+    def revoke(
+        image_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="One image.")] = None,
+        account: Annotated[
+            str | None, typer.Option("--account", help="All images of this account.")
+        ] = None,
+        data_dir: DataDir = None,
+        config: Config = None,
+    ) -> None:
+        """Void every link to an image, or to an account's images, that was given out until now; fresh ones can be had."""
+        from danqing.cli.main import fail
+
+        async def deed(books: Books, _: Settings) -> int:
+            if image_id is not None:
+                await books.images.revoke_links(image_id, by=BY)
+                return 1
+            row = await books.accounts.get(account or "")
+            return await books.images.revoke_links_of(row.id, by=BY)
+
+        if (image_id is None) == (account is None):
+            fail("name an image, or an account by --account", 2)
+        typer.echo(f"links revoked: {run_on_books(data_dir, config, deed)} images")
+
+
+def _add_sweep(app: typer.Typer) -> None:
+    @app.command("sweep")
+    def sweep(
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Say it, delete nothing.")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+        data_dir: DataDir = None,
+        config: Config = None,
+    ) -> None:
+        """Delete images past their time and blobs that nobody knows, beside running servers too. Blobs of tasks that this database does not know are named, never deleted; images whose blob is gone are named, and the exit code is 1."""
+        from danqing.service.retention import Retention, Swept
+
+        async def deed(books: Books, blobs: Blobs, _: Settings) -> Swept:
+            return await Retention(books.db, books.ledger, blobs).sweep(dry_run=dry_run)
+
+        swept = _with_blobs(data_dir, config, deed)
+        if as_json:
+            typer.echo(json.dumps({"dry_run": dry_run} | asdict(swept)))
+        else:
+            show("expired images", swept.expired, f"{swept.expired_bytes} bytes")
+            show("orphaned blobs", len(swept.orphans))
+            show("half-written files", swept.parts)
+            show("blobs of unknown tasks, kept", len(swept.strangers))
+            show("images without a blob", len(swept.missing))
+            for key in swept.orphans if dry_run else ():
+                show("orphan", key)
+            for key in swept.strangers:
+                show("unknown", key)
+            for image_id in swept.missing:
+                show("missing", image_id)
+        if swept.missing:
+            raise typer.Exit(1)
