@@ -36,6 +36,7 @@ def register(app: typer.Typer) -> None:
     _add_making(account)
     _add_changing(account)
     _add_rights(account)
+    _add_keeping(account)
     _add_money(app)
 
 
@@ -213,26 +214,6 @@ def _add_rights(account: typer.Typer) -> None:
         )
         typer.echo(f"account {name} pays {permille} thousandths")
 
-    @account.command("keep")
-    def keep(
-        name: AccountName,
-        days: Annotated[
-            int | None, typer.Argument(metavar="[DAYS]", help="As their models say if not given.")
-        ] = None,
-        data_dir: DataDir = None,
-        config: Config = None,
-    ) -> None:
-        """Set how many days an account's images are kept, those that are drawn from now on."""
-        from danqing.service import changes
-
-        run_on_books(
-            data_dir,
-            config,
-            lambda books, _: books.accounts.change(name, changes.image_days(days), by=BY),
-        )
-        kept = "as their models say" if days is None else f"for {days} days"
-        typer.echo(f"images of account {name} are kept {kept}")
-
     @account.command("admin")
     def admin(
         name: AccountName,
@@ -273,6 +254,28 @@ def _add_rights(account: typer.Typer) -> None:
             lambda books, _: books.accounts.change(name, changes.block_level(number), by=BY),
         )
         typer.echo(f"block level of account {name}: {level}")
+
+
+def _add_keeping(account: typer.Typer) -> None:
+    @account.command("keep")
+    def keep(
+        name: AccountName,
+        days: Annotated[
+            int | None, typer.Argument(metavar="[DAYS]", help="As their models say if not given.")
+        ] = None,
+        data_dir: DataDir = None,
+        config: Config = None,
+    ) -> None:
+        """Set how many days an account's images are kept, those that are drawn from now on."""
+        from danqing.service import changes
+
+        run_on_books(
+            data_dir,
+            config,
+            lambda books, _: books.accounts.change(name, changes.image_days(days), by=BY),
+        )
+        kept = "as their models say" if days is None else f"for {days} days"
+        typer.echo(f"images of account {name} are kept {kept}")
 
 
 def _add_money(app: typer.Typer) -> None:

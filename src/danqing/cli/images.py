@@ -40,8 +40,10 @@ def _with_blobs(
     """What `deed` returns, done on the open books and the image store."""
 
     async def inside(books: Books, settings: Settings) -> T:
+        from danqing.observability.logging import configure
         from danqing.storage.blobs import open_blobs
 
+        configure(settings)  # what housekeeping logs is no result: it goes to stderr
         async with open_blobs(settings.blob_root) as blobs:
             return await deed(books, blobs, settings)
 
