@@ -31,7 +31,7 @@ from danqing.engine.families.base import Family
 from danqing.engine.families.load import LoadError, pipelines
 from danqing.engine.families.memory import cards
 from danqing.engine.messages import Begin, Job
-from danqing.guard import make_screen
+from danqing.guard import ASKED_AT_ONCE, make_screen
 from danqing.net.outbound import Outbound
 from danqing.observability.logging import get_logger
 from danqing.observability.metrics import Metrics
@@ -51,6 +51,7 @@ from danqing.service.links import LinkSigner
 from danqing.service.outbox import Outbox
 from danqing.service.pipeline import Pipeline
 from danqing.service.recovery import Recovery
+from danqing.service.referee import Referee
 from danqing.service.references import References
 from danqing.service.reloads import Reloads
 from danqing.service.retention import Retention
@@ -289,11 +290,12 @@ async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books,
         open_engines(settings, models, metrics) as engines,
         open_outbound() as outbound,
         open_outbound(sum(row.concurrency_max for row in models.relays.values())) as relaying,
+        open_outbound(ASKED_AT_ONCE) as asking,
     ):
         relays = make_relays(models, relaying, metrics)
         local = {name: LocalProvider(client) for name, client in engines.items()}
         provider = Router(local | relays)
-        service = make_service(settings, models, metrics, books, blobs, provider, outbound)
+        service = make_service(settings, models, metrics, books, blobs, provider, outbound, asking)
         sender = WebhookSender(
             Outbox(books.db),
             outbound,
@@ -380,11 +382,12 @@ def make_service(
     blobs: Blobs,
     provider: Provider,
     outbound: Outbound,
+    asking: Outbound | None = None,
 ) -> Service:
-    """The use case on these books, drawing by this provider. Raises ValueError for a setting it cannot use."""
+    """The use case on these books, drawing by this provider. `asking` asks the operator's own services. Raises ValueError for a setting it cannot use."""
     signer = LinkSigner(books.keys.derive("links"))
     ledger = books.ledger
-    screen = make_screen(settings, metrics)
+    screen = make_screen(settings, metrics, asking or outbound, models)
 
     async def is_taken(image_id: str) -> bool:
         return await ledger.image(image_id) is not None
@@ -413,8 +416,7 @@ def make_service(
             lease_s=settings.task_lease_s,
         ),
         settler=Settler(ledger, deliverer, references, metrics),
-        screen=screen,
-        refusals=books.refusals,
+        referee=Referee(screen, books.refusals),
         references=references,
         gallery=gallery,
         blocks=books.blocks,

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
+from danqing.catalog import Catalog
+from danqing.domain.ports import ImageJudge
+from danqing.engine.classifier import Classifier, ClassifierError
+from danqing.net.outbound import Outbound
 from danqing.observability.metrics import Metrics
+from danqing.service.judges import ApiJudge, ClassifierJudge
 from danqing.service.moderation import TextModerator
+from danqing.service.remote import Remote
 from danqing.service.screening import Screen
 from danqing.settings import Settings, SettingsError
+
+ASKED_AT_ONCE = 256
+"""Requests to the operator's own services over connections that are kept."""
+API_TRIES = 2
+"""Judging twice costs nothing."""
 
 
 def make_moderator(settings: Settings) -> TextModerator:
@@ -27,6 +40,57 @@ def make_moderator(settings: Settings) -> TextModerator:
         raise SettingsError(f"moderation: {error}") from None
 
 
-def make_screen(settings: Settings, metrics: Metrics) -> Screen:
-    """Raises SettingsError."""
-    return Screen(partial(make_moderator, settings), metrics)
+def make_screen(
+    settings: Settings, metrics: Metrics, outbound: Outbound, models: Catalog
+) -> Screen:
+    """All that judges texts and images; `outbound` asks the API. Raises SettingsError naming the field."""
+    _check_relays(settings, models)
+    wanted = settings.moderation
+    api = _api(settings, outbound)
+    images: ImageJudge | None = None
+    if wanted.images == "api":
+        images = api
+    elif wanted.images == "classifier":
+        assert wanted.classifier is not None
+        try:
+            images = ClassifierJudge(Classifier(wanted.classifier, settings.engine.threads))
+        except ClassifierError as error:
+            raise SettingsError(f"moderation.classifier: {error}") from None
+    return Screen(
+        partial(make_moderator, settings),
+        metrics,
+        text_judge=api if wanted.api.texts else None,
+        image_judge=images,
+        fails_open=wanted.on_failure == "open",
+    )
+
+
+def _api(settings: Settings, outbound: Outbound) -> ApiJudge | None:
+    wanted = settings.moderation.api
+    if wanted.base_url is None:
+        return None
+    key = None if wanted.key is None else wanted.key.get_secret_value()
+    remote = Remote(wanted.base_url, key, outbound, timeout_s=wanted.timeout_s, tries=API_TRIES)
+    return ApiJudge(remote, wanted)
+
+
+def _check_relays(settings: Settings, models: Catalog) -> None:
+    """Images that never come here cannot be judged. Raises SettingsError naming the field."""
+    if settings.moderation.images == "none":
+        return
+    for name, row in models.relays.items():
+        if not row.rehost:
+            raise SettingsError(
+                f"catalog: backends.{name}.rehost: its images must come here to be judged "
+                f'(moderation.images is "{settings.moderation.images}")'
+            )
+
+
+@asynccontextmanager
+async def open_screen(settings: Settings, models: Catalog) -> AsyncIterator[Screen]:
+    """The same without a server. Raises SettingsError."""
+    outbound = Outbound()
+    try:
+        yield make_screen(settings, Metrics(), outbound, models)
+    finally:
+        await outbound.aclose()

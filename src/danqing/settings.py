@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import model_validator as _model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableVariable
 
 _SECTION = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+_BASE_URL = r"^https?://[^\s/?#@]+(/[^\s?#]*)?$"
+
+
+def sendable(key: SecretStr | None) -> SecretStr | None:
+    """The key. Raises ValueError for one that no header takes; it is not in the message."""
+    if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,4096}", key.get_secret_value()):
+        raise ValueError("a key is 1 to 4096 printable ASCII characters without blanks")
+    return key
 
 
 class SettingsError(Exception):
@@ -55,6 +67,45 @@ class LabelSettings(BaseModel):
     """Let a signed waiver drop the hidden label too."""
 
 
+Score = Annotated[float, Field(ge=0, le=2)]
+
+
+class ModerationApiSettings(BaseModel):
+    """A moderation API of OpenAI's shape."""
+
+    model_config = _SECTION
+
+    base_url: str | None = Field(default=None, pattern=_BASE_URL)
+    """What `/moderations` follows: `https://api.openai.com/v1`. Without it nobody is asked."""
+    key: SecretStr | None = None
+    """Its key, sent as a bearer token."""
+    model: str = Field(default="omni-moderation-latest", min_length=1, max_length=200)
+    """The model that judges."""
+    texts: bool = True
+    """Ask it about texts."""
+    timeout_s: float = Field(default=5, ge=0.1, le=60)
+    """It has failed when no answer came after this long."""
+    levels: tuple[Score, Score, Score] = (0.95, 0.8, 0.4)
+    """A category's scores from which a text or image has level 0, 1 and 2; above 1 is never reached."""
+    category_levels: dict[str, tuple[Score, Score, Score]] = {}
+    """The same for single categories: `{"sexual/minors" = [0.3, 0.1, 0.05]}`."""
+    flagged_level: int = Field(default=1, ge=0, le=3)
+    """The level, or a worse one, of what it flags."""
+
+    @field_validator("key")
+    @classmethod
+    def _sendable(cls, value: SecretStr | None) -> SecretStr | None:
+        return sendable(value)
+
+    @field_validator("levels", "category_levels")
+    @classmethod
+    def _falling(cls, value: Any) -> Any:
+        for levels in value.values() if isinstance(value, dict) else (value,):
+            if list(levels) != sorted(levels, reverse=True):
+                raise ValueError("thresholds fall, as in [0.9, 0.7, 0.4]")
+        return value
+
+
 class ModerationSettings(BaseModel):
     """What texts and images are checked against (docs/moderation.md)."""
 
@@ -68,6 +119,21 @@ class ModerationSettings(BaseModel):
     """Use the bundled list."""
     allow_lists: tuple[Path, ...] = ()
     """Your lists of harmless phrases, one a line: a listed term within one of them is no hit."""
+    images: Literal["none", "api", "classifier"] = "none"
+    """Who judges images, clients' pictures and previews: nobody, the moderation API, or your own classifier."""
+    classifier: Path | None = None
+    """Your classifier: an ONNX file, with a TOML file of the same name beside it (docs/moderation.md)."""
+    on_failure: Literal["closed", "open"] = "closed"
+    """Where the API or the classifier gives no verdict: "closed" answers 503 and draws nothing, "open" lets it through; both are counted and logged."""
+    api: ModerationApiSettings = ModerationApiSettings()
+
+    @_model_validator(mode="after")
+    def _whole(self) -> ModerationSettings:
+        if self.images == "api" and self.api.base_url is None:
+            raise ValueError('images = "api" needs api.base_url')
+        if (self.images == "classifier") != (self.classifier is not None):
+            raise ValueError('images = "classifier" and classifier = FILE need each other')
+        return self
 
 
 class UploadSettings(BaseModel):

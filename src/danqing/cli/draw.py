@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from danqing.domain.errors import (
 from danqing.domain.ids import uuid7
 from danqing.domain.ports import DrawOrder
 from danqing.domain.task import SEED_MAX, Drawn, Failed, ImageTask, InputImage
-from danqing.guard import make_moderator
+from danqing.guard import open_screen
 from danqing.service.delivery import LabelPlan, finish, new_image_id
 from danqing.settings import Settings
 from danqing.storage.inputs import read_mask, read_reference, read_repainted
@@ -70,7 +70,6 @@ async def run(settings: Settings, options: DrawOptions) -> list[Path]:
     card = models.find(options.model, "openai")
     pictures = await asyncio.to_thread(_pictures, card, options)
     task = _task(card, options, pictures)
-    make_moderator(settings).require({"user": (task.prompt, task.negative_prompt)})
     plan = LabelPlan.of(card, True, False, settings.labels)
     seed = task.seed if task.seed is not None else secrets.randbelow(SEED_MAX + 1)
     format = _format(card, options.output)
@@ -85,7 +84,12 @@ async def run(settings: Settings, options: DrawOptions) -> list[Path]:
         mask=pictures.mask,
     )
     paths: list[Path] = []
-    async with open_provider(settings, models, card) as provider:
+    async with AsyncExitStack() as stack:
+        screen = await stack.enter_async_context(open_screen(settings, models))
+        await screen.texts({"user": (task.prompt, task.negative_prompt)})
+        for picture in order.references:
+            await screen.picture(picture.data)
+        provider = await stack.enter_async_context(open_provider(settings, models, card))
         await provider.check(task, card)
         with StepBar(task.n, card.qualities[task.quality].steps) as bar:
             async with aclosing(provider.draw(order)) as events:
@@ -94,6 +98,7 @@ async def run(settings: Settings, options: DrawOptions) -> list[Path]:
                     if isinstance(event, Failed):
                         raise event.error
                     if isinstance(event, Drawn):
+                        await screen.image(event.pixels)
                         path = _path(options.output, event, task.n, format)
                         data = await asyncio.to_thread(
                             finish,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from danqing.domain.card import Card
-from danqing.domain.task import Event, ImageTask, InputImage
+from danqing.domain.task import Event, ImageTask, InputImage, Pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,4 +50,38 @@ class Provider(Protocol):
 
         Closing the iterator (aclose) cancels what is still going on.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a judge says of a text or a picture; level 0 is the worst, 3 harmless."""
+
+    level: int
+    category: str | None = None
+
+
+class JudgeFailed(Exception):
+    """A judge gave no verdict. The text says why, and holds nothing of what was to be judged."""
+
+
+class TextJudge(Protocol):
+    """Whoever judges texts beside the word lists. `source` is its name in metrics and records."""
+
+    @property
+    def source(self) -> str: ...
+
+    async def texts(self, texts: Sequence[str]) -> Sequence[Verdict]:
+        """One verdict for each. Raises JudgeFailed."""
+        ...
+
+
+class ImageJudge(Protocol):
+    """Whoever judges pictures, H x W x 3."""
+
+    @property
+    def source(self) -> str: ...
+
+    async def image(self, pixels: Pixels) -> Verdict:
+        """Raises JudgeFailed."""
         ...

@@ -22,7 +22,7 @@ class Metrics:
         )
         self.stage_seconds = Histogram(
             "danqing_stage_seconds",
-            "Time an image spent in a stage: queue, encode, denoise, decode, upstream, fetch, label, store.",
+            "Time an image spent in a stage: queue, encode, denoise, decode, upstream, fetch, moderate, label, store.",
             ("stage",),
             buckets=_STAGE_BUCKETS,
             registry=self.registry,

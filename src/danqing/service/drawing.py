@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import aclosing
 from dataclasses import replace
 from fractions import Fraction
@@ -30,6 +31,7 @@ from danqing.service.ledger import Ledger, StaleTask
 from danqing.service.looks import Looks
 from danqing.service.references import References
 from danqing.service.screening import Screen
+from danqing.service.upstream import worst_of
 
 log = get_logger(__name__)
 
@@ -65,9 +67,8 @@ class Artist:
 
         Raises StaleTask when the lease is lost, ContentRefused, and what the provider raises.
         """
-        await self._extend(work)
         storing: list[asyncio.Task[None]] = []
-        looks = Looks(self._deliverer, work)
+        looks = Looks(self._deliverer, self._screen, work)
         drawing = asyncio.create_task(self._draw_and_store(work, storing, looks))
         renewing = asyncio.create_task(self._renew(work))
         try:
@@ -99,6 +100,7 @@ class Artist:
     async def _draw_and_store(
         self, work: Work, storing: list[asyncio.Task[None]], looks: Looks
     ) -> None:
+        await self._extend(work)  # while the lease is renewed: who is asked may take a while
         if (
             work.order.task.is_edit and work.inputs is None
         ):  # another server, or we before, took it on
@@ -164,7 +166,14 @@ class Artist:
     async def _store(self, work: Work, drawn: Drawn) -> None:
         """One image, finished and stored; what goes wrong with it is its own result."""
         delivery = work.call.delivery
+        started = time.perf_counter()
         try:
+            if self._screen.sees_images:
+                found = await self._screen.image(
+                    drawn.pixels, "assistant", work.call.principal.block_level
+                )
+                work.safety = worst_of(*work.safety, *found)
+                drawn.timing_ms["moderate"] = (time.perf_counter() - started) * 1000
             image, data, timing_ms = await self._deliverer.store(
                 drawn,
                 task_id=work.task_id,

@@ -1,14 +1,16 @@
-"""Looks at unfinished images for a streamed answer: labelled, encoded, never stored. Knows no money, no HTTP."""
+"""Looks at unfinished images for a streamed answer: judged, labelled, encoded, never stored. Knows no money, no HTTP."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 
+from danqing.domain.errors import ContentRefused, Unavailable
 from danqing.domain.task import PartialImage, Preview
 from danqing.observability.logging import get_logger
 from danqing.service.calls import Work
 from danqing.service.delivery import Deliverer
+from danqing.service.screening import Screen
 
 log = get_logger(__name__)
 
@@ -16,8 +18,9 @@ log = get_logger(__name__)
 class Looks:
     """Makes the partial images of one task, those of one image in turn; Delivery bounds how many there are."""
 
-    def __init__(self, deliverer: Deliverer, work: Work) -> None:
+    def __init__(self, deliverer: Deliverer, screen: Screen, work: Work) -> None:
         self._deliverer = deliverer
+        self._screen = screen
         self._work = work
         self._waiting: dict[int, deque[Preview]] = {}
         self._showing: dict[int, asyncio.Task[None]] = {}
@@ -45,6 +48,9 @@ class Looks:
         while waiting := self._waiting.get(index):
             preview = waiting.popleft()
             try:
+                await self._screen.image(
+                    preview.pixels, "assistant", self._work.call.principal.block_level
+                )
                 size, b64 = await self._deliverer.preview(
                     preview.pixels,
                     produce_id=self._work.task_id,
@@ -52,6 +58,8 @@ class Looks:
                     plan=self._work.plan,
                     prompt=self._work.order.task.prompt,
                 )
+            except (ContentRefused, Unavailable):
+                continue  # counted; what becomes of the image is decided when it is whole
             except Exception:  # a look less is no reason to lose the image
                 log.exception("preview_crashed", task=self._work.task_id)
                 continue

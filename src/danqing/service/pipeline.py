@@ -17,7 +17,6 @@ from danqing.domain.card import Card, multiplied
 from danqing.domain.errors import (
     Busy,
     Cancelled,
-    ContentRefused,
     DanqingError,
     DuplicateRequestId,
     EngineFailed,
@@ -42,10 +41,10 @@ from danqing.service.gallery import Gallery
 from danqing.service.ledger import KeyInUse, Ledger, StaleTask
 from danqing.service.ratelimit import RateLimiter, Taken
 from danqing.service.records import StoredRequest, stored_head, stream_head
+from danqing.service.referee import Referee
 from danqing.service.references import Inputs, References
-from danqing.service.refusals import Refusals
-from danqing.service.screening import Screen
 from danqing.service.settling import Settler, TakenOver, result_of
+from danqing.service.upstream import worst_of
 from danqing.settings import Settings
 
 log = get_logger(__name__)
@@ -68,8 +67,7 @@ class Pipeline:
         ledger: Ledger,
         artist: Artist,
         settler: Settler,
-        screen: Screen,
-        refusals: Refusals,
+        referee: Referee,
         references: References,
         gallery: Gallery,
         blocks: Blocks,
@@ -80,8 +78,7 @@ class Pipeline:
         self._ledger = ledger
         self._artist = artist
         self._settler = settler
-        self._screen = screen
-        self._refusals = refusals
+        self._referee = referee
         self._references = references
         self._gallery = gallery
         self._blocks = blocks
@@ -110,6 +107,7 @@ class Pipeline:
             inputs = await self._references.check(
                 call.task, call.principal.account_id, call.request_id
             )
+            safety = worst_of(*safety, *await self._referee.look_at(call, inputs))
         work = self._work(call, uuid7(), inputs)
         work.safety = safety
         running = self._keep(self._opened_and_drawn(work))
@@ -224,7 +222,7 @@ class Pipeline:
         await self._artist.check(call)
         if call.task.end_user is not None:
             await self._blocks.require_free(principal.account_id, call.task.end_user)
-        return await self._moderate(call)
+        return await self._referee.read(call)
 
     async def _require_some_quota(self, call: Call) -> None:
         """Fetch and decode nothing for who cannot pay for the smallest size. Raises QuotaExceeded."""
@@ -237,30 +235,6 @@ class Pipeline:
 
     def _drawable(self, card: Card) -> Card:
         return self._catalog.drawable(card, self._settings.standin)
-
-    async def _moderate(self, call: Call) -> tuple[SafetyLevel, ...]:
-        """Check what the client wrote. A refusal is kept with the end user, so that one can be blocked."""
-        task = call.task
-        try:
-            return await self._screen.texts(
-                {"user": (task.prompt, task.negative_prompt), "history": task.history},
-                call.principal.block_level,
-            )
-        except ContentRefused as error:
-            await self._note_refusal(call, error)
-            raise
-
-    async def _note_refusal(
-        self, call: Call, error: ContentRefused, task_id: str | None = None
-    ) -> None:
-        await self._refusals.note(
-            error,
-            account_id=call.principal.account_id,
-            dialect=call.dialect,
-            model=call.card.name,
-            end_user=call.task.end_user,
-            task_id=task_id,
-        )
 
     async def _replayed(self, call: Call, first: TaskRow) -> Outcome | Accepted:
         """The answer of the task that has the call's key: waited for, then encoded anew."""
@@ -404,7 +378,7 @@ class Pipeline:
             work.stop(work.stopped or "server")
         try:
             error = await self._end_of(drawing, work)
-            await self._note_refusals(work, error)
+            await self._referee.note_all(work, error)
             return await self._settled(work, error)
         finally:
             work.release()
@@ -428,12 +402,6 @@ class Pipeline:
             case crash:
                 log.error("task_crashed", task=work.task_id, exc_info=crash)
                 return ServerFault()
-
-    async def _note_refusals(self, work: Work, error: DanqingError | None) -> None:
-        """Keep who refused what of a task, once for each."""
-        found = [one for one in (error, *work.images.values()) if isinstance(one, ContentRefused)]
-        for refused in {(one.source, one.level): one for one in found}.values():
-            await self._note_refusal(work.call, refused, work.task_id)
 
     async def _settled(self, work: Work, error: DanqingError | None) -> Outcome:
         if isinstance(error, StaleTask):

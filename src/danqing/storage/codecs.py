@@ -83,6 +83,24 @@ def thumbnail(data: bytes, side_px: int) -> bytes:
     return encode(small, "webp", xmp=metadata.read(data).xmp, compression=THUMBNAIL_QUALITY)
 
 
+def within(pixels: Pixels, side_max: int) -> Pixels:
+    """The image, made smaller where a side is longer than this."""
+    if max(pixels.shape[:2]) <= side_max:
+        return pixels
+    image = Image.fromarray(pixels)
+    image.thumbnail((side_max, side_max), Image.Resampling.BOX)
+    return np.asarray(image)
+
+
+def decode_within(data: bytes, side_max: int) -> Pixels:
+    """Decode to H x W x 3, no side longer than this; of a JPEG no more is decoded than it needs. Raises OSError."""
+    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
+        image.draft("RGB", (side_max, side_max))
+        small = image if image.mode == "RGB" else image.convert("RGB")
+        small.thumbnail((side_max, side_max), Image.Resampling.BOX)
+        return np.array(small)
+
+
 def decode_mask(data: bytes) -> Mask:
     """Decode a mask to H x W booleans: True where it is (more than half) transparent. Raises OSError."""
     with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image:
