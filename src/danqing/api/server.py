@@ -46,7 +46,7 @@ def build(context: Context) -> ASGIApp:
         if isinstance(route, Mount):
             # Else a path with a line break in it is no mount's, and is answered in none's shape.
             route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)
-    reference.attach_to(app)
+    reference.attach_to(app, context)
     return RequestLog(Origins(app, context.settings.cors_origins))
 
 
