@@ -20,11 +20,9 @@ async def app(scope, receive, send) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving():
+async def serving(app=app, http=protocol.GuardedProtocol):
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app, http=protocol.GuardedProtocol, lifespan="off", log_config=None, timeout_keep_alive=1
-    )
+    config = uvicorn.Config(app, http=http, lifespan="off", log_config=None, timeout_keep_alive=1)
     server = uvicorn.Server(config)
     work = asyncio.create_task(server.serve(sockets=[listener]))
     try:
@@ -99,3 +97,79 @@ def test_a_head_without_end_is_refused_early() -> None:
             writer.close()
 
     asyncio.run(check())
+
+
+def test_who_never_reads_a_stream_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The application hears of it as of any hang-up, and little of what it sent is kept meanwhile."""
+    monkeypatch.setattr(protocol, "UNREAD_S_MAX", 0.3)
+    gone = asyncio.Event()
+    kept: list[int] = []
+
+    async def endless(scope, receive, send) -> None:
+        await receive()  # the request
+        watch = asyncio.ensure_future(receive())
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not watch.done():
+            await send({"type": "http.response.body", "body": bytes(200_000), "more_body": True})
+            await asyncio.sleep(0)
+        assert watch.result()["type"] == "http.disconnect"
+        gone.set()
+
+    class Watched(protocol.GuardedProtocol):
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            kept.append(self.transport.get_write_buffer_size())
+
+    async def check() -> None:
+        async with serving(endless, Watched) as port:
+            _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1000)
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            await asyncio.wait_for(gone.wait(), 60)
+            writer.transport.abort()
+            assert max(kept) < 500_000
+
+    asyncio.run(check())
+
+
+def test_who_reads_slowly_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check() -> None:
+        protocol_ = protocol.GuardedProtocol.__new__(protocol.GuardedProtocol)
+        transport = protocol_.transport = Waiting(1_000_000)  # type: ignore[assignment]
+        protocol_.loop = Later()  # type: ignore[assignment]
+        protocol_._expect()
+        for _ in range(9):
+            transport.size -= protocol.UNREAD_BYTES
+            protocol_.loop.go()  # type: ignore[attr-defined]
+            assert not transport.is_aborted
+        transport.size -= protocol.UNREAD_BYTES - 1
+        protocol_.loop.go()  # type: ignore[attr-defined]
+        assert transport.is_aborted
+
+    asyncio.run(check())
+
+
+class Waiting:
+    """A transport with so much unread."""
+
+    is_aborted = False
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def get_write_buffer_size(self) -> int:
+        return self.size
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+class Later:
+    """A loop whose timers end when the test says so."""
+
+    def call_later(self, delay_s: float, deed, *args) -> Later:
+        self.go = lambda: deed(*args)
+        return self
+
+    def cancel(self) -> None:
+        pass

@@ -10,6 +10,7 @@ import random
 import weakref
 from collections import Counter
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,67 @@ def test_nothing_leaves_once_it_is_cut() -> None:
     feed.finish(ImageResult(1, "m", (delivered(0),), "a cat"))
     assert taken(feed) == []
     assert feed.left == set()
+
+
+@given(st.lists(st.one_of(st.integers(1, 60), st.just("take")), max_size=40))
+def test_base64_of_finished_images_waits_in_the_store(deeds: list[int | str]) -> None:
+    """However many wait for a slow reader: little of them is in memory, and all of them leave whole."""
+    bound, streaming.IMAGES_CHARS_MAX = streaming.IMAGES_CHARS_MAX, 80
+
+    async def check() -> None:
+        kept: dict[str | None, str] = {}
+
+        async def load(image: DeliveredImage) -> DeliveredImage:
+            return replace(image, b64=kept[image.blob_key])
+
+        feed, out, told = Feed(load), [], 0
+        for deed in [*deeds, *["take"] * len(deeds)]:
+            if isinstance(deed, str):
+                await feed.prepare()
+                out += [event for event in [feed.take()] if event]
+            else:
+                kept[str(told)] = "x" * deed
+                image = DeliveredImage(str(told), Size(8, 8), 0, "png", None, "x" * deed, str(told))
+                feed.tell(FinishedImage(told, image))
+                told += 1
+            chars = [len(one.image.b64 or "") for one in feed._waiting]
+            assert sum(chars) <= 80 + 60, "and the one that is next"
+        assert [event.image.b64 for event in out] == [kept[str(at)] for at in range(told)]
+        assert feed.kept == set(range(told))
+
+    try:
+        run(check())
+    finally:
+        streaming.IMAGES_CHARS_MAX = bound
+
+
+def test_a_stream_and_its_replay_read_images_from_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "IMAGES_CHARS_MAX", 1)
+
+    async def check() -> None:
+        async with house(tmp_path) as h:
+            seen: list[list[str | None]] = []
+            for _ in range(2):
+                feed = Feed(h.gallery.filled)
+                outcome = await h.draw(
+                    n=3, key=ClientKey("k" * 64, "f" * 64), feed=feed, delivery=STREAM
+                )
+                assert all(image.b64 is None for image in outcome.result.delivered)
+                waiting = [one for one in feed._waiting if isinstance(one, FinishedImage)]
+                assert sum(one.image.b64 is not None for one in waiting) <= 1
+                images = []
+                for _ in range(9):
+                    await feed.prepare()
+                    if isinstance(event := feed.take(), FinishedImage):
+                        images.append(event.image.b64)
+                seen.append(images)
+            assert len(seen[0]) == 3
+            assert all(base64.b64decode(b64).startswith(b"\x89PNG") for b64 in seen[0])
+            assert sorted(seen[0]) == sorted(seen[1])
+
+    run(check())
 
 
 @given(

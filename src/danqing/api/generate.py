@@ -156,7 +156,7 @@ def _decode(
         request_id=request.scope["danqing.request_id"],
         client_key=_client_key(request, principal, body, task.client_request_id),
         background=background,
-        feed=Feed() if delivery.stream else None,
+        feed=Feed(context.gallery.filled) if delivery.stream else None,
     )
 
 

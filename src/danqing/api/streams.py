@@ -180,6 +180,7 @@ class EventStream(Response):
         while True:
             if running.watch.done():
                 raise _Gone
+            await running.feed.prepare()
             event = running.feed.take()
             if event is None and running.drawing.done():
                 event = running.end()

@@ -113,7 +113,7 @@ class SafetyLevel:
 
 @dataclass(frozen=True, slots=True)
 class DeliveredImage:
-    """One image that came out: either `url` or `b64` is set."""
+    """One image that came out: either `url` or `b64` is set, or neither while its bytes are left where they are kept."""
 
     image_id: str
     size: Size
@@ -121,6 +121,8 @@ class DeliveredImage:
     format: ImageFormat
     url: str | None = None
     b64: str | None = None
+    blob_key: str | None = None
+    """Where the bytes of `b64` are kept."""
 
 
 @dataclass(frozen=True, slots=True)

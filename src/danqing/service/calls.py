@@ -202,6 +202,7 @@ class Work:
         self.stored[index] = stored
         self.images[index] = image
         if self.call.feed is not None:
+            self.images[index] = replace(image, b64=None)  # the feed has it, as long as it needs it
             self.call.feed.tell(FinishedImage(index, image, self.revised))
 
     def fail(self, index: int, error: DanqingError) -> None:

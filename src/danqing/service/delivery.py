@@ -263,4 +263,5 @@ class Deliverer:
             format=image.format,
             url=None if inline else base_url + link,
             b64=base64.b64encode(data).decode("ascii") if inline else None,
+            blob_key=image.blob_key if inline else None,
         )

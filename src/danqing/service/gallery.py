@@ -148,8 +148,8 @@ class Gallery:
             raise NotFound("No such task.", "task_id")
         return row
 
-    async def outcome(self, row: TaskRow, base_url: str) -> Outcome:
-        """The answer of a task that has ended, as it was, with fresh links.
+    async def outcome(self, row: TaskRow, base_url: str, *, aside: bool = False) -> Outcome:
+        """The answer of a task that has ended, as it was, with fresh links. `aside` leaves base64 for `filled`.
 
         Raises the error it ended with; NotFound where none of its images is there any more.
         """
@@ -164,7 +164,7 @@ class Gallery:
         images |= {index: passed_on(link) for index, link in result.upstream.links.items()}
         for image in await self._ledger.images(row.id):
             if _is_there(image):
-                images[image.idx] = await self._present(image, request, base_url)
+                images[image.idx] = await self._present(image, request, base_url, aside)
         if not any(isinstance(image, DeliveredImage) for image in images.values()):
             raise NotFound("The images of this task are no longer kept.")
         return Outcome(
@@ -212,19 +212,25 @@ class Gallery:
                 raise NotFound(error.message, "task_id") from None
         return report if row.error is None else replace(report, error=error_of_json(row.error))
 
+    async def filled(self, image: DeliveredImage) -> DeliveredImage:
+        """An image whose base64 was left aside, with it. Raises NotFound, Unavailable."""
+        assert image.blob_key is not None
+        data = await self._blobs.get(image.blob_key)
+        return replace(image, b64=base64.b64encode(data).decode("ascii"))
+
     async def _present(
-        self, image: ImageRow, request: StoredRequest, base_url: str
+        self, image: ImageRow, request: StoredRequest, base_url: str, aside: bool
     ) -> DeliveredImage:
         inline = request.delivery.form == "b64_json"
-        data = await self._blobs.get(image.blob_key) if inline else b""
-        return DeliveredImage(
+        shown = DeliveredImage(
             image_id=image.id,
             size=Size(image.width, image.height),
             seed=image.seed,
             format=cast("ImageFormat", image.format),
             url=None if inline else self.link(image, base_url, request.life.link_s),
-            b64=base64.b64encode(data).decode("ascii") if inline else None,
+            blob_key=image.blob_key if inline else None,
         )
+        return await self.filled(shown) if inline and not aside else shown
 
 
 def _started_ms(row: TaskRow) -> int | None:

@@ -256,7 +256,7 @@ class Pipeline:
                     row = await self._ledger.task(first.id) or row
         except TimeoutError:
             raise Unavailable(f"Task {first.id} is not done yet. Please retry later.") from None
-        outcome = await self._gallery.outcome(row, call.base_url)
+        outcome = await self._gallery.outcome(row, call.base_url, aside=call.feed is not None)
         if call.feed is not None:
             call.feed.finish(outcome.result)
         return outcome

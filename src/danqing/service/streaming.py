@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from danqing.domain.task import (
     Begun,
@@ -21,16 +23,23 @@ from danqing.service.ratelimit import Taken
 
 LOOKS_CHARS_MAX = 8_000_000
 """Base64 of partial images that waits for a slow reader; beyond this the oldest are dropped."""
+IMAGES_CHARS_MAX = 16_000_000
+"""The same of finished images; beyond this the next ones are read from the store when their turn comes."""
+
+Load = Callable[[DeliveredImage], Awaitable[DeliveredImage]]
+"""An image whose base64 was left aside, with it."""
 
 
 class Feed:
     """A queue with one reader, both ends in one event loop. Telling never waits.
 
-    It is bounded: an image is told once as finished or failed, and partial images give way. What has
-    been handed to the reader counts as having left, and is charged.
+    It is bounded: an image is told once as finished or failed, partial images give way, and of finished
+    ones the base64 does. What has been handed to the reader counts as having left, and is charged.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, load: Load | None = None) -> None:
+        """Without `load` no base64 is left aside."""
+        self._load = load
         self.head: StreamHead | None = None
         """Set once the task is paid for (or, in a replay, found)."""
         self.replayed = False
@@ -70,6 +79,8 @@ class Feed:
             self._numbers[event.index] = event.number
         else:
             self._ended.add(event.index)
+        if isinstance(event, FinishedImage):
+            event = self._slim(event)
         self._put(event)
         self._drop_old_looks()
 
@@ -102,6 +113,14 @@ class Feed:
             self._waiting.remove(look)
             chars -= len(look.b64)
 
+    def _slim(self, event: FinishedImage) -> FinishedImage:
+        """An image without its base64 where enough of that waits."""
+        waiting = [one.image.b64 or "" for one in self._waiting if isinstance(one, FinishedImage)]
+        chars = len(event.image.b64 or "")
+        if self._load is None or not waiting or sum(map(len, waiting)) + chars <= IMAGES_CHARS_MAX:
+            return event
+        return replace(event, image=replace(event.image, b64=None))
+
     # The reader's end
 
     async def begun(self, patience_s: float) -> StreamHead:
@@ -116,6 +135,17 @@ class Feed:
     async def filled(self) -> None:
         """Wait until `take` may have something."""
         await self._filled.wait()
+
+    async def prepare(self) -> None:
+        """Read what was left aside of the next event. Raises NotFound, Unavailable."""
+        event = self._waiting[0] if self._waiting else None
+        if not isinstance(event, FinishedImage) or event.image.url or event.image.b64:
+            return
+        if self._load is None or event.image.blob_key is None:
+            return
+        image = await self._load(event.image)
+        if self._waiting and self._waiting[0] is event:  # else it was cut meanwhile
+            self._waiting[0] = replace(event, image=image)
 
     def take(self) -> StreamEvent | None:
         """The next event, which leaves with this; None when there is none yet."""
