@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from danqing.engine import samplers
+from danqing.engine.families import strips
 from danqing.engine.families.checkpoint import Checkpoint
 from danqing.engine.families.flow import (
     FlowFamily,
@@ -24,6 +25,7 @@ from danqing.engine.families.flow import (
     regional,
     rows_vary,
 )
+from danqing.engine.families.memory import PLAIN_PIXELS_MAX
 from danqing.engine.families.packing import (
     Attention,
     Layout,
@@ -72,7 +74,11 @@ class CogView4Pictures:
 
     def decode(self, latents: Tensor) -> Tensor:
         scaled = latents.to(self._vae.dtype) / self._vae.config.scaling_factor
-        return self._vae.decode(scaled, return_dict=False)[0]
+        if latents[0, 0].numel() * 64 <= PLAIN_PIXELS_MAX:
+            return self._vae.decode(scaled, return_dict=False)[0]
+        if self._vae.post_quant_conv is not None:
+            scaled = self._vae.post_quant_conv(scaled)
+        return torch.cat([strips.decode(self._vae.decoder, each[None]) for each in scaled])
 
     def encode(self, pixels: Tensor) -> Tensor:
         """The likeliest latents: an edit's reference is the same each time."""

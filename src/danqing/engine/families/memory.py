@@ -6,7 +6,6 @@ an H200 at 512 and 1024 pixels a side (bench/gpu.py): most of it is the picture'
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,13 @@ from danqing.engine.families.weights import Part
 GIB = 2**30
 NUMBER_BYTES = {"float32": 4, "bfloat16": 2}
 PIXEL_BYTES = {"cogview4": 5 * 1024, "qwen_image": 2 * 1024}
-"""Of one picture in bfloat16, while it is drawn and decoded."""
+"""Of one picture in bfloat16, while it is drawn and decoded at once."""
+WIDE_PIXEL_BYTES = {"cogview4": 2 * 1024, "qwen_image": 3 * 512}
+"""The same of a larger picture: steps take 1.5 and 1.1 KiB a pixel, decoding in strips 1.5 and 0.4, by the tensors' shapes."""
 PIXEL_BYTES_OTHERS = 5 * 1024
-"""Of what diffusers' pipelines draw: their decoders are CogView4's kind and no larger."""
+"""Of what diffusers' pipelines draw, of any size: their decoders are CogView4's kind and no larger."""
+PLAIN_PIXELS_MAX = 1024 * 1024
+"""Larger pictures are decoded in strips."""
 ROOM_BYTES = 2 * GIB
 """Tables, embeddings, the runtime's own."""
 SMALLEST_PX = 512
@@ -66,17 +69,22 @@ def need(
         part.parameters for part in parts if text_on_cpu and part.name.startswith("text_encoder")
     )
     weights = number * (sum(part.parameters for part in parts) - beside)
-    pixel = PIXEL_BYTES.get(family, PIXEL_BYTES_OTHERS)
-    work = ROOM_BYTES + pixel * side * side * number // 2
+    work = ROOM_BYTES + _work_bytes(family, side * side) * number // 2
     return Need(weights, min(work, weights), number * beside)
 
 
 def largest_side(family: str, parts: Sequence[Part], there: float, *, text_on_cpu: bool) -> int:
     """The side of the largest square, a multiple of 64 and SIDE_MAX at most, that fits in bfloat16; 0 = none."""
     weights = need(family, parts, "bfloat16", text_on_cpu=text_on_cpu).weights_bytes
-    pixels = (there - weights - ROOM_BYTES) / PIXEL_BYTES.get(family, PIXEL_BYTES_OTHERS)
-    side = min(SIDE_MAX, math.isqrt(max(0, int(pixels))) // 64 * 64)
-    return side if side >= SMALLEST_PX else 0
+    room = there - weights - ROOM_BYTES
+    sides = range(SMALLEST_PX, SIDE_MAX + 1, 64)
+    return max((side for side in sides if _work_bytes(family, side * side) <= room), default=0)
+
+
+def _work_bytes(family: str, pixels: int) -> int:
+    """In bfloat16."""
+    plain = PIXEL_BYTES.get(family, PIXEL_BYTES_OTHERS) * min(pixels, PLAIN_PIXELS_MAX)
+    return max(plain, WIDE_PIXEL_BYTES.get(family, PIXEL_BYTES_OTHERS) * pixels)
 
 
 def cards() -> list[dict[str, str | int]]:

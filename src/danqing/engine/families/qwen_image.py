@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from danqing.engine import samplers
-from danqing.engine.families import lora_weights
+from danqing.engine.families import lora_weights, strips
 from danqing.engine.families.checkpoint import Checkpoint
 from danqing.engine.families.flow import FlowFamily, Pictures, TextReader, regional, rows_vary
 from danqing.engine.families.lora import Fit
 from danqing.engine.families.lora_weights import Added, plus
+from danqing.engine.families.memory import PLAIN_PIXELS_MAX
 from danqing.engine.families.packing import (
     Attention,
     Layout,
@@ -117,7 +118,11 @@ class QwenPictures:
         if not self._folded:
             return self._vae.decode(scaled, return_dict=False)[0][:, :, 0]
         # Without a cache of earlier frames the decoder does for a first frame what it does with an empty one.
-        return self._vae.decoder(self._vae.post_quant_conv(scaled)).clamp(-1, 1)[:, :, 0]
+        ready = self._vae.post_quant_conv(scaled)
+        if latents[0, 0].numel() * 64 <= PLAIN_PIXELS_MAX:
+            return self._vae.decoder(ready).clamp(-1, 1)[:, :, 0]
+        decoder = self._vae.decoder
+        return torch.cat([strips.decode(decoder, each[None, :, 0]) for each in ready]).clamp(-1, 1)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """The likeliest latents: an edit's reference is the same each time."""
