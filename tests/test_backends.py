@@ -117,6 +117,10 @@ def test_a_visible_label_on_everything_and_links_passed_on_do_not_go_together(
     assert load(tmp_path, text).find("house", "openai").backend.rehost is False
     with pytest.raises(SettingsError, match="rehost"):
         load(tmp_path, text, labels={"policy": "cn"})
+    with pytest.raises(SettingsError, match="label_visible"):
+        load(tmp_path, text + "label_visible = true\n")
+    ark = text.replace('dialect = "openai"', 'dialect = "ark"')
+    assert load(tmp_path, ark + "label_visible = true\n").find("house", "openai").comes_labelled
 
 
 def test_keys_come_from_the_environment_and_from_files(tmp_path: Path) -> None:

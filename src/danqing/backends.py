@@ -23,6 +23,9 @@ _KEY = re.compile(r"[\x21-\x7e]{1,4096}")  # what a header takes, and no blank
 LORA_FAMILIES = ("qwen_image",)
 """What takes LoRAs."""
 
+LABELLING = frozenset({"zhipu", "ark"})
+"""Whose APIs have a visible AI label: Zhipu's is there unless it is declined, Ark is asked for it."""
+
 RelayDialect = Literal["openai", "zhipu", "dashscope", "ark", "chat", "draw"]
 
 
@@ -171,7 +174,7 @@ class RelayRow(BaseModel):
     rehost: bool = True
     """Fetch, label and store the images; `false` passes the provider's links on (needs `labels = "provider"`)."""
     labels: Literal["ours", "provider"] = "ours"
-    """Who puts the visible AI label on: `provider` = its own are kept and none is added."""
+    """Who puts the visible AI label on: `provider` = its own are kept, and ours is added only where its API has none."""
     extras: tuple[str, ...] = ()
     """Optional fields that the provider knows beyond the dialect's common ones (docs/relays.md)."""
     qualities: dict[str, str] = {}
@@ -195,6 +198,11 @@ class RelayRow(BaseModel):
         except ValueError as error:
             raise ValueError(f"extras: {error}") from None
         return self
+
+    @property
+    def labelled(self) -> bool:
+        """Its images come with the provider's visible label: its API has one, and is not asked to leave it off."""
+        return self.labels == "provider" and self.dialect in LABELLING
 
     @property
     def host(self) -> str:

@@ -338,6 +338,8 @@ def _card(name: str, row: ModelRow, file: _File, policy: str) -> Card:
             raise fail(f"fallbacks: {other.name} and {backend.name} differ in `labels`")
         if not other.rehost and policy == "cn":
             raise fail(f"backend {other.name} has rehost = false, but labels.policy is cn")
+        if not other.rehost and row.label_visible and not other.labelled:
+            raise fail(f"label_visible: nobody can draw it with {other.name}'s rehost = false")
     if row.backend_model is not None and not backend.is_relay:
         raise fail(f"backend_model: {backend.name} is no relay")
     quality_default = row.quality_default or next(iter(row.qualities))
@@ -390,6 +392,7 @@ def _backend(model: str, name: str | None, row: ModelRow, file: _File, fail: Any
             model=own or found.model or model,
             presets=dict.fromkeys(row.qualities, RELAYED),
             labels=found.labels,
+            labelled=found.labelled,
             rehost=found.rehost,
             references_max=row.references_max,
         )

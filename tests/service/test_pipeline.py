@@ -26,6 +26,7 @@ from danqing.domain.task import Drawn, Event, Failed, Started, Stepped
 from danqing.service import settling
 from danqing.service.calls import ClientKey
 from danqing.service.delivery import Deliverer
+from danqing.storage import codecs
 
 
 def test_delivered_images_are_charged(tmp_path: Path) -> None:
@@ -558,5 +559,43 @@ def test_a_slow_disk_does_not_lose_the_lease(
                 assert await h.ledger.overdue() == []
                 await asyncio.sleep(0.02)
             assert (await work).charged == 5_000
+
+    run(check())
+
+
+@pytest.mark.parametrize(
+    ("backend", "fallbacks", "ours"),
+    [
+        ("dashscope", [], True),  # their APIs have no AI label that could be asked for
+        ("openai", [], True),
+        ("chat", [], True),
+        ("draw", [], True),
+        ("zhipu", [], False),
+        ("ark", [], False),
+        ("zhipu", ["ark"], False),
+        ("zhipu", ["dashscope"], True),
+    ],
+)
+def test_what_a_provider_does_not_label_we_do(
+    tmp_path: Path, backend: str, fallbacks: list[str], ours: bool
+) -> None:
+    dialects = {backend, *fallbacks}
+    text = "".join(
+        f'[backends.{name}]\ndialect = "{name}"\nbase_url = "http://127.0.0.1:1/v1"\nlabels = "provider"\n'
+        for name in dialects
+    )
+    text += (
+        f'[models.dall-e-3]\nbackend = "{backend}"\nfallbacks = {fallbacks}\nlabel_visible = true\n'
+    )
+    (tmp_path / "catalog.toml").write_text(text.replace("'", '"'))
+
+    async def check() -> None:
+        async with house(tmp_path, catalog_file=tmp_path / "catalog.toml") as h:
+            outcome = await h.draw()
+            (row,) = await h.ledger.images(outcome.task_id)
+            assert row.label_visible is ours
+            (blob,) = h.blobs()
+            colours = {tuple(pixel) for pixel in codecs.decode(blob.read_bytes()).reshape(-1, 3)}
+            assert (len(colours) > 2) is ours
 
     run(check())

@@ -116,6 +116,8 @@ class Backend:
     """Of `diffusers_pipeline`: what the pipeline has a place for. The other families honour all that a task can say."""
     labels: Literal["ours", "provider"] = "ours"
     """Who puts the visible AI label on its images."""
+    labelled: bool = False
+    """They come with a provider's visible label."""
     rehost: bool = True
     """Its images are stored here; False passes a provider's links on."""
     references_max: int = 1
@@ -158,6 +160,11 @@ class Card:
     """How long an image is kept; None = as long as its first link is good."""
     features: frozenset[str] = field(default_factory=frozenset[str])
     """Optional request parameters this model honours, e.g. "style", "response_format"."""
+
+    @property
+    def comes_labelled(self) -> bool:
+        """Whoever draws it puts a visible label on."""
+        return all(backend.labelled for backend in (self.backend, *self.fallbacks))
 
     @property
     def may_be_relayed(self) -> bool:

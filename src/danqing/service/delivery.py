@@ -39,8 +39,7 @@ class LabelPlan:
     @classmethod
     def of(cls, card: Card, wanted: bool, waived: bool, settings: LabelSettings) -> LabelPlan:
         """`wanted` False drops the visible label; the caller has checked the waiver (`waived`)."""
-        ours = card.backend.labels == "ours"  # else the images come with their provider's own
-        visible = (card.label.visible and ours) or settings.policy == "cn"
+        visible = (card.label.visible and not card.comes_labelled) or settings.policy == "cn"
         metadata = card.label.metadata
         if not wanted and waived:
             visible = False
