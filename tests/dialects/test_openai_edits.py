@@ -215,7 +215,6 @@ FORM_FAULTS: list[tuple[list[tuple[str, Any]], Card, type[RequestError], str]] =
     ([("response_format", "url")], GPT, UnknownField, "response_format"),
     ([("response_format", "gif")], DALLE, InvalidField, "response_format"),
     ([("background", "transparent")], GPT, UnsupportedField, "background"),
-    ([("input_fidelity", "high")], GPT, UnsupportedField, "input_fidelity"),
     ([("input_fidelity", "best")], GPT, InvalidField, "input_fidelity"),
     ([("moderation", "low")], GPT, UnsupportedField, "moderation"),
     ([("output_format", "gif")], GPT, InvalidField, "output_format"),
@@ -354,3 +353,10 @@ def test_usage_counts_the_pictures_that_came_in() -> None:
     assert event.name == "image_edit.completed"
     assert isinstance(event.data, dict)
     assert event.data["usage"] == usage
+
+
+def test_high_fidelity_is_told_as_ignored() -> None:
+    _, delivery = EDITS.decode_request(form_body([*FORM, ("input_fidelity", "high")]), GPT)
+    assert delivery.ignored == ("input_fidelity",)
+    _, delivery = EDITS.decode_request(form_body([*FORM, ("input_fidelity", "low")]), GPT)
+    assert delivery.ignored == ()

@@ -56,7 +56,7 @@ WORDS: dict[str, str] = {
     "moderation": "`auto` is what is done anyway; `low` is refused by name.",
     "watermark": "The AI label. `false` needs the account's signed waiver.",
     "strength": "Our extension. How far to leave the picture: 0 keeps it, 1 draws anew. Absent: 0.75, for a variation 0.5, in a mask 1.",
-    "input_fidelity": "`low` is what is done anyway; `high` is refused by name.",
+    "input_fidelity": "Either: the picture is always taken as it is. `high` is named in `x-danqing-ignored`.",
     "images": "The pictures to edit; the mask is for the first. As many as the model takes.",
     "images[].image_url": f"The picture: {_PICTURE}.",
     "images[].file_id": "Refused by name: there is no file store. Send `image_url`.",

@@ -121,8 +121,6 @@ class OpenAIEditsDialect(Dialect):
         check_watermark(wire.watermark, card)
         check_stream(wire.stream, wire.partial_images, card)
         check_options(wire.background, wire.moderation)
-        if wire.input_fidelity == "high":
-            raise UnsupportedField("'input_fidelity' may not be 'high' here.", "input_fidelity")
         size, fit = read_edit_size(wire.size, card)
         task = ImageTask(
             model=card.name,
@@ -145,6 +143,8 @@ class OpenAIEditsDialect(Dialect):
             form=read_form(wire.response_format, card, stream=wire.stream is True),
             format=image_format,
             compression=compression,
+            # The picture is always taken as it is; LobeChat says "high" with every edit.
+            ignored=("input_fidelity",) if wire.input_fidelity == "high" else (),
             truncated=cut + negative_cut,
             stream=wire.stream is True,
             partial_images=wire.partial_images or 0,
