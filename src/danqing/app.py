@@ -31,7 +31,7 @@ from danqing.engine.families.base import Family
 from danqing.engine.families.load import LoadError, pipelines
 from danqing.engine.families.memory import cards
 from danqing.engine.messages import Begin, Job
-from danqing.guard import ASKED_AT_ONCE, make_screen
+from danqing.guard import ASKED_AT_ONCE, make_extender, make_screen
 from danqing.net.outbound import Outbound
 from danqing.observability.logging import get_logger
 from danqing.observability.metrics import Metrics
@@ -44,6 +44,7 @@ from danqing.service.books import Books
 from danqing.service.budget import ByteBudget
 from danqing.service.delivery import Deliverer
 from danqing.service.drawing import Artist
+from danqing.service.forgetting import Forgetting
 from danqing.service.gallery import Gallery
 from danqing.service.housekeeping import every
 from danqing.service.keys import KeyFile
@@ -304,12 +305,14 @@ async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books,
         )
         recovery = service.recovery
         reloads = Reloads(books.db, service.screen)
+        forgetting = Forgetting(books.db, settings.prompts_kept_days)
         sending = asyncio.create_task(sender.run())
         stopping = asyncio.Event()
         loops = [
             every(settings.task_lease_s / 3, lambda: _sweep(recovery, books, metrics), stopping),
             every(settings.task_lease_s / 3, reloads.look, stopping),
             every(HOUSEKEEPING_S, books.refusals.prune, stopping),
+            every(HOUSEKEEPING_S, forgetting.sweep, stopping),
             every(HOUSEKEEPING_S, service.retention.delete_expired, stopping),
             every(HOUSEKEEPING_S, service.retention.delete_orphans, stopping),
             every(HOUSEKEEPING_S, service.retention.prune, stopping),
@@ -410,6 +413,7 @@ def make_service(
             ledger=ledger,
             provider=provider,
             screen=screen,
+            extender=make_extender(settings, metrics, asking or outbound),
             deliverer=deliverer,
             references=references,
             metrics=metrics,

@@ -1,4 +1,4 @@
-"""Makes the moderation that the settings ask for. Like app.py it may know every floor below; it knows no server."""
+"""Makes the moderation and the prompt extension that the settings ask for. Like app.py it may know every floor below; it knows no server."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from danqing.domain.ports import ImageJudge
 from danqing.engine.classifier import Classifier, ClassifierError
 from danqing.net.outbound import Outbound
 from danqing.observability.metrics import Metrics
+from danqing.service.extension import Extender
 from danqing.service.judges import ApiJudge, ClassifierJudge
 from danqing.service.moderation import TextModerator
 from danqing.service.remote import Remote
@@ -63,6 +64,16 @@ def make_screen(
         image_judge=images,
         fails_open=wanted.on_failure == "open",
     )
+
+
+def make_extender(settings: Settings, metrics: Metrics, outbound: Outbound) -> Extender:
+    """What extends prompts; `outbound` asks the model."""
+    wanted = settings.extension
+    remote = None
+    if wanted.base_url is not None:
+        key = None if wanted.key is None else wanted.key.get_secret_value()
+        remote = Remote(wanted.base_url, key, outbound, timeout_s=wanted.timeout_s)
+    return Extender(remote, wanted, metrics)
 
 
 def _api(settings: Settings, outbound: Outbound) -> ApiJudge | None:

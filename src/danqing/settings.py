@@ -106,6 +106,28 @@ class ModerationApiSettings(BaseModel):
         return value
 
 
+class ExtensionSettings(BaseModel):
+    """Who extends prompts (docs/moderation.md)."""
+
+    model_config = _SECTION
+
+    base_url: str | None = Field(default=None, pattern=_BASE_URL)
+    """A chat model of OpenAI's shape extends prompts: what `/chat/completions` follows. Without it rules do."""
+    key: SecretStr | None = None
+    """Its key, sent as a bearer token."""
+    model: str = Field(default="gpt-4.1-mini", min_length=1, max_length=200)
+    """The chat model."""
+    timeout_s: float = Field(default=10, ge=0.1, le=60)
+    """The prompt stays as it was when no answer came after this long."""
+    chars_max: int = Field(default=800, ge=50, le=10_000)
+    """Characters of a prompt that the model extended at most; the drawing model's own limit counts too."""
+
+    @field_validator("key")
+    @classmethod
+    def _sendable(cls, value: SecretStr | None) -> SecretStr | None:
+        return sendable(value)
+
+
 class ModerationSettings(BaseModel):
     """What texts and images are checked against (docs/moderation.md)."""
 
@@ -200,6 +222,8 @@ class Settings(BaseSettings):
     """Hosts (`HOST` or `HOST:PORT`) that webhooks may go to though they are not public."""
     task_lease_s: float = Field(default=30, ge=0.1, le=600)
     """A task whose server has not been heard of for this long is taken over by another, or ended."""
+    prompts_kept_days: int = Field(default=180, ge=0, le=36_500)
+    """Prompts, and what they were extended to, are blanked in the books this long after their task; 0 = never."""
     operator_characters: int = Field(default=1_000_000, ge=0, le=10**15)
     """What the operator's account starts with."""
     account_characters: int = Field(default=15_000, ge=0, le=10**15)
@@ -231,6 +255,7 @@ class Settings(BaseSettings):
     engine: EngineSettings = EngineSettings()
     labels: LabelSettings = LabelSettings()
     moderation: ModerationSettings = ModerationSettings()
+    extension: ExtensionSettings = ExtensionSettings()
     uploads: UploadSettings = UploadSettings()
 
     @field_validator("trusted_proxies")

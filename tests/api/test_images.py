@@ -146,6 +146,7 @@ def test_the_command_line(live: LiveServer, client: httpx2.Client) -> None:
     assert live.cli("images", "revoke", check=False).returncode == 2
     assert live.cli("sweep", "--dry-run").stdout.splitlines()[1:] == [
         "orphaned blobs\t0",
+        "prompts\t0",
         "half-written files\t0",
         "blobs of unknown tasks, kept\t0",
         "images without a blob\t0",

@@ -49,6 +49,9 @@ def live(tmp_path_factory: pytest.TempPathFactory, judge: JudgeServer) -> Iterat
         DANQING_MODERATION__API__TIMEOUT_S="1",
         DANQING_MODERATION__IMAGES="classifier",
         DANQING_MODERATION__CLASSIFIER=str(write_classifier(folder, JUDGE)),
+        DANQING_EXTENSION__BASE_URL=judge.url,
+        DANQING_EXTENSION__KEY=KEY,
+        DANQING_EXTENSION__TIMEOUT_S="1",
         DANQING_OPERATOR_CHARACTERS="100000000",
         NULL_STEP_S="0.02",
     )
@@ -248,6 +251,44 @@ def test_no_refused_preview_leaves(live: LiveServer) -> None:
     bright = looks(200)  # each look is brighter than the image itself will be
     assert len(bright) < 3
     assert all(value < 204 for value in bright)
+
+
+def dalle(prompt: str) -> dict[str, Any]:
+    return {"model": "dall-e-3", "prompt": prompt, "seed": FINE, "style": "natural"}
+
+
+def test_a_chat_model_extends_prompts(live: LiveServer, judge: JudgeServer) -> None:
+    answer = live.client.post(OPENAI, json=dalle("a brown otter"))
+    revised = answer.json()["data"][0]["revised_prompt"]
+    assert revised == "a brown otter, in soft morning light"
+    assert answer.headers["x-danqing-extension"] == "model"
+    judged = [body["input"] for path, body in judge.requests if path == "/v1/moderations"]
+    assert judged[-1] == [revised]  # what came of it is moderated again
+    native = live.client.post(DASHSCOPE, json=qwen(FINE)).json()
+    assert native["output"]["actual_prompt"] == "a cat, in soft morning light"
+
+
+def test_the_original_is_drawn_where_extension_fails(live: LiveServer, judge: JudgeServer) -> None:
+    ways = {
+        "original; status 500": lambda _: (500, {}),
+        "original; another language": lambda _: "一只水獭",
+        "original; refused": lambda _: "an otter, apibad",
+        "original; timeout": lambda _: time.sleep(3) or "an otter",
+    }
+    kept = judge.chat
+    try:
+        for how, chat in ways.items():
+            judge.chat = chat
+            answer = live.client.post(OPENAI, json=dalle("a secretive otter"))
+            assert answer.status_code == 200, answer.text
+            assert answer.headers["x-danqing-extension"] == how
+            assert answer.json()["data"][0]["revised_prompt"] == "a secretive otter"
+    finally:
+        judge.chat = kept
+    assert "secretive" not in json.dumps(live.lines)
+    assert {"timeout", "refused"} <= {
+        line["reason"] for line in live.lines if line["event"] == "prompt_not_extended"
+    }
 
 
 def test_a_bad_classifier_refuses_to_start(tmp_path: Path) -> None:

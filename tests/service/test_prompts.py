@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danqing.service.prompts import extend, is_chinese
+from danqing.service.prompts import extend, script_of
 
 PROMPTS = st.text(alphabet=st.characters() | st.sampled_from("猫山水 cat,.，。!\n"), max_size=80)
 STYLES = st.sampled_from([None, "vivid", "natural", "other"])
@@ -23,7 +23,7 @@ def test_extending_twice_adds_nothing(
 
 
 @given(PROMPTS, STYLES, LIMITS)
-def test_own_words_first_and_never_over_the_limit(
+def test_own_words_first_in_one_language_and_never_over_the_limit(
     prompt: str, style: str | None, chars_max: int
 ) -> None:
     extended = extend(prompt, style, chars_max)
@@ -33,21 +33,32 @@ def test_own_words_first_and_never_over_the_limit(
     own = prompt.rstrip()
     assert extended.startswith(own.rstrip(" \t\r\n,.;:!?，。；：！？、…"))
     assert len(extended) > len(own)
-    assert is_chinese(extended) == is_chinese(prompt)
+    assert script_of(extended) == script_of(prompt)
 
 
 @pytest.mark.parametrize(
     ("prompt", "style", "extended"),
     [
-        ("一只猫", None, "一只猫，色彩鲜明，光线生动，细节丰富"),
-        ("一只猫。", "vivid", "一只猫，色彩鲜明，光线生动，细节丰富"),
-        ("一只 cat", "natural", "一只 cat，色彩自然，光线柔和，细节真实"),
-        ("a cat", None, "a cat, vivid colours, dramatic light, rich detail"),
-        ("A cat. ", "vivid", "A cat, vivid colours, dramatic light, rich detail"),
-        ("a cat", "natural", "a cat, natural colours, soft light, true-to-life detail"),
+        ("一只猫", None, "一只猫，明快的色调，明亮的光线，细节丰富"),
+        ("一只猫。", "vivid", "一只猫，明快的色调，明亮的光线，细节丰富"),
+        ("一只 cat", "natural", "一只 cat，素雅的色调，光线柔和，细节真实"),
+        ("a cat", None, "a cat, vivid colours, dramatic lighting, rich detail"),
+        ("A cat. ", "vivid", "A cat, vivid colours, dramatic lighting, rich detail"),
+        ("a cat", "natural", "a cat, natural colours, natural light, fine texture"),
+        ("座っている猫", "natural", "座っている猫、自然な色合い、柔らかな光、リアルな質感"),
+        ("고양이", None, "고양이, 선명한 색감, 극적인 빛, 풍부한 디테일"),
+        ("кошка", None, "кошка"),
+        # What the prompt says itself is not said again, or otherwise.
+        ("a cat in black and white", None, "a cat in black and white, dramatic lighting, rich detail"),
+        ("a street at night", "natural", "a street at night, natural colours, fine texture"),
+        ("水墨山水", None, "水墨山水，明亮的光线，细节丰富"),
+        ("窗边的猫，阳光明媚", "vivid", "窗边的猫，阳光明媚，明快的色调，细节丰富"),
+        ("a minimalist monochrome logo in neon", None, "a minimalist monochrome logo in neon"),
     ],
-)
-def test_words_by_language_and_style(prompt: str, style: str | None, extended: str) -> None:
+)  # fmt: skip
+def test_words_by_language_style_and_what_is_said(
+    prompt: str, style: str | None, extended: str
+) -> None:
     assert extend(prompt, style, 1000) == extended
 
 

@@ -54,6 +54,8 @@ def facts(call: Call, outcome: Outcome) -> dict[str, str]:
     }
     if outcome.seeds:
         headers["x-danqing-seed"] = ",".join(str(image.seed) for image in outcome.result.delivered)
+    if outcome.extension is not None:
+        headers["x-danqing-extension"] = outcome.extension
     if outcome.replayed:
         headers["idempotent-replayed"] = "true"
     return headers | rate_left(outcome.rate) | notes(call.delivery)

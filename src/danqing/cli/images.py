@@ -119,18 +119,22 @@ def _add_sweep(app: typer.Typer) -> None:
         data_dir: DataDir = None,
         config: Config = None,
     ) -> None:
-        """Delete images past their time and blobs that nobody knows, beside running servers too. Blobs of tasks that this database does not know are named, never deleted; images whose blob is gone are named, and the exit code is 1."""
+        """Delete images past their time and blobs that nobody knows, and blank old prompts, beside running servers too. Blobs of tasks that this database does not know are named, never deleted; images whose blob is gone are named, and the exit code is 1."""
+        from danqing.service.forgetting import Forgetting
         from danqing.service.retention import Retention, Swept
 
-        async def deed(books: Books, blobs: Blobs, _: Settings) -> Swept:
-            return await Retention(books.db, books.ledger, blobs).sweep(dry_run=dry_run)
+        async def deed(books: Books, blobs: Blobs, settings: Settings) -> tuple[Swept, int]:
+            forgetting = Forgetting(books.db, settings.prompts_kept_days)
+            swept = await Retention(books.db, books.ledger, blobs).sweep(dry_run=dry_run)
+            return swept, await forgetting.sweep(dry_run=dry_run)
 
-        swept = _with_blobs(data_dir, config, deed)
+        swept, prompts = _with_blobs(data_dir, config, deed)
         if as_json:
-            typer.echo(json.dumps({"dry_run": dry_run} | asdict(swept)))
+            typer.echo(json.dumps({"dry_run": dry_run} | asdict(swept) | {"prompts": prompts}))
         else:
             show("expired images", swept.expired, f"{swept.expired_bytes} bytes")
             show("orphaned blobs", len(swept.orphans))
+            show("prompts", prompts)
             show("half-written files", swept.parts)
             show("blobs of unknown tasks, kept", len(swept.strangers))
             show("images without a blob", len(swept.missing))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, bindparam, func, select, update
 
-from danqing.db.rows import TaskSummary
+from danqing.db.rows import Json, TaskSummary
 from danqing.db.statements import every
 from danqing.db.tables import tasks
 
@@ -72,3 +72,37 @@ def first_id(at_ms: int) -> str:
     """Not above any UUIDv7 that is made at this moment or later."""
     digits = f"{max(at_ms, 0):012x}"
     return f"{digits[:8]}-{digits[8:]}"
+
+
+@dataclass(frozen=True, slots=True)
+class ToldRow:
+    """What a task's row says in words."""
+
+    id: str
+    finished_ms: int | None
+    request: Json
+    result: Json | None
+
+    @property
+    def is_over(self) -> bool:
+        return self.finished_ms is not None
+
+
+_TOLD = (
+    select(tasks.c.id, tasks.c.finished_ms, tasks.c.request, tasks.c.result)
+    .where(tasks.c.id > bindparam("after"), tasks.c.id < bindparam("before_id"))
+    .order_by(tasks.c.id)
+    .limit(bindparam("rows_max"))
+)
+
+
+def told(conn: Connection, after: str, before_id: str, rows_max: int) -> list[ToldRow]:
+    """Tasks behind the one with the id `after`, older than `before_id`, the oldest first."""
+    return every(conn, ToldRow, _TOLD, after=after, before_id=before_id, rows_max=rows_max)
+
+
+def retell(conn: Connection, task_id: str, request: Json, result: Json | None) -> None:
+    """Put other words into an ended task's row."""
+    conn.execute(
+        update(tasks).where(tasks.c.id == task_id).values(request=dict(request), result=result)
+    )

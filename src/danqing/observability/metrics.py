@@ -33,13 +33,7 @@ class Metrics:
             ("model",),
             registry=self.registry,
         )
-        self.moderation = Counter(
-            "danqing_moderation_total",
-            "Checks of texts and images, by who made them (lists, api, classifier) and outcome: passed, "
-            "refused, failed_open (let through) or failed_closed (answered as unavailable).",
-            ("source", "outcome"),
-            registry=self.registry,
-        )
+        self._add_moderation()
         self._add_engines()
         self.upstream_requests = Counter(
             "danqing_upstream_requests_total",
@@ -76,6 +70,22 @@ class Metrics:
         self.open_holds = Gauge(
             "danqing_open_holds",
             "Reservations of characters not yet resolved.",
+            registry=self.registry,
+        )
+
+    def _add_moderation(self) -> None:
+        self.moderation = Counter(
+            "danqing_moderation_total",
+            "Checks of texts and images, by who made them (lists, api, classifier) and outcome: passed, "
+            "refused, failed_open (let through) or failed_closed (answered as unavailable).",
+            ("source", "outcome"),
+            registry=self.registry,
+        )
+        self.extension = Counter(
+            "danqing_extension_total",
+            "Prompts that were to be extended, by who did it (rules, model) and outcome: extended, unchanged, "
+            "or failed (the original prompt was drawn).",
+            ("source", "outcome"),
             registry=self.registry,
         )
 

@@ -90,6 +90,8 @@ class Outcome:
     """The task was drawn for an earlier request with the same key; nothing was charged for this one."""
     rate: Taken | None = None
     """What is left of the token's rate limit, where it has one."""
+    extension: str | None = None
+    """How the prompt was extended, where it was to be."""
     backend: Backend | None = None
     """What drew, where it is known that it was not the card's first choice."""
 
@@ -116,6 +118,8 @@ class Work:
     """The pictures that an edit starts from, while they are in memory."""
     epoch: int = 1
     revised: str | None = None
+    extension: str | None = None
+    """How the prompt was extended (extension.Extended.how); None where that was not asked for."""
     safety: tuple[SafetyLevel, ...] = ()
     done: dict[int, Fraction] = field(default_factory=dict[int, Fraction])
     """Index → the share of the image's own steps that is done; an edit has fewer than a drawing."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from danqing.domain.errors import DanqingError, ServerFault
+from danqing.domain.errors import ContentRefused, DanqingError, ServerFault
 from danqing.domain.ports import Provider
 from danqing.domain.task import (
     Drawn,
@@ -24,9 +24,9 @@ from danqing.domain.task import (
 )
 from danqing.observability.logging import get_logger
 from danqing.observability.metrics import Metrics
-from danqing.service import prompts
 from danqing.service.calls import Call, Work
 from danqing.service.delivery import Deliverer
+from danqing.service.extension import Extender
 from danqing.service.ledger import Ledger, StaleTask
 from danqing.service.looks import Looks
 from danqing.service.references import References
@@ -45,6 +45,7 @@ class Artist:
         ledger: Ledger,
         provider: Provider,
         screen: Screen,
+        extender: Extender,
         deliverer: Deliverer,
         references: References,
         metrics: Metrics,
@@ -53,6 +54,7 @@ class Artist:
         self._ledger = ledger
         self._provider = provider
         self._screen = screen
+        self._extender = extender
         self._deliverer = deliverer
         self._references = references
         self._metrics = metrics
@@ -86,16 +88,20 @@ class Artist:
                 await _outlast(*storing)
 
     async def _extend(self, work: Work) -> None:
-        """Extend the prompt when asked for, and moderate what was added."""
+        """Extend the prompt when asked for, and moderate what came of it; where that is refused the original is drawn."""
         task, card = work.order.task, work.order.card
         if not task.prompt_extend or not task.prompt:
             return
-        extended = prompts.extend(task.prompt, task.style, card.prompt_chars_max)
-        if extended != task.prompt:
-            block_level = work.call.principal.block_level
-            work.safety += await self._screen.texts({"assistant": (extended,)}, block_level)
-        work.revised = extended
-        work.order = replace(work.order, prompt=extended)
+        extended = await self._extender.extend(task.prompt, task.style, card.prompt_chars_max)
+        if extended.prompt != task.prompt:
+            try:
+                block_level = work.call.principal.block_level
+                found = await self._screen.texts({"assistant": (extended.prompt,)}, block_level)
+                work.safety = worst_of(*work.safety, *found)
+            except ContentRefused:  # what the client wrote was not
+                extended = self._extender.original(task.prompt, "refused", extended.how)
+        work.revised, work.extension = extended.prompt, extended.how
+        work.order = replace(work.order, prompt=extended.prompt)
 
     async def _draw_and_store(
         self, work: Work, storing: list[asyncio.Task[None]], looks: Looks

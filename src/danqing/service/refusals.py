@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from danqing.db import log_queries
+from danqing.db import log_queries, task_queries
 from danqing.db.rows import RefusalRow
 from danqing.db.session import Database
 from danqing.domain.errors import ContentRefused, DanqingError
@@ -78,11 +78,5 @@ class Refusals:
 
     async def prune(self) -> int:
         """Forget those of more than KEPT_DAYS ago; how many there were."""
-        before_id = first_id(self._clock_ms() - KEPT_DAYS * _DAY_MS)
+        before_id = task_queries.first_id(self._clock_ms() - KEPT_DAYS * _DAY_MS)
         return await self._db.write(lambda conn: log_queries.prune_refusals(conn, before_id))
-
-
-def first_id(at_ms: int) -> str:
-    """What every UUIDv7 of that millisecond and later is not below (RFC 9562 section 5.7)."""
-    digits = f"{max(0, at_ms):012x}"
-    return f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000"

@@ -63,6 +63,7 @@ class Settler:
             charge,
             work.order.seeds if work.upstream.seeded else (),
             work.timing_ms,
+            extension=work.extension,
             backend=work.order.card.backend,
         )
 
