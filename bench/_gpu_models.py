@@ -107,7 +107,7 @@ class Built:
 
 
 @contextmanager
-def _made_on(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+def made_on(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Modules made here have their weights on the device in this precision from the start."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -131,7 +131,7 @@ def build(
             sizes[part] |= config
     transformer_class, vae_class, pipeline_class = CLASSES[name]
     torch.manual_seed(0)
-    with _made_on(device, dtype):
+    with made_on(device, dtype):
         transformer = transformer_class(**sizes["transformer"]).eval().requires_grad_(False)
         vae = vae_class(**sizes["vae"]).eval().requires_grad_(False)
         folded = vae_class(**sizes["vae"]).eval().requires_grad_(False)

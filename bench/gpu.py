@@ -1,6 +1,7 @@
-"""Our CogView4 and Qwen-Image against diffusers on one GPU: parity, memory, seconds a step. Random weights, full size.
+"""Our CogView4 and Qwen-Image against diffusers on one GPU: parity, memory, seconds a step; distilled pipelines end to end. Random weights, full size.
 
     python -m bench.gpu --smoke --grid --trace --results gpu.jsonl --tables gpu.md [--budget-s 300]
+    python -m bench.gpu --distilled --results gpu.jsonl --tables gpu.md   # FLUX.2-klein-4B and Z-Image-Turbo end to end
     python -m bench.gpu --tiny --smoke --grid --trace --results /tmp/tiny.jsonl --tables /tmp/tiny.md   # every path, on a CPU
 
 Every cell is a line of the results file as soon as it is measured; cells that the file has are not measured again. The most
@@ -23,6 +24,7 @@ BATCHES = (1, 2, 4, 8)
 FAMILIES = ("cogview4", "qwen_image")
 PEERS = ("diffusers", "diffusers-compiled")
 OTHERS = ("whole", "precision", "vae", "mixed", "served", "trace")
+PARTS = ("smoke", "profile", "grid", "trace", "distilled")
 Planned = tuple[str, Callable[[], dict[str, Any]], float]
 """A cell's key, what measures it, and the seconds that it may take."""
 
@@ -36,6 +38,8 @@ def plan(bench: Bench, names: list[str], parts: set[str]) -> Iterator[Planned]:
     small, large = bench.sides[0], bench.sides[1 if bench.tiny else 2]
     batches = BATCHES[:2] if bench.tiny else BATCHES
     steps, count = 4 if bench.tiny else 20, batches[-1]
+    if "distilled" in parts:
+        yield from _distilled(bench)
     if "smoke" in parts:
         for name in names:
             yield f"smoke {name} {small}", lambda n=name: m.parity(bench, n, small), 25
@@ -90,6 +94,18 @@ def plan(bench: Bench, names: list[str], parts: set[str]) -> Iterator[Planned]:
             yield from _cells(bench, names, [*alone, *rest], PEERS[1:], compile_s=10)
 
 
+def _distilled(bench: Bench) -> Iterator[Planned]:
+    """Row 6 of the list: the eager ones first, they need nothing but weights."""
+    from bench._gpu_distilled import NAMES, distilled
+
+    side = 64 if bench.tiny else 1024
+    for compiled in (False, True) if bench.compiled else (False,):
+        for name in NAMES:
+            key = f"distilled {name} {side}{' compiled' if compiled else ''}"
+            made = lambda n=name, c=compiled: distilled(bench, n, side, compiled=c)  # noqa: E731
+            yield key, made, 90 if compiled else 40
+
+
 def _cells(
     bench: Bench, names: list[str], shapes: list[tuple[int, int]], ways: tuple[str, ...],
     compile_s: float = 1,
@@ -141,10 +157,27 @@ def tables(done: dict[str, dict[str, Any]]) -> str:
             lines.append(f"| {key} | {found} |")
         lines.append("")
     lines += _grid(done)
+    lines += _ends(done)
     others = {key: row for key, row in done.items() if key.split()[0] in OTHERS}
     if others:
         lines += ["## Others", "", "```", *(json.dumps(row) for row in others.values()), "```", ""]
     return "\n".join(lines)
+
+
+def _ends(done: dict[str, dict[str, Any]]) -> list[str]:
+    rows = {key: row for key, row in done.items() if key.startswith("distilled ")}
+    if not rows:
+        return []
+    lines = [
+        "## End to end: from the prompt to the PNG, no HTTP (seconds)", "",
+        "| | whole | text | denoise | decode | PNG | text read before | mark | GiB |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]  # fmt: skip
+    names = ("whole_s", "encode_s", "denoise_s", "decode_s", "png_s", "read_before_s", "mark_s")
+    for key, row in rows.items():
+        found = [row.get(name, row.get("error", "-")) for name in (*names, "peak_gib")]
+        lines.append(f"| {key.removeprefix('distilled ')} | {' | '.join(map(str, found))} |")
+    return [*lines, ""]
 
 
 def _grid(done: dict[str, dict[str, Any]]) -> list[str]:
@@ -180,7 +213,7 @@ def _grid(done: dict[str, dict[str, Any]]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    for part in ("smoke", "profile", "grid", "trace"):
+    for part in PARTS:
         parser.add_argument(f"--{part}", action="store_true")
     parser.add_argument("--tiny", action="store_true", help="small networks on the CPU: a dry run")
     parser.add_argument("--no-compile", action="store_true", help="torch.compile nowhere")
@@ -216,7 +249,7 @@ def main(arguments: list[str] | None = None) -> None:
             row = json.loads(line)
             bench.done[row["key"]] = row
     bench.run("environment", lambda: environment(bench))
-    parts = {part for part in ("smoke", "profile", "grid", "trace") if getattr(options, part)}
+    parts = {part for part in PARTS if getattr(options, part)}
     try:
         for key, measure, expected_s in plan(bench, options.families.split(","), parts):
             bench.run(key, measure, 0 if options.tiny else expected_s)

@@ -48,6 +48,24 @@ def test_every_path_runs_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "smoke" not in capsys.readouterr().out
 
 
+def test_the_distilled_ones_are_drawn_to_the_end(tmp_path: Path) -> None:
+    results, tables = tmp_path / "gpu.jsonl", tmp_path / "gpu.md"
+    where = ["--results", str(results), "--tables", str(tables)]
+    gpu.main([*TINY, *where, "--distilled"])
+    rows = {row["key"]: row for row in map(json.loads, results.read_text("utf-8").splitlines())}
+    assert set(rows) == {"environment", "distilled flux2_klein 64", "distilled z_image_turbo 64"}
+    for key in set(rows) - {"environment"}:
+        row = rows[key]
+        assert "error" not in row, row
+        assert row["png_bytes"] > 1000
+        stages = sum(row[name] for name in ("encode_s", "denoise_s", "decode_s", "png_s"))
+        assert stages > 0
+        assert len(row["rounds_s"]) == 5
+    text = tables.read_text("utf-8")
+    assert "| flux2_klein 64 | " in text
+    assert "| z_image_turbo 64 | " in text
+
+
 def test_nothing_is_begun_after_the_budget(tmp_path: Path) -> None:
     results = tmp_path / "gpu.jsonl"
     gpu.main([*TINY, "--smoke", "--grid", "--budget-s", "0", "--results", str(results)])

@@ -67,7 +67,31 @@ def test_this_machine_has_memory() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["flux2_klein", "z_image_turbo"])
+def test_the_distilled_ones_are_counted_from_their_configs(name: str) -> None:
+    torch = pytest.importorskip("torch", reason="the engine extra: make install-engine")
+    pytest.importorskip("diffusers", reason="the engine extra: make install-engine")
+    import transformers
+    from bench._gpu_distilled import CLASSES, sizes_of
+
+    sizes = sizes_of(name)
+    transformer, vae = CLASSES[name]
+    with torch.device("meta"):
+        models = {
+            "transformer": transformer(**sizes["transformer"]),
+            "vae": vae(**sizes["vae"]),
+            "text_encoder": transformers.Qwen3Model(
+                transformers.Qwen3Config(**sizes["text_encoder"])
+            ),
+        }
+    assert {part.name: part.parameters for part in PUBLISHED[name]} == {
+        part: sum(parameter.numel() for parameter in model.parameters())
+        for part, model in models.items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["cogview4", "qwen_image"])
 def test_the_published_counts_are_those_of_the_configs(family: str) -> None:
     torch = pytest.importorskip("torch", reason="the engine extra: make install-engine")
     pytest.importorskip("diffusers", reason="the engine extra: make install-engine")

@@ -378,6 +378,21 @@ def test_prompts_may_be_read_elsewhere(pipeline_folders: Any, pipeline_families:
         assert given == ["meta"]
 
 
+def test_compiled_blocks_draw_the_same(pipeline_folders: Any, pipeline_families: Any) -> None:
+    """Also from one thread to the next, as every image has its own, and at another size without compiling anew."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = DiffusersPipeline.load(
+        pipeline_folders["flux2_klein"], pipeline="flux2_klein", compiled=True
+    )
+    graphs = []
+    for width in (112, 96, 128):
+        job = job_of("flux2_klein", width=width, steps=2, prompt="red cat " * (width // 32))
+        close(draw(compiled, job)[0], draw(pipeline_families["flux2_klein"], job)[0])
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert 0 < graphs[0] == graphs[-1]
+
+
 def test_what_was_read_is_kept_and_the_same(
     pipeline_folders: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,11 +153,11 @@ def _print_cards(as_json: bool) -> None:
         typer.echo(json.dumps(rows, indent=2))
         return
     typer.echo("The largest square in bfloat16, computed from the configs, not measured:")
-    typer.echo(f"{'family':<12} {'card':>8} {'all on the card':>18} {'text encoder on cpu':>22}")
+    typer.echo(f"{'family':<14} {'card':>8} {'all on the card':>18} {'text encoder on cpu':>22}")
     for row in rows:
         sides = [f"{side} px" if side else "-" for side in (row["side"], row["side_text_on_cpu"])]
         card = f"{row['card_gib']} GiB"
-        typer.echo(f"{row['family']:<12} {card:>8} {sides[0]:>18} {sides[1]:>22}")
+        typer.echo(f"{row['family']:<14} {card:>8} {sides[0]:>18} {sides[1]:>22}")
 
 
 def _fitted(backend: Backend, family_row: FamilyRow, settings: Settings) -> dict[str, object]:

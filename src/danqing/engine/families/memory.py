@@ -42,8 +42,30 @@ PUBLISHED: Mapping[str, tuple[Part, ...]] = {
         Part("text_encoder", 8_292_166_656, 0),
         Part("vae", 126_892_531, 0),
     ),
+    "flux2_klein": (
+        Part("transformer", 3_875_544_576, 0),
+        Part("text_encoder", 4_022_468_096, 0),
+        Part("vae", 84_046_115, 0),
+    ),
+    "z_image_turbo": (
+        Part("transformer", 6_154_908_736, 0),
+        Part("text_encoder", 4_022_468_096, 0),
+        Part("vae", 83_819_683, 0),
+    ),
+    "sdxl": (
+        Part("unet", 2_567_463_684, 0),
+        Part("text_encoder", 123_060_480, 0),
+        Part("text_encoder_2", 694_659_840, 0),
+        Part("vae", 83_653_863, 0),
+    ),
+    "sd_turbo": (
+        Part("unet", 865_910_724, 0),
+        Part("text_encoder", 340_387_840, 0),
+        Part("vae", 83_653_863, 0),
+    ),
 }
-"""CogView4-6B with GLM-4-9B, Qwen-Image with Qwen2.5-VL-7B: counted from their configs."""
+"""CogView4-6B with GLM-4-9B, Qwen-Image with Qwen2.5-VL-7B, FLUX.2-klein-4B and Z-Image-Turbo with Qwen3-4B, SDXL 1.0, SD-Turbo: counted
+from their configs."""
 
 
 @dataclass(frozen=True, slots=True)
