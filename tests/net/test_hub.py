@@ -26,6 +26,31 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
         ("org/name", None, Place("https://huggingface.co", "org/name", "main")),
         ("org/name", "v1", Place("https://huggingface.co", "org/name", "v1")),
         ("https://hub.example/org/na.me", None, Place("https://hub.example", "org/na.me", "main")),
+        (
+            "o/n/x-V2.0.safetensors",
+            None,
+            Place("https://huggingface.co", "o/n", "main", "x-V2.0.safetensors"),
+        ),
+        (
+            "https://hub.example/o/n/blob/v1/a/x.safetensors",
+            None,
+            Place("https://hub.example", "o/n", "v1", "a/x.safetensors"),
+        ),
+        (
+            "https://modelscope.cn/models/o/n",
+            None,
+            Place("https://modelscope.cn", "o/n", "master", None, True),
+        ),
+        (
+            "https://www.modelscope.cn/models/o/n/summary",
+            "v1",
+            Place("https://www.modelscope.cn", "o/n", "v1", None, True),
+        ),
+        (
+            "https://modelscope.cn/models/o/n/tree/v1",
+            None,
+            Place("https://modelscope.cn", "o/n", "v1", None, True),
+        ),
         ("https://hub.example/o/n/tree/v1/x", None, Place("https://hub.example", "o/n", "v1/x")),
     ],
 )
@@ -45,7 +70,9 @@ def test_what_names_a_model(text: str, revision: str | None, expected: Place) ->
         ("https://hub.example/a/b/blob/main/x.bin", None, "page"),
         ("https://hub.example/a/b/tree/v1", "v2", "--revision v2"),
         ("a/b", "x y", "revision"),
-        ("https://www.modelscope.cn/models/a/b", None, "ModelScope"),
+        ("a/../x.safetensors", None, "ORG/NAME"),
+        ("a/b/../x.safetensors", None, "file"),
+        ("https://www.modelscope.cn/models/a/b/reviews", None, "page"),
     ],
 )
 def test_what_names_none(text: str, revision: str | None, word: str) -> None:
@@ -275,3 +302,16 @@ def test_a_model_that_is_not_there(hub: Hub, tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("danqing: org/other at main: ")
+
+
+@pytest.mark.slow
+def test_one_file_is_pulled_for_a_backends_loras(hub: Hub, tmp_path: Path) -> None:
+    hub.files["fast-V2.0.safetensors"] = b"small matrices"
+    done = cli(
+        *("models", "pull", "org/model/fast-V2.0.safetensors", "--data-dir", str(tmp_path)),
+        env=clean_environment(HF_ENDPOINT=hub.url, HF_HUB_DISABLE_XET="1"),
+    )
+    assert 'fast-v2-0 = { file = "org/model/fast-V2.0.safetensors" }' in done.stdout
+    came = tmp_path / "models" / "org" / "model" / "fast-V2.0.safetensors"
+    assert came.read_bytes() == b"small matrices"
+    assert {name for name, _ in hub.fetched} == {"fast-V2.0.safetensors"}

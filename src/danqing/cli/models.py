@@ -65,10 +65,18 @@ def register(app: typer.Typer) -> None:
 def _register_pull(models: typer.Typer) -> None:
     @models.command("pull")
     def pull(
-        model: Annotated[str, typer.Argument(help="ORG/NAME, or the address of its page.")],
+        model: Annotated[
+            str,
+            typer.Argument(
+                help="ORG/NAME, or the address of its page at a hub or at ModelScope; ORG/NAME/FILE.safetensors for a LoRA."
+            ),
+        ],
         revision: Annotated[
             str | None,
-            typer.Option("--revision", help="A branch, tag or commit; main if not given."),
+            typer.Option(
+                "--revision",
+                help="A branch, tag or commit; main (ModelScope: master) if not given.",
+            ),
         ] = None,
         data_dir: Annotated[
             Path | None, typer.Option("--data-dir", help="Where everything is kept.")

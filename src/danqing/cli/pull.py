@@ -5,21 +5,28 @@ from __future__ import annotations
 import os
 
 from danqing.app import check_checkpoint, pipelines
-from danqing.net import hub
+from danqing.cli.progress import FileBars
+from danqing.net import hub, modelscope
 from danqing.settings import Settings
 
 
 def run(settings: Settings, model: str, revision: str | None) -> list[str]:
     """Fetch and check it; returns what to tell. Raises PullError, LoadError, OSError."""
-    if not hub.is_installed():
+    place = hub.place_of(model, revision, os.environ.get("HF_ENDPOINT") or hub.HUB)
+    if not place.is_modelscope and not hub.is_installed():
         raise hub.PullError(
             "huggingface_hub is not installed here: pip install 'danqing[engine]', or put a folder there yourself"
         )
-    place = hub.place_of(model, revision, os.environ.get("HF_ENDPOINT") or hub.HUB)
     families = pipelines()
     folder = settings.data_dir / "models" / place.id
     folder.mkdir(parents=True, exist_ok=True)
-    pulled = hub.pull(place, folder, frozenset(families))
+    if place.is_modelscope:
+        with FileBars() as bars:
+            pulled = modelscope.pull(place, folder, frozenset(families), bars.on_bytes)
+    else:
+        pulled = hub.pull(place, folder, frozenset(families))
+    if place.file is not None:
+        return _lora(place, pulled)
     family, pipeline = _likely(families[pulled.kind], place.id)
     check_checkpoint(family, folder, pipeline)
     lines = [
@@ -36,6 +43,21 @@ def run(settings: Settings, model: str, revision: str | None) -> list[str]:
         note = f" # or {', '.join(others)}: by its page" if others else ""
         lines.append(f'pipeline = "{pipeline}"{note}')
     return lines
+
+
+def _lora(place: hub.Place, pulled: hub.Pulled) -> list[str]:
+    """What to tell of one file."""
+    assert place.file is not None
+    path = pulled.folder / place.file
+    name = path.stem.lower().replace(".", "-").replace("_", "-").replace(" ", "-")
+    return [
+        f"{place.id}/{place.file} at {pulled.commit}",
+        f"in {path.absolute()}",
+        "",
+        "# for your catalog_file, in the backend that it was trained for:",
+        "[backends.BACKEND.loras]",
+        f'{name} = {{ file = "{place.id}/{place.file}" }}',
+    ]
 
 
 def _likely(ways: list[tuple[str, str | None]], model: str) -> tuple[str, str | None]:

@@ -25,6 +25,7 @@ UNWANTED = ["*.fp16*", "*.bf16*", "*.non_ema*"]
 """Second copies of the same weights."""
 
 _ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+_FILE = re.compile(r"[\w.+/ -]{1,300}\.safetensors")
 _REVISION = re.compile(r"[\w./-]{1,200}")
 
 
@@ -39,6 +40,9 @@ class Place:
     endpoint: str
     id: str
     revision: str
+    file: str | None = None
+    """One file alone: a LoRA."""
+    is_modelscope: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,32 +56,39 @@ class Pulled:
 
 
 def place_of(text: str, revision: str | None, endpoint: str = HUB) -> Place:
-    """`ORG/NAME`, or the address of its page, which may name a revision. Raises PullError."""
-    name, named = text.strip(), None
+    """`ORG/NAME`, with `/FILE.safetensors` for one file alone, or the address of a page, which may name a revision. Raises PullError.
+
+    A page below `/models` is ModelScope's.
+    """
+    name, named, file, is_modelscope = text.strip(), None, None, False
     if "://" in name:
         url = urlsplit(name)
         if url.scheme not in ("http", "https") or not url.hostname or url.username:
             raise PullError(f"not the address of a model: {text}")
-        if url.hostname.endswith("modelscope.cn"):
-            raise PullError(
-                "ModelScope has a client of its own: `modelscope download --model ORG/NAME --local_dir FOLDER`,"
-                " then name the folder as the checkpoint"
-            )
         endpoint = f"{url.scheme}://{url.netloc}"
         parts = [part for part in url.path.split("/") if part]
-        name = "/".join(parts[:2])
-        if parts[2:3] == ["tree"] and len(parts) > 3:
-            named = "/".join(parts[3:])
-        elif parts[2:]:
+        is_modelscope = parts[:1] == ["models"]
+        parts = parts[1:] if is_modelscope else parts
+        name, rest = "/".join(parts[:2]), parts[2:]
+        if rest[:1] == ["tree"] and len(rest) > 1:
+            named = "/".join(rest[1:])
+        elif rest[:1] == ["blob"] and len(rest) > 2 and _FILE.fullmatch("/".join(rest[2:])):
+            named, file = rest[1], "/".join(rest[2:])
+        elif rest and not (is_modelscope and rest in (["summary"], ["files"])):
             raise PullError(f"not the address of a model's page: {text}")
+    elif _FILE.fullmatch(name) and name.count("/") > 1:
+        first, second, file = name.split("/", 2)
+        name = f"{first}/{second}"
     if revision and named and revision != named:
         raise PullError(f"the address names the revision {named}, --revision {revision}")
-    wanted = revision or named or "main"
+    wanted = revision or named or ("master" if is_modelscope else "main")
     if not _ID.fullmatch(name) or any(part.strip(".") == "" for part in name.split("/")):
         raise PullError(f"not ORG/NAME or the address of a model: {text}")
     if not _REVISION.fullmatch(wanted):
         raise PullError(f"not a revision: {wanted}")
-    return Place(endpoint, name, wanted)
+    if file is not None and any(part.strip(".") == "" for part in file.split("/")):
+        raise PullError(f"not a file: {file}")
+    return Place(endpoint, name, wanted, file, is_modelscope)
 
 
 def is_installed() -> bool:
@@ -97,6 +108,11 @@ def pull(place: Place, folder: Path, kinds: frozenset[str], *, workers: int = 4)
         )
         if commit is None:
             raise PullError(f"{place.endpoint} names no commit for {place.id}")
+        if place.file is not None:
+            hub.hf_hub_download(
+                place.id, place.file, revision=commit, local_dir=folder, endpoint=place.endpoint
+            )
+            return Pulled(folder, commit, "")
         kind = _kind_of(place, commit)
         if kind not in kinds:
             raise PullError(f"{place.id} is a {kind}, and none of {', '.join(sorted(kinds))}")
