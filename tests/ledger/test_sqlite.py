@@ -209,7 +209,11 @@ def test_a_replaced_database_is_the_one_that_counts(tmp_path: Path, url: str) ->
 
 
 def set_writer(db: Database, pragma: str) -> None:
-    """Set a pragma of the writer's one connection."""
+    """Set a pragma of the writer's one connection, which is kept until something breaks."""
+    kept = db._engines._kept
+    if kept is not None:
+        kept.connection.cursor().execute(pragma)
+        return
     with closing(db._engines.writer.raw_connection()) as connection:
         connection.cursor().execute(pragma)
 

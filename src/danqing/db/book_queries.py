@@ -29,21 +29,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as upsert_postgresql
 from sqlalchemy.dialects.sqlite import insert as upsert_sqlite
 
-from danqing.db.rows import (
-    OPEN_STATES,
-    OpenState,
-    TaskRow,
-    TransferRow,
-)
-from danqing.db.statements import (
-    every,
-    given,
-    insert_rows,
-    one,
-    padded,
-    update_rows,
-    values_of,
-)
+from danqing.db.prepared import Prepared
+from danqing.db.rows import OPEN_STATES, OpenState, TaskRow, TransferRow, values_of
+from danqing.db.statements import every, given, insert_rows, one, padded, update_rows
 from danqing.db.tables import accounts, tasks, token_spending, tokens, transfers
 
 _IDS = bindparam("ids", expanding=True)
@@ -56,23 +44,27 @@ _LOCK_ACCOUNTS = (
     .order_by(accounts.c.id)
     .with_for_update(key_share=True)
 )
-_PAYERS = select(
-    accounts.c.id,
-    accounts.c.balance,
-    accounts.c.suspended,
-    accounts.c.deleted_ms,
-    accounts.c.low_balance,
-    accounts.c.low_balance_told,
-    accounts.c.webhook_url,
-).where(accounts.c.id.in_(_IDS))
-_LIMITS = select(
-    tokens.c.id,
-    tokens.c.revoked_ms,
-    tokens.c.budget_day,
-    tokens.c.budget_month,
-    tokens.c.budget_total,
-    tokens.c.concurrency_max,
-).where(tokens.c.id.in_(_IDS))
+_PAYERS = Prepared(
+    select(
+        accounts.c.id,
+        accounts.c.balance,
+        accounts.c.suspended,
+        accounts.c.deleted_ms,
+        accounts.c.low_balance,
+        accounts.c.low_balance_told,
+        accounts.c.webhook_url,
+    ).where(accounts.c.id.in_(_IDS))
+)
+_LIMITS = Prepared(
+    select(
+        tokens.c.id,
+        tokens.c.revoked_ms,
+        tokens.c.budget_day,
+        tokens.c.budget_month,
+        tokens.c.budget_total,
+        tokens.c.concurrency_max,
+    ).where(tokens.c.id.in_(_IDS))
+)
 
 
 def _moved(delta: ColumnElement[int]) -> dict[str, ColumnElement[Any]]:
@@ -82,7 +74,7 @@ def _moved(delta: ColumnElement[int]) -> dict[str, ColumnElement[Any]]:
     return {"balance": left, "low_balance_told": and_(accounts.c.low_balance_told, still_low)}
 
 
-_MOVE = (
+_MOVE = Prepared(
     update(accounts)
     .where(
         accounts.c.id == bindparam("account_id"),
@@ -241,7 +233,7 @@ def forget_spending(conn: Connection, token_id: str) -> None:
 
 # Transfers
 
-_TRANSFER = select(transfers).where(transfers.c.id == bindparam("id"))
+_TRANSFER = Prepared(select(transfers).where(transfers.c.id == bindparam("id")))
 _STATEMENT = (
     select(transfers)
     .where(
@@ -282,11 +274,11 @@ def transfers_of(conn: Connection, account_id: str, after: str, rows_max: int) -
 # Tasks
 
 _IS_OPEN = tasks.c.state.in_([literal_column(f"'{state}'") for state in OPEN_STATES])
-_TASK = select(tasks).where(tasks.c.id == bindparam("id"))
-_TASK_OR_HOLD = select(tasks).where(
-    or_(tasks.c.id == bindparam("id"), tasks.c.hold_id == bindparam("hold_id"))
+_TASK = Prepared(select(tasks).where(tasks.c.id == bindparam("id")))
+_TASK_OR_HOLD = Prepared(
+    select(tasks).where(or_(tasks.c.id == bindparam("id"), tasks.c.hold_id == bindparam("hold_id")))
 )
-_BY_CLIENT_KEY = select(tasks).where(tasks.c.client_key.in_(_IDS))
+_BY_CLIENT_KEY = Prepared(select(tasks).where(tasks.c.client_key.in_(_IDS)))
 _RELEASE_KEY = update(tasks).where(tasks.c.id == bindparam("task_id")).values(client_key=None)
 _OVERDUE = (
     select(tasks)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import BigInteger, Connection, Integer, bindparam, func, select, update
 
+from danqing.db.prepared import Prepared
 from danqing.db.rows import EndState, Json
 from danqing.db.statements import every, given, padded, update_rows
 from danqing.db.tables import tasks, transfers
@@ -14,7 +15,7 @@ from danqing.db.tables import tasks, transfers
 _IDS = bindparam("ids", expanding=True)
 # As in book_queries: no index of open tasks is asked for a task whose id is known.
 _NOT_ENDED = tasks.c.finished_ms.is_(None)
-_ENDING = (
+_ENDING = Prepared(
     select(
         tasks.c.id,
         tasks.c.account_id,
@@ -31,7 +32,7 @@ _ENDING = (
     .order_by(tasks.c.id)
     .with_for_update(of=tasks)
 )
-_END = (
+_END = Prepared(
     update(tasks)
     .where(tasks.c.id == bindparam("task_id"), tasks.c.epoch == bindparam("at_epoch"), _NOT_ENDED)
     .values(

@@ -11,19 +11,23 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from contextlib import suppress
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from danqing.db.prepared import run
 from danqing.domain.errors import Unavailable
 
 Synchronous = Literal["FULL", "NORMAL"]
 
+_FILE = "danqing.file"
+"""In a SQLite connection's info: the path, and which file was there when it was opened."""
 _KINDS = "the database URL must be sqlite:///PATH, a file, or postgresql://USER@HOST/NAME"
 _CONNECT_S_MAX = 5
 # A transaction of ours takes milliseconds: whoever holds a lock longer is gone, and a server that
@@ -63,8 +67,27 @@ class Engines:
             self.reader = _sqlite(path, "BEGIN", synchronous, busy_timeout_ms)
         else:
             raise ValueError(_KINDS)
+        self._kept: Connection | None = None
+
+    @contextmanager
+    def transaction(self) -> Generator[Connection]:
+        """A transaction of the writer, which has but one thread. Its connection is kept for the next one."""
+        kept, self._kept = self._kept, None
+        if kept is None or not _is_current(kept.info):
+            if kept is not None:
+                kept.close()
+            kept = self.writer.connect()
+        try:
+            with kept.begin():
+                yield kept
+        except BaseException:
+            kept.close()
+            raise
+        self._kept = kept
 
     def dispose(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
         self.reader.dispose()
         self.writer.dispose()
 
@@ -107,10 +130,11 @@ def _make_file(path: Path) -> None:
 def _sqlite(path: Path, begin: str, synchronous: Synchronous, busy_timeout_ms: int) -> Engine:
     # mode=rw: a file that is gone is not made anew, empty.
     query = {"mode": "rw", "uri": "true"}
-    engine = create_engine(URL.create("sqlite", database=f"file:{quote(str(path))}", query=query))
+    name = str(path)
+    engine = create_engine(URL.create("sqlite", database=f"file:{quote(name)}", query=query))
 
     def connected(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
-        record.info["file"] = _file_id(path)
+        record.info[_FILE] = name, _file_id(name)
         connection.isolation_level = None
         _pragma(connection, "busy_timeout", busy_timeout_ms, busy_timeout_ms)
         _use_wal(connection, busy_timeout_ms)
@@ -119,11 +143,11 @@ def _sqlite(path: Path, begin: str, synchronous: Synchronous, busy_timeout_ms: i
 
     def lent(_connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
         # What is written to a deleted file succeeds and is lost: the pool opens what is there now.
-        if record.info["file"] != _file_id(path):
+        if not _is_current(record.info):
             raise DisconnectionError("The database file has been deleted or replaced.")
 
     def begun(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        run(connection, begin)
 
     event.listen(engine, "connect", connected)
     event.listen(engine, "checkout", lent)
@@ -131,9 +155,17 @@ def _sqlite(path: Path, begin: str, synchronous: Synchronous, busy_timeout_ms: i
     return engine
 
 
-def _file_id(path: Path) -> tuple[int, int] | None:
+def _is_current(info: Mapping[Any, Any]) -> bool:
+    """Whether a connection that has been there for a while is to the file that is there now."""
+    if _FILE not in info:
+        return True
+    name, opened = info[_FILE]
+    return opened == _file_id(name)
+
+
+def _file_id(path: str) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:
         return None
     return found.st_dev, found.st_ino

@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Integer, bindparam, func, select, tuple_, update
 
-from danqing.db.rows import ImageRow
-from danqing.db.statements import every, insert_rows, one, values_of
+from danqing.db.rows import ImageRow, values_of
+from danqing.db.statements import every, insert_rows, one
 from danqing.db.tables import images
 from danqing.db.task_queries import first_id
 

@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 
 from sqlalchemy import Connection, String, bindparam, delete, insert, or_, select, text, update
 
-from danqing.db.rows import AuditRow, OutboxRow, RefusalRow
-from danqing.db.statements import every, values_of
+from danqing.db.rows import AuditRow, OutboxRow, RefusalRow, values_of
+from danqing.db.statements import every
 from danqing.db.tables import audit_log, outbox, refusals
 
 # The audit log

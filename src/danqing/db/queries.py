@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
+from danqing.db.prepared import Prepared
 from danqing.db.rows import (
     AccountRow,
     BlockedUserRow,
@@ -30,8 +31,9 @@ from danqing.db.rows import (
     TokenFacts,
     TokenRow,
     WaiverRow,
+    values_of,
 )
-from danqing.db.statements import every, one, values_of
+from danqing.db.statements import every, one
 from danqing.db.tables import (
     accounts,
     blocked_users,
@@ -130,7 +132,7 @@ _KEYS_OF = select(func.count()).where(
     tokens.c.revoked_ms.is_(None),
 )
 _TOKENS_OF = _TOKENS.where(tokens.c.account_id == bindparam("account_id"))
-_TOKEN_FACTS = (
+_TOKEN_FACTS = Prepared(
     select(
         tokens.c.id.label("token_id"),
         tokens.c.kind,

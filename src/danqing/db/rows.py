@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cache
+from operator import attrgetter
 from typing import Any, Literal, Protocol
 
 CHARACTERS_MAX = 10**15
@@ -299,3 +301,15 @@ class OutboxRow:
     payload: Json
     attempts: int
     created_ms: int
+
+
+def values_of(row: Any) -> dict[str, Any]:
+    """The fields of a dataclass, by name; `dataclasses.asdict` would copy the JSON in them in depth."""
+    names, get = _fields(type(row))
+    return dict(zip(names, get(row), strict=True))
+
+
+@cache
+def _fields(kind: type[Any]) -> tuple[tuple[str, ...], attrgetter[tuple[Any, ...]]]:
+    names = tuple(field.name for field in fields(kind))
+    return names, attrgetter(*names)

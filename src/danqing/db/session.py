@@ -12,9 +12,9 @@ import queue
 import random
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -122,7 +122,7 @@ class Database:
         self, batch: Batch[Item, T], item: Item, accounts: Sequence[str] = ()
     ) -> T:
         """As `write`, together with all others that wait with the same `batch` function."""
-        async with _slot(self._write_slots):
+        async with _Slot(self._write_slots):
             self._refuse_if_closed()
             future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             self._queue.put(_Write(batch, item, accounts, future))
@@ -130,7 +130,7 @@ class Database:
 
     async def read(self, fn: Callable[[Connection], T]) -> T:
         """Run `fn` in a reader thread on one snapshot of what is committed. Raises Unavailable."""
-        async with _slot(self._read_slots):
+        async with _Slot(self._read_slots):
             self._refuse_if_closed()
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._readers, self._read, fn)
@@ -189,9 +189,10 @@ class Database:
         for number, run in enumerate(_TRIES):
             again = False
             # At once, whoever was ended for a deadlock takes its rows back before the other one wakes.
-            time.sleep(number * random.uniform(0, _PAUSE_S_MAX))
+            if number:
+                time.sleep(number * random.uniform(0, _PAUSE_S_MAX))
             try:
-                with self._engines.writer.begin() as connection:
+                with self._engines.transaction() as connection:
                     again = run is not _TRIES[-1]
                     # All of them first and in order: two gateways then never wait for each other.
                     lock_accounts(connection, accounts)
@@ -259,18 +260,24 @@ def _alone(connection: Connection, write: _Write[Any, Any], *, last_try: bool) -
     return outcome
 
 
-@asynccontextmanager
-async def _slot(semaphore: asyncio.Semaphore) -> AsyncGenerator[None]:
-    """Hold one slot, waiting 30 s at most. Raises Busy."""
-    try:
-        async with asyncio.timeout(_SLOT_WAIT_S):
-            await semaphore.acquire()
-    except TimeoutError:
-        raise Busy(retry_after_s=1.0) from None
-    try:
-        yield
-    finally:
-        semaphore.release()
+class _Slot:
+    """One of a semaphore's slots, held for a block; waited for 30 s at most. Raises Busy."""
+
+    def __init__(self, semaphore: asyncio.Semaphore) -> None:
+        self._semaphore = semaphore
+
+    async def __aenter__(self) -> None:
+        if not self._semaphore.locked():
+            await self._semaphore.acquire()  # at once
+            return
+        try:
+            async with asyncio.timeout(_SLOT_WAIT_S):
+                await self._semaphore.acquire()
+        except TimeoutError:
+            raise Busy(retry_after_s=1.0) from None
+
+    async def __aexit__(self, *_: object) -> None:
+        self._semaphore.release()
 
 
 def _resolve(resolved: list[tuple[asyncio.Future[Any], Any]]) -> None:

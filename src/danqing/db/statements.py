@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields
 from functools import cache
-from operator import attrgetter
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -29,32 +27,32 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
 
+from danqing.db.prepared import Prepared
+
 R = TypeVar("R")
 Row = Mapping[str, Any]
 
 
-def one(conn: Connection, row: type[R], statement: Executable, **values: Any) -> R | None:
+def one(
+    conn: Connection, row: type[R], statement: Executable | Prepared, **values: Any
+) -> R | None:
     """The statement's only row, or None."""
+    if isinstance(statement, Prepared):
+        rows = statement.rows(conn, values)
+        assert len(rows) <= 1
+        return row(**rows[0]) if rows else None
     found = conn.execute(statement, values).one_or_none()
     return None if found is None else row(**found._mapping)
 
 
-def every(conn: Connection, row: type[R], statement: Executable, **values: Any) -> list[R]:
+def every(
+    conn: Connection, row: type[R], statement: Executable | Prepared, **values: Any
+) -> list[R]:
+    if isinstance(statement, Prepared):
+        return [row(**found) for found in statement.rows(conn, values)]
     found = conn.execute(statement, values)
     names = tuple(found.keys())
     return [row(**dict(zip(names, one_row, strict=True))) for one_row in found]
-
-
-@cache
-def _columns(row: type[Any]) -> tuple[tuple[str, ...], attrgetter[tuple[Any, ...]]]:
-    names = tuple(field.name for field in fields(row))
-    return names, attrgetter(*names)
-
-
-def values_of(row: Any) -> dict[str, Any]:
-    """A row's columns; `dataclasses.asdict` would copy its JSON in depth."""
-    names, get = _columns(type(row))
-    return dict(zip(names, get(row), strict=True))
 
 
 def padded(ids: Collection[str]) -> list[str]:
@@ -74,12 +72,12 @@ def insert_rows(conn: Connection, table: Table, rows: Sequence[Row]) -> None:
     if conn.dialect.name == "postgresql":
         conn.execute(_insert_given(table, tuple(rows[0])), {"given": _document(rows)})
     else:
-        conn.execute(_insert(table), rows)
+        _insert(table, tuple(rows[0])).count(conn, rows)
 
 
 @cache
-def _insert(table: Table) -> Insert:
-    return insert(table)
+def _insert(table: Table, _names: tuple[str, ...]) -> Prepared:
+    return Prepared(insert(table))
 
 
 @cache
@@ -105,7 +103,9 @@ def given(key: Column[str], name: str, kind: TypeEngine[Any]) -> ColumnElement[A
     return cast(row.op("->>", return_type=Text())(name), kind)
 
 
-def update_rows(conn: Connection, each: Update, all_given: Update, rows: Mapping[str, Row]) -> int:
+def update_rows(
+    conn: Connection, each: Prepared, all_given: Update, rows: Mapping[str, Row]
+) -> int:
     """Update rows by their keys; how many there were.
 
     By a statement for each row with its values bound; on PostgreSQL by one for all, where `ids` are
@@ -117,7 +117,7 @@ def update_rows(conn: Connection, each: Update, all_given: Update, rows: Mapping
     if conn.dialect.name == "postgresql":
         values = {"ids": padded(rows), "given": {key: _plain(row) for key, row in rows.items()}}
         return conn.execute(all_given, values).rowcount
-    return conn.execute(each, list(rows.values())).rowcount
+    return each.count(conn, list(rows.values()))
 
 
 def _document(rows: Sequence[Row]) -> str:

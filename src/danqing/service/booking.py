@@ -108,13 +108,12 @@ class _Desk:
         token_ids = {item.row.token_id for item in openings if item.row.token_id is not None}
         self.payers = book_queries.payers(conn, {item.row.account_id for item in openings})
         self.limits = book_queries.limits(conn, token_ids)
-        self.spent = Counter(
-            book_queries.spending(
-                conn,
-                {row.id for row in self.limits.values() if has_budget(row)},
-                {window(name, item.row.created_ms) for item in openings for name in WINDOWS},
-            )
-        )
+        self.spent: Counter[tuple[str, str]] = Counter()
+        budgeted = {row.id for row in self.limits.values() if has_budget(row)}
+        if budgeted:
+            times = {item.row.created_ms for item in openings}
+            windows = {window(name, at_ms) for at_ms in times for name in WINDOWS}
+            self.spent.update(book_queries.spending(conn, budgeted, windows))
         capped = {row.id for row in self.limits.values() if row.concurrency_max is not None}
         self.open = Counter(book_queries.open_tasks_by_token(conn, capped))
         self.left = {payer.id: payer.balance for payer in self.payers.values()}
@@ -144,6 +143,8 @@ class _Desk:
             raise ExpiredToken("The API key has been revoked.")
         if limits.concurrency_max is not None and self.open[limits.id] >= limits.concurrency_max:
             raise ConcurrencyExceeded(limits.concurrency_max)
+        if not has_budget(limits):
+            return
         budgets = (limits.budget_day, limits.budget_month, limits.budget_total)
         for name, budget in zip(WINDOWS, budgets, strict=True):
             key = (limits.id, window(name, now_ms))

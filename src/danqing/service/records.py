@@ -6,10 +6,10 @@ The request is enough to draw the task again, the result to answer it again.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from danqing.db.rows import TaskRow
+from danqing.db.rows import TaskRow, values_of
 from danqing.domain import errors
 from danqing.domain.errors import DanqingError, NotFound
 from danqing.domain.sizes import Size
@@ -48,15 +48,15 @@ class StoredRequest:
     def as_json(self) -> dict[str, Any]:
         return {
             # Earlier chat turns were moderated; they are not drawn, so they are not kept.
-            "task": asdict(self.task)
+            "task": values_of(self.task)
             | {
                 "size": str(self.task.size),
                 "history": (),
                 "references": [_kept_source(source) for source in self.task.references],
                 "mask": self.task.mask and _kept_source(self.task.mask),
             },
-            "delivery": asdict(self.delivery),
-            "plan": asdict(self.plan),
+            "delivery": values_of(self.delivery),
+            "plan": values_of(self.plan),
             "seeds": list(self.seeds),
             "held": self.held,
             "received_s": self.received_s,

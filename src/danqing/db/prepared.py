@@ -1,0 +1,131 @@
+"""A statement compiled once; on SQLite the driver gets it as it is. Knows no table.
+
+`Connection.execute` costs ten times what SQLite needs for one of our statements (bench/gateway.py), and
+SQLite's errors end no connection, so there is nothing for SQLAlchemy to do in between. PostgreSQL's do:
+there it runs the statement.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from sqlalchemy import Connection, Executable, Select
+from sqlalchemy.engine import Compiled
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.sql.compiler import SQLCompiler
+
+Processor = Callable[[Any], Any]
+
+
+def run(conn: Connection, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
+    """One statement by SQLite's driver, in the connection's transaction. Raises DBAPIError."""
+    driver = cast("sqlite3.Connection", conn.connection.driver_connection)
+    try:
+        return driver.execute(sql, parameters)
+    except sqlite3.Error as error:
+        raise _wrapped(conn, sql, parameters, error) from error
+
+
+def _wrapped(conn: Connection, sql: str, parameters: Any, error: sqlite3.Error) -> BaseException:
+    hidden = conn.engine.hide_parameters
+    return DBAPIError.instance(
+        sql, parameters, error, sqlite3.Error, hide_parameters=hidden, dialect=conn.dialect
+    )
+
+
+class _Plan:
+    """The statement as SQLite takes it, for lists of certain lengths."""
+
+    def __init__(
+        self, compiled: SQLCompiler, values: Mapping[str, Any], lists: Sequence[str]
+    ) -> None:
+        state = compiled.construct_expanded_state(values)
+        self.sql = state.statement
+        self._lists = {name: state.parameter_expansion[name] for name in lists}
+        self._constants = {
+            name: value for name, value in state.parameters.items() if name not in values
+        }
+        whose = {part: name for name, parts in self._lists.items() for part in parts}
+        types = {name: bind.type for name, bind in compiled.binds.items()}
+        dialect = compiled.dialect
+        self._binds: list[tuple[str, Processor | None]] = [
+            (name, types[whose.get(name, name)].dialect_impl(dialect).bind_processor(dialect))
+            for name in state.positiontup or ()
+        ]
+
+    def bound(self, values: Mapping[str, Any]) -> list[Any]:
+        """The values in the order of the statement's question marks, as the driver takes them."""
+        found = {**self._constants, **values}
+        for name, parts in self._lists.items():
+            found.update(zip(parts, values[name], strict=True))
+        return [
+            found[name] if process is None else process(found[name])
+            for name, process in self._binds
+        ]
+
+
+class Prepared:
+    """A statement that is the same each time but for its bound values."""
+
+    def __init__(self, statement: Executable) -> None:
+        self.statement = statement
+        self._compiled: SQLCompiler | None = None
+        self._plans: dict[tuple[int, ...], _Plan] = {}
+        self._selects = isinstance(statement, Select)
+        self._columns: list[tuple[str, Processor | None]] = []
+
+    def rows(self, conn: Connection, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The rows that it finds, each by its columns' names."""
+        if conn.dialect.name != "sqlite":
+            result = conn.execute(self.statement, values)
+            names = tuple(result.keys())
+            return [dict(zip(names, row, strict=True)) for row in result]
+        plan = self._plan(conn, values)
+        found = run(conn, plan.sql, plan.bound(values)).fetchall()
+        return [
+            {
+                name: value if read is None else read(value)
+                for (name, read), value in zip(self._columns, row, strict=True)
+            }
+            for row in found
+        ]
+
+    def count(self, conn: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Run it for each of the `rows` of values; how many rows of its table were written."""
+        if conn.dialect.name != "sqlite":
+            return conn.execute(self.statement, rows).rowcount
+        plan = self._plan(conn, rows[0])
+        bound = [plan.bound(values) for values in rows]
+        if len(bound) == 1:
+            return run(conn, plan.sql, bound[0]).rowcount
+        driver = cast("sqlite3.Connection", conn.connection.driver_connection)
+        try:
+            return driver.executemany(plan.sql, bound).rowcount
+        except sqlite3.Error as error:
+            raise _wrapped(conn, plan.sql, bound, error) from error
+
+    def _plan(self, conn: Connection, values: Mapping[str, Any]) -> _Plan:
+        # A list in the rows of an INSERT or UPDATE is JSON.
+        lists = [
+            name for name, value in values.items() if self._selects and isinstance(value, list)
+        ]
+        lengths = tuple(len(values[name]) for name in lists)
+        plan = self._plans.get(lengths)
+        if plan is None:
+            plan = self._plans[lengths] = _Plan(self._compile(conn, values), values, lists)
+        return plan
+
+    def _compile(self, conn: Connection, values: Mapping[str, Any]) -> SQLCompiler:
+        if self._compiled is None:
+            dialect = conn.dialect
+            columns = None if self._selects else list(values)
+            compiled: Compiled = self.statement.compile(dialect=dialect, column_keys=columns)
+            self._compiled = cast("SQLCompiler", compiled)
+            if isinstance(self.statement, Select):
+                self._columns = [
+                    (column.key, column.type.dialect_impl(dialect).result_processor(dialect, None))
+                    for column in self.statement.selected_columns
+                ]
+        return self._compiled
