@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import httpcore2
 import trustme
+import uvloop
 
+from danqing.net.http1 import Connection, dial
 from danqing.net.outbound import Outbound, OutboundReply
 from danqing.net.policy import Policy
 
@@ -103,7 +104,7 @@ def client_tls() -> ssl.SSLContext:
     return context
 
 
-class Wire(httpcore2.AnyIOBackend):
+class Wire:
     """Dials for real, but an address in `routes` leads to a port of loopback instead.
 
     `dialed` has all addresses asked for: what is neither a route nor loopback cannot be reached.
@@ -113,13 +114,13 @@ class Wire(httpcore2.AnyIOBackend):
         self.routes = routes
         self.dialed: list[str] = []
 
-    async def connect_tcp(self, host, port, *rest, **options) -> httpcore2.AsyncNetworkStream:
-        self.dialed.append(host)
-        if host in self.routes:
-            return await super().connect_tcp("127.0.0.1", self.routes[host].port, *rest, **options)
-        if host == "127.0.0.1":
-            return await super().connect_tcp(host, port, *rest, **options)
-        raise httpcore2.ConnectError("no route")
+    async def __call__(self, address: str, port: int, *rest) -> Connection:
+        self.dialed.append(address)
+        if address in self.routes:
+            return await dial("127.0.0.1", self.routes[address].port, *rest)
+        if address == "127.0.0.1":
+            return await dial(address, port, *rest)
+        raise ConnectionError("no route")
 
 
 class Names:
@@ -139,7 +140,8 @@ class Names:
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(test())
+    """On the event loop that the server has: transports differ in what they do and when."""
+    uvloop.run(test())
 
 
 async def get(outbound: Outbound, url: str, policy: Policy = LOCAL, **options) -> OutboundReply:

@@ -204,7 +204,7 @@ def test_time_is_capped_while_resolving_and_connecting() -> None:
             return []
 
         class Deaf(Wire):
-            async def connect_tcp(self, *_, **__):
+            async def __call__(self, *_, **__):
                 await asyncio.sleep(60)
 
         for outbound in (Outbound(resolve=slow), Outbound(dialer=Deaf({}))):

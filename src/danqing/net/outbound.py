@@ -8,14 +8,14 @@ changes afterwards changes nothing. The pool knows no proxy, cookie, .netrc or e
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 
-import httpcore2
 import httpx2
 
 from danqing import __version__
@@ -25,7 +25,18 @@ from danqing.net.errors import (
     OutboundTooLarge,
     OutboundUnsent,
 )
-from danqing.net.policy import Policy, is_public, parse_url, public_only
+from danqing.net.http1 import (
+    Compressed,
+    Connection,
+    OnBody,
+    Origin,
+    Pool,
+    Reply,
+    TooLarge,
+    Unsound,
+    dial,
+)
+from danqing.net.policy import PORTS, Policy, is_public, parse_url, public_only
 
 _ADDRESSES_MAX = 4
 _CONNECT_S_MAX = 5.0  # per address, so that a dead one does not use up the request's time
@@ -37,16 +48,13 @@ _RESOLVER_THREADS = 16
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # All that goes along to another origin; the rest may be a credential under any name.
 _HARMLESS_HEADERS = frozenset({"accept", "accept-language", "content-type", "user-agent"})
-_NETWORK_ERRORS = (
-    httpcore2.TimeoutException,
-    httpcore2.NetworkError,
-    httpcore2.ProtocolError,
-    OSError,
-)
+_UNSENDABLE = re.compile(r"[\x00\r\n]|[^\x00-\x7f]")
+"""What would end a header, or is no text of one."""
 
-OnBody = Callable[[int], Awaitable[None] | None]
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host and port → the texts of its IP addresses. Raises OSError."""
+Dialer = Callable[[str, int, ssl.SSLContext | None, str], Awaitable[Connection]]
+"""As `http1.dial`: a literal address, a port, how to encrypt, and the name that the certificate is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +75,20 @@ class _Hop:
     content: bytes
 
 
+@dataclass(slots=True)
 class _Sending:
-    """Whether any byte of a request may have reached the other side, as the HTTP library's trace tells."""
+    """Whether any byte of a request may have reached the other side, and who hears of what happens."""
 
-    def __init__(self, on_sent: Callable[[], None] | None, on_body: OnBody | None = None) -> None:
-        self.begun = False
-        self.on_body = on_body
-        self._on_sent = on_sent
+    on_sent: Callable[[], None] | None
+    on_body: OnBody | None
+    begun: bool = False
 
-    async def trace(self, event: str, _: object) -> None:
-        if event == "http11.send_request_headers.started" and not self.begun:
+    def begin(self) -> None:
+        """The first byte is about to leave."""
+        if not self.begun:
             self.begun = True
-            if self._on_sent is not None:
-                self._on_sent()
+            if self.on_sent is not None:
+                self.on_sent()
 
 
 class Outbound:
@@ -89,7 +98,7 @@ class Outbound:
         self,
         *,
         resolve: Resolver | None = None,
-        dialer: httpcore2.AsyncNetworkBackend | None = None,
+        dialer: Dialer = dial,
         tls: ssl.SSLContext | None = None,
         requests_max: int = 256,
         connections_max: int = _CONNECTIONS_MAX,
@@ -104,13 +113,20 @@ class Outbound:
         self._threads = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="danqing-resolver")
         self._requests_max = requests_max
         self._requests = 0
-        resolve = resolve or self._resolve
-        dialer = dialer or httpcore2.AnyIOBackend()
-        tls = tls or httpx2.create_ssl_context()
+        self._resolve = resolve or self._ask_system
+        self._dialer = dialer
+        self._tls = tls or httpx2.create_ssl_context()
+        self._tls.set_alpn_protocols(["http/1.1"])
         # Apart: a connection to a private address is never reused for a URL from a user.
-        limits = (connections_max, idle_max)
-        self._public_pool = _pool(_CheckedDialer(resolve, dialer, public=True), tls, *limits)
-        self._operator_pool = _pool(_CheckedDialer(resolve, dialer, public=False), tls, *limits)
+        self._public_pool, self._operator_pool = (
+            Pool(
+                partial(self._connect, public=public),
+                connections_max=connections_max,
+                idle_max=idle_max,
+                idle_s_max=_IDLE_S_MAX,
+            )
+            for public in (True, False)
+        )
 
     async def request(
         self,
@@ -148,15 +164,15 @@ class Outbound:
         except TimeoutError as error:
             text = f"No complete answer from '{_host(hop.url)}' in time."
             raise _failed(sending, text) from error
-        except _NETWORK_ERRORS as error:
+        except (OSError, Unsound) as error:
             raise _failed(sending, f"The exchange with '{_host(hop.url)}' failed.") from error
         finally:
             self._requests -= 1
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._public_pool.aclose()
-        await self._operator_pool.aclose()
+        self._public_pool.close()
+        self._operator_pool.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _follow(
@@ -174,59 +190,32 @@ class Outbound:
                 policy = Policy.public()
         raise OutboundFailed(f"More than {redirects_max} redirects.")
 
-    async def _resolve(self, host: str, port: int) -> Sequence[str]:
+    async def _connect(self, origin: Origin, *, public: bool) -> Connection:
+        """Resolve a host, check all its addresses and connect to the first that answers."""
+        try:
+            addresses = await self._resolve(origin.host, origin.port)
+        except UnicodeError as error:  # a label of the name is over 63 characters
+            raise Unsound("no such host") from error
+        if public and not all(map(is_public, addresses)):
+            raise OutboundRefused(f"'{origin.host}' is not a public host.")
+        tls = self._tls if origin.scheme == "https" else None
+        failure: Exception = Unsound("no address")
+        for address in addresses[:_ADDRESSES_MAX]:
+            try:
+                async with asyncio.timeout(_CONNECT_S_MAX):
+                    return await self._dialer(address, origin.port, tls, origin.host)
+            except ssl.SSLError:
+                raise
+            except OSError as error:
+                failure = Unsound(f"no connection: {error}")
+        raise failure
+
+    async def _ask_system(self, host: str, port: int) -> Sequence[str]:
         found = await asyncio.get_running_loop().run_in_executor(
             self._threads,
             lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM),
         )
         return [str(sockaddr[0]) for *_, sockaddr in found]
-
-
-class _CheckedDialer(httpcore2.AsyncNetworkBackend):
-    """Resolves a host, checks all its addresses and connects to the first that answers."""
-
-    def __init__(
-        self, resolve: Resolver, dialer: httpcore2.AsyncNetworkBackend, *, public: bool
-    ) -> None:
-        self._resolve = resolve
-        self._dialer = dialer
-        self._public = public
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore2's signature
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
-        try:
-            addresses = await self._resolve(host, port)
-        except UnicodeError as error:  # a label of the name is over 63 characters
-            raise httpcore2.ConnectError("no such host") from error
-        if self._public and not all(map(is_public, addresses)):
-            raise OutboundRefused(f"'{host}' is not a public host.")
-        failure: Exception = httpcore2.ConnectError("no address")
-        for address in addresses[:_ADDRESSES_MAX]:
-            try:
-                return await self._dialer.connect_tcp(
-                    address, port, timeout, local_address, socket_options
-                )
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
-                failure = error
-        raise failure
-
-
-def _pool(
-    dialer: _CheckedDialer, tls: ssl.SSLContext, connections_max: int, idle_max: int
-) -> httpcore2.AsyncConnectionPool:
-    return httpcore2.AsyncConnectionPool(
-        ssl_context=tls,
-        max_connections=connections_max,
-        max_keepalive_connections=idle_max,
-        keepalive_expiry=_IDLE_S_MAX,
-        network_backend=dialer,
-    )
 
 
 def _next_hop(hop: _Hop, status: int, location: str) -> _Hop:
@@ -252,9 +241,28 @@ def _host(url: httpx2.URL) -> str:
     return url.raw_host.decode()
 
 
-async def _exchange(
-    pool: httpcore2.AsyncConnectionPool, hop: _Hop, bytes_max: int, sending: _Sending
-) -> OutboundReply:
+async def _exchange(pool: Pool, hop: _Hop, bytes_max: int, sending: _Sending) -> OutboundReply:
+    url, host = hop.url, _host(hop.url)
+    head = _head(hop)
+    origin = Origin(url.scheme, host, url.port or PORTS[url.scheme])
+    connection = await pool.take(origin)
+    try:
+        sending.begin()
+        reply = await connection.exchange(
+            hop.method, head, hop.content, bytes_max=bytes_max, on_body=sending.on_body
+        )
+    except TooLarge as error:
+        text = f"The answer of '{host}' has more than {bytes_max} bytes."
+        raise OutboundTooLarge(text) from error
+    except Compressed as error:
+        raise OutboundFailed(f"'{host}' sent a compressed answer unasked.") from error
+    finally:
+        pool.give(origin, connection)
+    return OutboundReply(reply.status, _joined(reply), reply.content, str(url))
+
+
+def _head(hop: _Hop) -> bytes:
+    """The request up to its body. Raises Unsound for a header that cannot be sent."""
     url = hop.url
     sent = {
         "user-agent": f"danqing/{__version__}",
@@ -262,38 +270,22 @@ async def _exchange(
         "host": url.netloc.decode(),
         "accept-encoding": "identity",
     }
-    async with pool.stream(
-        hop.method,
-        httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-        headers=list(sent.items()),
-        content=hop.content if hop.content or hop.method in ("POST", "PUT", "PATCH") else None,
-        extensions={"timeout": {"connect": _CONNECT_S_MAX}, "trace": sending.trace},
-    ) as reply:
-        got: dict[str, str] = {}
-        for raw_name, raw_value in reply.headers:
-            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-            got[name] = f"{got[name]}, {value}" if name in got else value
-        body = b""
-        if bytes_max:
-            body = await _body(reply, got, bytes_max, _host(url), sending.on_body)
-        return OutboundReply(reply.status, got, body, str(url))
+    if hop.content or hop.method in ("POST", "PUT", "PATCH"):
+        sent["content-length"] = str(len(hop.content))
+    lines = [f"{name}: {value}" for name, value in sent.items()]
+    if any(map(_UNSENDABLE.search, lines)):
+        raise Unsound("a header that cannot be sent")
+    return b"%b %b HTTP/1.1\r\n%b\r\n\r\n" % (
+        hop.method.encode(),
+        url.raw_path,
+        "\r\n".join(lines).encode(),
+    )
 
 
-async def _body(
-    reply: httpcore2.Response,
-    headers: Mapping[str, str],
-    bytes_max: int,
-    host: str,
-    on_body: OnBody | None,
-) -> bytes:
-    if headers.get("content-encoding", "identity").lower() not in ("", "identity"):
-        raise OutboundFailed(f"'{host}' sent a compressed answer unasked.")
-    body = bytearray()
-    async with aclosing(reply.aiter_stream()) as chunks:
-        async for chunk in chunks:
-            body += chunk
-            if len(body) > bytes_max:
-                raise OutboundTooLarge(f"The answer of '{host}' has more than {bytes_max} bytes.")
-            if on_body is not None and (room := on_body(len(chunk))) is not None:
-                await room
-    return bytes(body)
+def _joined(reply: Reply) -> dict[str, str]:
+    """An answer's headers as text, repeated ones joined."""
+    got: dict[str, str] = {}
+    for raw_name, raw_value in reply.headers:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        got[name] = f"{got[name]}, {value}" if name in got else value
+    return got

@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import httpx2
 
@@ -14,7 +15,7 @@ from danqing.net.errors import OutboundRefused
 
 URL_CHARS_MAX = 8192
 _HOST = re.compile(r"[a-z0-9_:][a-z0-9._:-]{0,252}", re.ASCII)
-_PORTS = {"http": 80, "https": 443}
+PORTS = {"http": 80, "https": 443}
 
 # Not globally reachable by IANA's IPv4 and IPv6 special-purpose address registries, and multicast.
 # 192.88.99.0/24 is the retired 6to4 relay; 168.63.129.16 looks public and is Azure's own metadata.
@@ -75,6 +76,7 @@ def check_url(url: str, policy: Policy) -> None:
     public_only(parse_url(url), policy)
 
 
+@lru_cache(256)
 def parse_url(url: str, base: httpx2.URL | None = None) -> httpx2.URL:
     """`url` taken apart, relative to `base`. Raises OutboundRefused for what is no http(s) URL."""
     if len(url) > URL_CHARS_MAX:
@@ -83,7 +85,7 @@ def parse_url(url: str, base: httpx2.URL | None = None) -> httpx2.URL:
         parsed = base.join(url) if base else httpx2.URL(url)
     except (httpx2.InvalidURL, ValueError) as error:
         raise OutboundRefused("The URL is malformed.") from error
-    if parsed.scheme not in _PORTS:
+    if parsed.scheme not in PORTS:
         raise OutboundRefused("The URL is not http or https.")
     if parsed.userinfo:
         raise OutboundRefused("The URL holds a user name or password.")
@@ -99,13 +101,13 @@ def public_only(url: httpx2.URL, policy: Policy) -> bool:
     2130706433; names are left to whoever resolves them.
     """
     host = url.raw_host.decode()
-    port = url.port or _PORTS[url.scheme]
+    port = url.port or PORTS[url.scheme]
     bracketed = f"[{host}]" if ":" in host else host
     if bracketed in policy.hosts or f"{bracketed}:{port}" in policy.hosts:
         return False
     if not policy.others_if_public:
         raise OutboundRefused(f"'{host}' is not among the configured hosts.")
-    if port not in _PORTS.values():
+    if port not in PORTS.values():
         raise OutboundRefused("Only the ports 80 and 443 are allowed.")
     try:
         found = socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)

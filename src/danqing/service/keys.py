@@ -15,6 +15,7 @@ import secrets
 import stat
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from danqing.domain.errors import InvalidField, ServerFault
@@ -38,6 +39,7 @@ class KeyFile:
     def __init__(self, path: Path) -> None:
         """Open an existing file. Raises KeyFileError."""
         self._path = path
+        self._name = str(path)
         self._load()
 
     @classmethod
@@ -88,7 +90,7 @@ class KeyFile:
 
     def _refresh(self) -> None:
         try:
-            info = self._path.stat()
+            info = os.stat(self._name)
         except OSError as error:
             raise KeyFileError("The key file cannot be read.") from error
         if (info.st_ino, info.st_mtime_ns) != self._seen:
@@ -158,5 +160,6 @@ def base64url(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
+@lru_cache(4096)
 def _secret(key: bytes, token_id: str) -> str:
     return base64url(hmac.digest(key, token_id.encode(), "sha256"))
