@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, TypeVar
 
@@ -180,22 +181,27 @@ async def until_hang_up(
 
     The body must have been read before: then the next message can only be the disconnect.
     """
-    task = asyncio.ensure_future(work)
+    mine = asyncio.current_task()
+    assert mine is not None
     watch = asyncio.ensure_future(request.receive())
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
+    over = False
+
+    def leave(_: object) -> None:
+        if not over:
             hung_up.set()
-            task.cancel()
-            await asyncio.wait({task})
-            if task.cancelled():
-                raise Cancelled
-        return task.result()
+            mine.cancel()
+
+    watch.add_done_callback(leave)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        # Ours, and nobody else's: else the server stops.
+        if hung_up.is_set() and not mine.uncancel():
+            raise Cancelled from None
+        raise
     finally:
+        over = True
         watch.cancel()
-        if not task.done():  # we are being cancelled ourselves: the server stops
-            task.cancel()
-            await asyncio.wait({task})
 
 
 def client_address(request: Request, settings: Settings) -> str:
@@ -217,6 +223,7 @@ def client_address(request: Request, settings: Settings) -> str:
     return "" if address is None else str(address)
 
 
+@lru_cache(4096)
 def _address(text: str) -> IPv4Address | IPv6Address | None:
     """An IPv6 address that stands for an IPv4 one is read as that, as dual-stack listeners see peers."""
     try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from typing import Any
 
 from danqing.backends import RelayRow
-from danqing.dialects.client import ProviderImage, Target
+from danqing.dialects.client import ProviderImage, ProviderResult, Target
 from danqing.domain.card import Card
 from danqing.domain.errors import Busy, DanqingError, ProviderFailed, Unavailable, UnsupportedField
 from danqing.domain.ports import DrawOrder
@@ -103,17 +104,23 @@ class Relay:
             for place in part.places:
                 yield Started(place)
         running = [asyncio.create_task(self._run(order, part, events.put_nowait)) for part in parts]
-        together = asyncio.gather(*running, return_exceptions=True)
-        together.add_done_callback(lambda _: events.put_nowait(None))
+        for one in running:
+            one.add_done_callback(lambda _: events.put_nowait(None))
+        left = len(running)
         try:
-            while (event := await events.get()) is not None:
-                yield event
+            while left:
+                event = await events.get()
+                if event is None:
+                    left -= 1
+                else:
+                    yield event
                 del event  # its pixels are not to be held while waiting for the next one
-            ends = together.result()
+            ends = [one.exception() for one in running]
         finally:
-            for one in running:
-                one.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            if left:
+                for one in running:
+                    one.cancel()
+                await asyncio.gather(*running, return_exceptions=True)
         for failed in self._failures(parts, ends):
             yield failed
 
@@ -248,34 +255,40 @@ class Relay:
             "upstream": (time.perf_counter() - asked) * 1000,
         }
         links = order.links and not order.card.backend.rehost
-        getting = [
-            self._image(part, offset, found, timing_ms, links, emit)
-            for offset, found in enumerate(result.images[: len(part.places)])
-        ]
+        getting = self._getting(part, result, timing_ms, links, emit)
         del result  # each image goes when it is decoded
-        await asyncio.gather(*getting)
+        if getting:
+            await asyncio.gather(*getting)
+
+    def _getting(
+        self,
+        part: Part,
+        result: ProviderResult,
+        timing_ms: dict[str, float],
+        links: bool,
+        emit: Emit,
+    ) -> list[Coroutine[Any, Any, None]]:
+        """Tell what can be told at once of an answer's images; what is to be awaited for the others."""
+        getting: list[Coroutine[Any, Any, None]] = []
+        for offset, found in enumerate(result.images[: len(part.places)]):
+            if isinstance(found, DanqingError):
+                emit(Failed(part.places[offset], part.caller.hears(found, self.name)))
+            elif links and found.url is not None:
+                emit(_passed_on(part, offset, found, found.url))
+            else:
+                getting.append(self._image(part, offset, found, timing_ms, emit))
+        return getting
 
     async def _image(
         self,
         part: Part,
         offset: int,
-        found: ProviderImage | DanqingError,
+        found: ProviderImage,
         timing_ms: dict[str, float],
-        links: bool,
         emit: Emit,
     ) -> None:
         """One image of an answer, fetched and decoded; what is wrong with it is its own result."""
         place = part.places[offset]
-        if isinstance(found, DanqingError):
-            emit(Failed(place, part.caller.hears(found, self.name)))
-            return
-        if links and found.url is not None:
-            if _LINK.fullmatch(found.url) is None:
-                emit(Failed(place, ProviderFailed("The provider's link is no web address.")))
-                return
-            size, kind = found.size or part.task.size, found.format or "png"
-            emit(Linked(place, found.url, size, part.seeds[offset], kind))
-            return
         started = time.perf_counter()
         try:
             pixels = await self._fetcher.pixels(found, part.held)
@@ -289,3 +302,12 @@ class Relay:
 
 def _bytes_of(found: ProviderImage | DanqingError) -> int:
     return 0 if isinstance(found, DanqingError) or found.data is None else len(found.data)
+
+
+def _passed_on(part: Part, offset: int, found: ProviderImage, link: str) -> Linked | Failed:
+    """One image of an answer that stays where it is."""
+    place = part.places[offset]
+    if _LINK.fullmatch(link) is None:
+        return Failed(place, ProviderFailed("The provider's link is no web address."))
+    size, kind = found.size or part.task.size, found.format or "png"
+    return Linked(place, link, size, part.seeds[offset], kind)

@@ -67,22 +67,16 @@ class Artist:
     async def draw(self, work: Work) -> None:
         """Fill `work` with what comes of it. May be cancelled at any time; ends with nothing going on.
 
-        Raises StaleTask when the lease is lost, ContentRefused, and what the provider raises.
+        Meanwhile somebody renews the lease (`beat`). Raises StaleTask where it is lost when a provider is
+        to be asked, ContentRefused, and what the provider raises.
         """
         storing: list[asyncio.Task[None]] = []
         looks = Looks(self._deliverer, self._screen, work)
-        drawing = asyncio.create_task(self._draw_and_store(work, storing, looks))
-        renewing = asyncio.create_task(self._renew(work))
         try:
-            await asyncio.wait({drawing, renewing}, return_when=asyncio.FIRST_COMPLETED)
-            if not drawing.done():
-                renewing.result()
-            await drawing
+            await self._draw_and_store(work, storing, looks)
         finally:
-            drawing.cancel()
-            renewing.cancel()
             try:
-                await _outlast(drawing, renewing, *looks.cancel())
+                await _outlast(*looks.cancel())
             finally:
                 # Not cancelled, whatever happened: a blob being written must be known, to be discarded.
                 await _outlast(*storing)
@@ -114,7 +108,7 @@ class Artist:
             inputs = await self._references.load(order.task, order.account_id, order.task_id)
             work.begin_from(inputs)
         await self._follow(work, storing, looks)
-        if storing:  # the lease is renewed meanwhile: a slow disk must not lose the task
+        if storing:
             await asyncio.wait(storing)
 
     async def _follow(self, work: Work, storing: list[asyncio.Task[None]], looks: Looks) -> None:
@@ -146,20 +140,15 @@ class Artist:
                 del event  # an image's pixels are large: not held until the next event
                 if work.started and not told:  # somebody may be looking at the task
                     told = True
-                    await self._beat(work)
+                    await self.beat(work)
 
     async def _seal(self, work: Work) -> None:
         """Write "running" before a provider is asked. Raises StaleTask, Unavailable, Busy."""
         if await self._ledger.renew(work.task_id, work.epoch, self._lease_s, "running"):
             work.stop("client")
 
-    async def _renew(self, work: Work) -> None:
-        """The heartbeat. Ends only by StaleTask: a renewal that fails otherwise is tried again."""
-        while True:
-            await asyncio.sleep(self._lease_s / 3)
-            await self._beat(work)
-
-    async def _beat(self, work: Work) -> None:
+    async def beat(self, work: Work) -> None:
+        """The heartbeat. Raises StaleTask: a renewal that fails otherwise is tried again with the next one."""
         try:
             state = "running" if work.started else None
             if await self._ledger.renew(work.task_id, work.epoch, self._lease_s, state):

@@ -387,14 +387,13 @@ class Pipeline:
 
     async def _end_of(self, drawing: asyncio.Task[None], work: Work) -> DanqingError | None:
         """Wait for the drawing; what went wrong with it as a whole, other than being stopped."""
-        await asyncio.wait({drawing}, timeout=self._settings.request_timeout_s)
-        if not drawing.done():
-            drawing.cancel()
-            await asyncio.wait({drawing})
-            return EngineFailed("The drawing took too long.")
-        if drawing.cancelled():
-            return None
-        match drawing.exception():
+        try:
+            if not await self._followed(drawing, work):
+                return EngineFailed("The drawing took too long.")
+            fault = None if drawing.cancelled() else drawing.exception()
+        except Exception as error:  # the heartbeat's
+            fault = error
+        match fault:
             case None:
                 return None
             case DanqingError() as error:
@@ -402,6 +401,28 @@ class Pipeline:
             case crash:
                 log.error("task_crashed", task=work.task_id, exc_info=crash)
                 return ServerFault()
+
+    async def _followed(self, drawing: asyncio.Task[None], work: Work) -> bool:
+        """Renew the lease until the drawing has ended; False where it was ended for taking too long.
+
+        Raises StaleTask, the drawing ended. A slow disk must not lose the task: what is being stored is
+        part of the drawing.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._settings.request_timeout_s
+        try:
+            while not drawing.done():
+                left_s = end - loop.time()
+                if left_s <= 0:
+                    return False
+                await asyncio.wait({drawing}, timeout=min(left_s, self._settings.task_lease_s / 3))
+                if not drawing.done():
+                    await self._artist.beat(work)
+            return True
+        finally:
+            if not drawing.done():
+                drawing.cancel()
+                await asyncio.wait({drawing})
 
     async def _settled(self, work: Work, error: DanqingError | None) -> Outcome:
         if isinstance(error, StaleTask):
