@@ -31,6 +31,7 @@ from danqing.api.payload import EDITS, FORM, PICTURES, TEXT, Bodies
 from danqing.api.reference import bodies_of, complete
 from danqing.api.reference_fields import TITLES, body_schemas, form_schema
 from danqing.api.requests import drop_body
+from danqing.api.shortcut import standing_alone
 from danqing.dialects.base import choose_v1_chat, choose_v1_images
 from danqing.domain.errors import (
     AuthError,
@@ -52,6 +53,7 @@ def _sub_app(context: Context, dialect: str, title: str) -> FastAPI:
     app = attach(
         FastAPI(title=title, docs_url=None, redoc_url=None, redirect_slashes=False), context
     )
+    app.state.posts = {}
 
     async def on_http(request: Request, error: Exception) -> Response:
         translated = _translated(request, error)
@@ -119,6 +121,7 @@ def v1(context: Context) -> FastAPI:
     app.include_router(tasks.router)
     app.include_router(images.own)
     app.add_middleware(OpenAIHeaders)
+    app.state.posts = {path: OpenAIHeaders(post) for path, post in app.state.posts.items()}
     return app
 
 
@@ -204,9 +207,11 @@ def _add_drawing(
         "application/json": [one for codec in codecs if bodies.json for one in body_schemas(codec)],
         "multipart/form-data": [form_schema(one) for one in codecs if bodies.form],
     }
+    handle = drawing_route(pick, manner, bodies)
+    app.state.posts[path] = standing_alone(app, handle)
     app.add_api_route(
         path,
-        drawing_route(pick, manner, bodies),
+        handle,
         methods=["POST"],
         summary="Draw: " + " or ".join(TITLES[name] for name in dialects),
         openapi_extra=bodies_of(taken) | answers,

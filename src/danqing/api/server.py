@@ -16,6 +16,7 @@ from danqing.api import files, mounts, ops, reference
 from danqing.api.context import Context, attach
 from danqing.api.middleware import RequestLog
 from danqing.api.origins import Origins
+from danqing.api.shortcut import Shortcut
 
 
 def build(context: Context) -> ASGIApp:
@@ -34,20 +35,25 @@ def build(context: Context) -> ASGIApp:
     app.include_router(ops.router)
     app.include_router(files.router)
     app.add_exception_handler(HTTPException, _on_stray)
-    app.mount("/v1", mounts.v1(context))
     zhipu = mounts.zhipu(context)
-    app.mount("/paas/v4", zhipu)
-    app.mount("/api/paas/v4", zhipu)
-    app.mount("/api/v3", mounts.ark(context))
-    app.mount("/api/v1", mounts.dashscope(context))
-    app.mount("/admin/v1", mounts.admin_v1(context))
-    app.mount("/account/v1", mounts.account_v1(context))
+    posts: dict[str, ASGIApp] = {}
+    for prefix, mounted in (
+        ("/v1", mounts.v1(context)),
+        ("/paas/v4", zhipu),
+        ("/api/paas/v4", zhipu),
+        ("/api/v3", mounts.ark(context)),
+        ("/api/v1", mounts.dashscope(context)),
+        ("/admin/v1", mounts.admin_v1(context)),
+        ("/account/v1", mounts.account_v1(context)),
+    ):
+        app.mount(prefix, mounted)
+        posts |= {prefix + path: post for path, post in mounted.state.posts.items()}
     for route in app.routes:
         if isinstance(route, Mount):
             # Else a path with a line break in it is no mount's, and is answered in none's shape.
             route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)
     reference.attach_to(app, context)
-    return RequestLog(Origins(app, context.settings.cors_origins))
+    return RequestLog(Origins(Shortcut(app, posts), context.settings.cors_origins))
 
 
 async def _on_stray(request: Request, error: Exception) -> Response:
