@@ -79,7 +79,7 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_head_without_end_is_refused_early() -> None:
-    """h11 bounds the head at 64 KiB; whoever goes on sending is cut off, long before a megabyte."""
+    """The head is bounded at 64 KiB; whoever goes on sending is cut off, long before a megabyte."""
 
     async def check() -> None:
         async with serving() as port:
@@ -173,3 +173,77 @@ class Later:
 
     def cancel(self) -> None:
         pass
+
+
+async def asked(*pieces: bytes) -> bytes:
+    """What the echo answers to these bytes, up to the connection's end or a second of silence."""
+    got = b""
+    async with serving(echo) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            while piece := await asyncio.wait_for(reader.read(65_536), 1):
+                got += piece
+        writer.close()
+    return got
+
+
+async def echo(scope, receive, send) -> None:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    said = b"<%b %b %b>" % (scope["method"].encode(), scope["raw_path"], body)
+    said += b"".join(b"[%b]" % name for name, _ in scope["headers"])
+    length = (b"content-length", str(len(said)).encode())
+    await send({"type": "http.response.start", "status": 200, "headers": [length]})
+    await send({"type": "http.response.body", "body": said})
+
+
+def test_a_wish_to_upgrade_costs_no_body() -> None:
+    """Java's HttpClient wishes for h2c in every POST over plain HTTP."""
+    wish = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    head = b"POST /a HTTP/1.1\r\nHost: x\r\n" + wish
+    sized, chunked = b"Content-Length: 5\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"
+    then = b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n"
+    for pieces in (
+        (head + sized + b"hello" + then,),
+        (head, sized, b"he", b"llo", then),
+        (head + chunked + b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n" + then,),
+        (head + chunked, b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n", then),
+    ):
+        got = asyncio.run(asked(*pieces))
+        assert b"<POST /a hello>" in got, pieces
+        assert b"<GET /b >" in got, pieces
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"GET / HTTP/1.1\r\nHost: a\r\nBad Name: 1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\n folded\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+)
+def test_what_could_be_read_in_two_ways_is_refused(head: bytes) -> None:
+    assert asyncio.run(asked(head)).startswith(b"HTTP/1.1 400 ")
+
+
+def test_trailers_are_no_headers_and_bounded() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
+    got = asyncio.run(asked(head + b"Authorization: Bearer x\r\n\r\n"))
+    assert b"<POST / a>" in got
+    assert b"authorization" not in got.lower()
+    try:
+        cut = b" 400 " in asyncio.run(asked(head + b"X: ", *[b"a" * 10_000] * 10))
+    except ConnectionError:
+        cut = True
+    assert cut

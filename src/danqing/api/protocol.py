@@ -1,11 +1,16 @@
-"""Uvicorn's h11 protocol with what it lacks: deadlines for who sends no head or reads no answer, and a cap on connections. Knows no route."""
+"""Uvicorn's httptools protocol with what it lacks: bounds and deadlines for heads, for unread answers, and a cap on connections. Knows no route."""
 
 from __future__ import annotations
 
 import asyncio
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+HEAD_BYTES_MAX = 65_536
+"""Of a request beside its body: its line, headers, trailers, the sizes of its chunks."""
+_CHUNK_FACTOR = 8
+"""A chunk of one byte takes six."""
 HEADERS_S_MAX = 20.0
 """A connection must have sent a whole request head after this long; an idle one is closed sooner."""
 CONNECTIONS_MAX = 4096
@@ -14,15 +19,18 @@ UNREAD_BYTES = 100_000
 """Who has an answer waiting takes so much of it at least in each such while, or all there is."""
 
 
-class GuardedProtocol(H11Protocol):
-    """Half a head, however slowly it drips in, holds a connection for 20 s at most.
+class GuardedProtocol(HttpToolsProtocol):
+    """Half a head, however slowly it drips in, holds a connection for 20 s at most, and an endless one for 64 KiB.
 
-    h11 itself bounds the head's size (64 KiB); httptools does not, so it is not used. Who does not read its answer is
-    cut off: a stream's drawing then ends as by any hang-up.
+    Who does not read its answer is cut off: a stream's drawing then ends as by any hang-up.
     """
 
     _deadline: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
+    _in_head = True
+    _bytes = 0
+    """Of the request that comes in, and of its body:"""
+    _body_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -31,8 +39,55 @@ class GuardedProtocol(H11Protocol):
         self._watch()
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._bytes += len(data)
+        try:
+            self._feed(data)
+            if self._bytes > HEAD_BYTES_MAX + _CHUNK_FACTOR * self._body_bytes:
+                raise HttpParserError("a head without end")
+        except HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
         self._watch()
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as asked:
+            # Nobody need be upgraded (RFC 9110, 7.8): the request is read again without that wish. Java's
+            # client has it in every POST, and httptools takes the body for the other protocol's.
+            method = self.parser.get_method()
+            if method == b"CONNECT":
+                raise HttpParserError("no proxy") from None
+            lines = [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+            head = b"\r\n".join([b"%b %b HTTP/1.1" % (method, self.url), *lines, b"", b""])
+            self.parser = HttpRequestParser(self)
+            self._feed(head + data[asked.args[0] :])
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        self._bytes = self._body_bytes = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # trailers are nobody's headers
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            raise HttpParserError("one Host, and no more (RFC 9112, 3.2)")
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
