@@ -50,20 +50,22 @@ class _Plan:
         whose = {part: name for name, parts in self._lists.items() for part in parts}
         types = {name: bind.type for name, bind in compiled.binds.items()}
         dialect = compiled.dialect
-        self._binds: list[tuple[str, Processor | None]] = [
-            (name, types[whose.get(name, name)].dialect_impl(dialect).bind_processor(dialect))
-            for name in state.positiontup or ()
-        ]
+        self._names: list[str] = list(state.positiontup or ())
+        self._processed: list[tuple[int, Processor]] = []
+        for at, name in enumerate(self._names):
+            kind = types[whose.get(name, name)].dialect_impl(dialect)
+            if (process := kind.bind_processor(dialect)) is not None:
+                self._processed.append((at, process))
 
     def bound(self, values: Mapping[str, Any]) -> list[Any]:
         """The values in the order of the statement's question marks, as the driver takes them."""
         found = {**self._constants, **values}
         for name, parts in self._lists.items():
             found.update(zip(parts, values[name], strict=True))
-        return [
-            found[name] if process is None else process(found[name])
-            for name, process in self._binds
-        ]
+        bound = [found[name] for name in self._names]
+        for at, process in self._processed:
+            bound[at] = process(bound[at])
+        return bound
 
 
 class Prepared:
@@ -74,7 +76,8 @@ class Prepared:
         self._compiled: SQLCompiler | None = None
         self._plans: dict[tuple[int, ...], _Plan] = {}
         self._selects = isinstance(statement, Select)
-        self._columns: list[tuple[str, Processor | None]] = []
+        self._columns: tuple[str, ...] = ()
+        self._processed: list[tuple[str, Processor]] = []
 
     def rows(self, conn: Connection, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The rows that it finds, each by its columns' names."""
@@ -84,13 +87,11 @@ class Prepared:
             return [dict(zip(names, row, strict=True)) for row in result]
         plan = self._plan(conn, values)
         found = run(conn, plan.sql, plan.bound(values)).fetchall()
-        return [
-            {
-                name: value if read is None else read(value)
-                for (name, read), value in zip(self._columns, row, strict=True)
-            }
-            for row in found
-        ]
+        rows = [dict(zip(self._columns, row, strict=True)) for row in found]
+        for name, process in self._processed:
+            for row in rows:
+                row[name] = process(row[name])
+        return rows
 
     def count(self, conn: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
         """Run it for each of the `rows` of values; how many rows of its table were written."""
@@ -107,11 +108,11 @@ class Prepared:
             raise _wrapped(conn, plan.sql, bound, error) from error
 
     def _plan(self, conn: Connection, values: Mapping[str, Any]) -> _Plan:
-        # A list in the rows of an INSERT or UPDATE is JSON.
-        lists = [
-            name for name, value in values.items() if self._selects and isinstance(value, list)
-        ]
-        lengths = tuple(len(values[name]) for name in lists)
+        lists: list[str] = []
+        lengths: tuple[int, ...] = ()
+        if self._selects:  # a list in the rows of an INSERT or UPDATE is JSON
+            lists = [name for name, value in values.items() if isinstance(value, list)]
+            lengths = tuple([len(values[name]) for name in lists])
         plan = self._plans.get(lengths)
         if plan is None:
             plan = self._plans[lengths] = _Plan(self._compile(conn, values), values, lists)
@@ -120,12 +121,14 @@ class Prepared:
     def _compile(self, conn: Connection, values: Mapping[str, Any]) -> SQLCompiler:
         if self._compiled is None:
             dialect = conn.dialect
-            columns = None if self._selects else list(values)
-            compiled: Compiled = self.statement.compile(dialect=dialect, column_keys=columns)
+            keys = None if self._selects else list(values)
+            compiled: Compiled = self.statement.compile(dialect=dialect, column_keys=keys)
             self._compiled = cast("SQLCompiler", compiled)
             if isinstance(self.statement, Select):
-                self._columns = [
-                    (column.key, column.type.dialect_impl(dialect).result_processor(dialect, None))
-                    for column in self.statement.selected_columns
-                ]
+                columns = self.statement.selected_columns
+                self._columns = tuple(column.key for column in columns)
+                for column in columns:
+                    kind = column.type.dialect_impl(dialect)
+                    if (process := kind.result_processor(dialect, None)) is not None:
+                        self._processed.append((column.key, process))
         return self._compiled

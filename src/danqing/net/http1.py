@@ -129,9 +129,9 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
-            self._error = self._error or Unsound(type(error).__name__)
+            self._spoil(type(error).__name__)
         if self._read > HEAD_BYTES_MAX + _CHUNK_FACTOR * len(self._body):
-            self._error = self._error or Unsound("a head without end")
+            self._spoil("a head without end")
         self._told(len(self._body) - before)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -141,6 +141,13 @@ class Connection(asyncio.Protocol):
         elif not self._ended:
             self._error = exc if isinstance(exc, OSError) else Unsound("cut off")
         self._told(0)
+
+    def _spoil(self, why: str) -> None:
+        """What comes makes no sense; behind all that is wanted of an answer that is nobody's trouble."""
+        if self._ended:
+            self._keep = False
+        else:
+            self._error = self._error or Unsound(why)
 
     def _told(self, came: int) -> None:
         """So much of the body has come: let it be heard, and end the exchange where it is over."""

@@ -361,7 +361,7 @@ class Pipeline:
                 if not left:
                     raise
                 await asyncio.sleep(OPEN_WAIT_S)
-        log.info("task_opened", task=work.task_id, model=row.model, held=work.held, n=call.task.n)
+        log.debug("task_opened", task=work.task_id, model=row.model, held=work.held, n=call.task.n)
 
     async def _logged(self, work: Work) -> None:
         """A drawing for which nobody waits: its error is in its row, and in the log."""
