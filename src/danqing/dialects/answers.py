@@ -13,7 +13,14 @@ from typing import cast
 
 from danqing.dialects.base import UNSTORABLE
 from danqing.dialects.client import Incoming, ProviderImage
-from danqing.domain.errors import DanqingError, ProviderFailed, UnsupportedField, WaiverRequired
+from danqing.domain.errors import (
+    Busy,
+    DanqingError,
+    ProviderFailed,
+    Unavailable,
+    UnsupportedField,
+    WaiverRequired,
+)
 from danqing.domain.task import InputImage
 
 RETRY_S_DEFAULT = 5.0
@@ -42,6 +49,39 @@ def shut_out(text: str, switch: str, *, param: str = "") -> ProviderFailed | Wai
     """What a provider's "no permission" is about: the `switch` of its AI label where it names that, else our key."""
     named = param == switch or re.search(rf"(?<![\w.]){switch}(?![\w.])", text)
     return WaiverRequired(switch) if named else ProviderFailed(SHUT_OUT)
+
+
+def check_extras(extras: Set[str], known: Set[str]) -> None:
+    """Raises ValueError for an extra that is no field of the dialect."""
+    if unknown := extras - known:
+        raise ValueError(f"not a field of this dialect: {', '.join(sorted(unknown))}")
+
+
+def body_of(answer: Incoming, error: DanqingError | None) -> Mapping[str, object]:
+    """The JSON object of an answer that is none of errors. Raises the error, ProviderFailed for what is no JSON."""
+    if error is not None:
+        raise error
+    body = read_object(answer)
+    if body is None:
+        raise ProviderFailed("The provider's answer is not JSON.")
+    return body
+
+
+def turned_away(
+    answer: Incoming, *, is_busy: bool = False, is_overloaded: bool = False
+) -> Busy | Unavailable | None:
+    """A provider that has too much to do, by the status or by a code that the caller knows."""
+    if is_busy or answer.status == 429:
+        return Busy(retry_after_s(answer.headers))
+    if is_overloaded or answer.status == 503:
+        return Unavailable("The provider of this model is overloaded. Please retry later.")
+    return None
+
+
+def failed(answer: Incoming, told: str = "") -> ProviderFailed:
+    """What none of the rest explains; `told` is the provider's own code, where it looks like one."""
+    told = f"{told}, " if told else ""
+    return ProviderFailed(f"The provider of this model failed ({told}HTTP {answer.status}).")
 
 
 def refuse_unsaid(fields: Set[str]) -> None:

@@ -10,7 +10,10 @@ from typing import Any
 from danqing.dialects.answers import (
     NO_MONEY,
     SHUT_OUT,
+    body_of,
+    check_extras,
     data_url,
+    failed,
     field_of,
     in_places,
     list_of,
@@ -18,9 +21,9 @@ from danqing.dialects.answers import (
     read_image,
     read_object,
     refuse_unsaid,
-    retry_after_s,
     shut_out,
     text_of,
+    turned_away,
     words,
 )
 from danqing.dialects.ark import IMAGES_MAX
@@ -34,13 +37,11 @@ from danqing.dialects.client import (
 )
 from danqing.dialects.prompt_hints import read_count
 from danqing.domain.errors import (
-    Busy,
     ContentRefused,
     DanqingError,
     InvalidField,
     InvalidImage,
     ProviderFailed,
-    Unavailable,
 )
 from danqing.domain.sizes import Size
 from danqing.domain.task import Delivery, ImageTask
@@ -78,8 +79,7 @@ class ArkClient(ClientDialect):
     extras: frozenset[str] = EXTRAS
 
     def __post_init__(self) -> None:
-        if unknown := self.extras - EXTRAS:
-            raise ValueError(f"not a field of this dialect: {', '.join(sorted(unknown))}")
+        check_extras(self.extras, EXTRAS)
 
     def unsupported(self, task: ImageTask, delivery: Delivery) -> frozenset[str]:
         said = {
@@ -130,12 +130,7 @@ class ArkClient(ClientDialect):
         return Outgoing("POST", "/images/generations", json=fields)
 
     def decode_result(self, answer: Incoming, task: ImageTask) -> ProviderResult:
-        error = self.decode_error(answer)
-        if error is not None:
-            raise error
-        body = read_object(answer)
-        if body is None:
-            raise ProviderFailed("The provider's answer is not JSON.")
+        body = body_of(answer, self.decode_error(answer))
         items = [mapping_of(item) for item in list_of(body.get("data"))]
         if not items:
             raise ProviderFailed("The provider's answer holds no image.")
@@ -185,16 +180,13 @@ def _error(error: Mapping[str, object], answer: Incoming) -> DanqingError:
         return shut_out(
             words(error.get("message")), "watermark", param=field_of(error.get("param"))
         )
-    if status == 429:
-        return Busy(retry_after_s(answer.headers))
-    if status == 503:
-        return Unavailable("The provider of this model is overloaded. Please retry later.")
+    if (away := turned_away(answer)) is not None:
+        return away
     if code.startswith(("InvalidParameter", "MissingParameter", "InvalidImageURL")):
         mended = _mendable(error, code)
         if mended is not None:
             return mended
-    told = f"{code[:100]}, " if re.fullmatch(r"[A-Za-z.]+", code) else ""
-    return ProviderFailed(f"The provider of this model failed ({told}HTTP {status}).")
+    return failed(answer, code[:100] if re.fullmatch(r"[A-Za-z.]+", code) else "")
 
 
 def _mendable(error: Mapping[str, object], code: str) -> DanqingError | None:

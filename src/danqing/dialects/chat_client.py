@@ -11,6 +11,8 @@ from typing import Any
 from danqing.dialects.answers import (
     NO_MONEY,
     SHUT_OUT,
+    body_of,
+    check_extras,
     data_url,
     in_places,
     list_of,
@@ -56,7 +58,7 @@ class ChatClient(ClientDialect):
     extras: frozenset[str] = field(default=CHAT_EXTRAS)
 
     def __post_init__(self) -> None:
-        _check_extras(self.extras, CHAT_EXTRAS)
+        check_extras(self.extras, CHAT_EXTRAS)
 
     def unsupported(self, task: ImageTask, delivery: Delivery) -> frozenset[str]:
         said = {
@@ -94,12 +96,7 @@ class ChatClient(ClientDialect):
         return Outgoing("POST", PATH, json=fields)
 
     def decode_result(self, answer: Incoming, task: ImageTask) -> ProviderResult:
-        error = self.decode_error(answer)
-        if error is not None:
-            raise error
-        body = read_object(answer)
-        if body is None:
-            raise ProviderFailed("The provider's answer is not JSON.")
+        body = body_of(answer, self.decode_error(answer))
         found = [url for choice in _choices(body) for url in _pictures(choice)]
         if not found:
             if any(_is_refusal(choice) for choice in _choices(body)):
@@ -138,7 +135,7 @@ class DrawClient(ClientDialect):
     extras: frozenset[str] = field(default=DRAW_EXTRAS)
 
     def __post_init__(self) -> None:
-        _check_extras(self.extras, DRAW_EXTRAS)
+        check_extras(self.extras, DRAW_EXTRAS)
 
     def unsupported(self, task: ImageTask, delivery: Delivery) -> frozenset[str]:
         said = {
@@ -172,11 +169,6 @@ class DrawClient(ClientDialect):
             told = {"900": SHUT_OUT, "300": NO_MONEY}
             return ProviderFailed(told.get(code, "The provider of this model failed."))
         return _OPENAI.decode_error(answer)
-
-
-def _check_extras(extras: frozenset[str], known: frozenset[str]) -> None:
-    if unknown := extras - known:
-        raise ValueError(f"not a field of this dialect: {', '.join(sorted(unknown))}")
 
 
 def _unsaid(task: ImageTask, delivery: Delivery) -> frozenset[str]:

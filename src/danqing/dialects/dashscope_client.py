@@ -11,15 +11,18 @@ from urllib.parse import quote
 from danqing.dialects.answers import (
     NO_MONEY,
     SHUT_OUT,
+    body_of,
+    check_extras,
     data_url,
+    failed,
     in_places,
     list_of,
     mapping_of,
     read_image,
     read_object,
     refuse_unsaid,
-    retry_after_s,
     text_of,
+    turned_away,
     words,
 )
 from danqing.dialects.client import (
@@ -33,14 +36,12 @@ from danqing.dialects.client import (
 )
 from danqing.dialects.dashscope import NEGATIVE_CHARS_MAX
 from danqing.domain.errors import (
-    Busy,
     ContentRefused,
     DanqingError,
     InvalidField,
     InvalidImage,
     ProviderFailed,
     TooManyImages,
-    Unavailable,
 )
 from danqing.domain.sizes import Size
 from danqing.domain.task import Delivery, ImageTask
@@ -93,8 +94,7 @@ class DashScopeClient(ClientDialect):
     extras: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        if unknown := self.extras - EXTRAS:
-            raise ValueError(f"not a field of this dialect: {', '.join(sorted(unknown))}")
+        check_extras(self.extras, EXTRAS)
 
     def unsupported(self, task: ImageTask, delivery: Delivery) -> frozenset[str]:
         said = {
@@ -155,12 +155,7 @@ class DashScopeClient(ClientDialect):
         )
 
     def decode_result(self, answer: Incoming, task: ImageTask) -> ProviderResult | Pending:
-        error = self.decode_error(answer)
-        if error is not None:
-            raise error
-        body = read_object(answer)
-        if body is None:
-            raise ProviderFailed("The provider's answer is not JSON.")
+        body = body_of(answer, self.decode_error(answer))
         output, usage = mapping_of(body.get("output")), mapping_of(body.get("usage"))
         task_id = text_of(output.get("task_id"))
         if text_of(output.get("task_status")) in ("PENDING", "RUNNING", "SUSPENDED"):
@@ -249,16 +244,15 @@ def _error(stated: Mapping[str, object], answer: Incoming) -> DanqingError:
         return ProviderFailed(NO_MONEY)
     if code in _SHUT_OUT or status in (401, 403):
         return ProviderFailed(SHUT_OUT)
-    if code.startswith("Throttling") or code == "LimitRequests" or status == 429:
-        return Busy(retry_after_s(answer.headers))
-    if code in _OVERLOADED or status == 503:
-        return Unavailable("The provider of this model is overloaded. Please retry later.")
+    is_busy = code.startswith("Throttling") or code == "LimitRequests"
+    away = turned_away(answer, is_busy=is_busy, is_overloaded=code in _OVERLOADED)
+    if away is not None:
+        return away
     if code.startswith("InvalidParameter"):
         mended = _mendable(code, text)
         if mended is not None:
             return mended
-    told = f"{code[:100]}, " if re.fullmatch(r"[A-Za-z.]+", code) else ""
-    return ProviderFailed(f"The provider of this model failed ({told}HTTP {status}).")
+    return failed(answer, code[:100] if re.fullmatch(r"[A-Za-z.]+", code) else "")
 
 
 def _mendable(code: str, text: str) -> DanqingError | None:

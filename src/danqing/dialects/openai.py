@@ -29,8 +29,9 @@ from danqing.domain.errors import DanqingError, MissingField, UnknownField, Unsu
 from danqing.domain.task import Delivery, ImageResult, ImageTask, StreamEvent, StreamHead
 
 
-class GenerationBody(Wire):
-    """openai-openapi's CreateImageRequest, jimeng's `watermark`, and our extensions `seed` and `negative_prompt`."""
+class ImageFields(Wire):
+    """What openai-openapi's CreateImageRequest and CreateImageEditRequest share, jimeng's `watermark`, and our
+    extensions `seed` and `negative_prompt`."""
 
     prompt: str
     model: str | None = None
@@ -38,7 +39,6 @@ class GenerationBody(Wire):
     size: str | None = None
     quality: str | None = None
     response_format: Form | None = None
-    style: Style | None = None
     user: EndUser | None = None
     safety_identifier: EndUser | None = None
     output_format: ImageFormat | None = None
@@ -50,6 +50,12 @@ class GenerationBody(Wire):
     seed: Seed | None = None
     negative_prompt: str = ""
     watermark: bool | None = None
+
+
+class GenerationBody(ImageFields):
+    """openai-openapi's CreateImageRequest, and our extensions."""
+
+    style: Style | None = None
 
 
 class OpenAIDialect(Dialect):
@@ -67,35 +73,15 @@ class OpenAIDialect(Dialect):
         self, body: Mapping[str, object], card: Card, also: tuple[str, ...] = ()
     ) -> tuple[ImageTask, Delivery]:
         wire = validate(GenerationBody, body, also=("input", *also))
-        prompt, cut = read_prompt(wire.prompt, "prompt", card)
-        negative, negative_cut = clip(wire.negative_prompt, "negative_prompt", card)
         if wire.size is None and "size_required" in card.features:
+            read_prompt(wire.prompt, "prompt", card)  # what is wrong with it comes first
             raise MissingField("size")
-        check_watermark(wire.watermark, card)
-        check_stream(wire.stream, wire.partial_images, card)
-        check_options(wire.background, wire.moderation)
-        task = ImageTask(
-            model=card.name,
-            prompt=prompt,
+        task, delivery = read_fields(wire, card)
+        task = replace(
+            task,
             size=read_size(wire.size, card),
-            quality=read_quality(wire.quality, card),
-            n=read_n(wire.n, card.n_default, card.n_max),
-            negative_prompt=negative,
             style=read_style(wire.style, card),
-            seed=wire.seed,
             prompt_extend="revised_prompt" in card.features,
-            ai_label=wire.watermark is not False,
-            end_user=wire.safety_identifier or wire.user or None,
-        )
-        image_format, compression = read_format(wire.output_format, wire.output_compression, card)
-        delivery = Delivery(
-            form=read_form(wire.response_format, card, stream=wire.stream is True),
-            format=image_format,
-            compression=compression,
-            truncated=cut + negative_cut,
-            stream=wire.stream is True,
-            partial_images=wire.partial_images or 0,
-            echo="echo" in card.features,
         )
         return task, delivery
 
@@ -111,6 +97,37 @@ class OpenAIDialect(Dialect):
         self, event: StreamEvent, head: StreamHead, delivery: Delivery
     ) -> list[ServerEvent]:
         return openai_shapes.encode_event(event, head, delivery)
+
+
+def read_fields(wire: ImageFields, card: Card) -> tuple[ImageTask, Delivery]:
+    """The task, at the model's default size, and the delivery that the shared fields ask for. Raises RequestError."""
+    prompt, cut = read_prompt(wire.prompt, "prompt", card)
+    negative, negative_cut = clip(wire.negative_prompt, "negative_prompt", card)
+    check_watermark(wire.watermark, card)
+    check_stream(wire.stream, wire.partial_images, card)
+    check_options(wire.background, wire.moderation)
+    task = ImageTask(
+        model=card.name,
+        prompt=prompt,
+        size=card.sizes.default,
+        quality=read_quality(wire.quality, card),
+        n=read_n(wire.n, card.n_default, card.n_max),
+        negative_prompt=negative,
+        seed=wire.seed,
+        ai_label=wire.watermark is not False,
+        end_user=wire.safety_identifier or wire.user or None,
+    )
+    image_format, compression = read_format(wire.output_format, wire.output_compression, card)
+    delivery = Delivery(
+        form=read_form(wire.response_format, card, stream=wire.stream is True),
+        format=image_format,
+        compression=compression,
+        truncated=cut + negative_cut,
+        stream=wire.stream is True,
+        partial_images=wire.partial_images or 0,
+        echo="echo" in card.features,
+    )
+    return task, delivery
 
 
 def check_watermark(watermark: bool | None, card: Card) -> None:

@@ -10,15 +10,19 @@ from typing import Any
 from danqing.dialects.answers import (
     NO_MONEY,
     SHUT_OUT,
+    body_of,
+    check_extras,
+    failed,
     field_of,
     in_places,
     list_of,
     mapping_of,
     read_image,
     read_object,
-    retry_after_s,
+    refuse_unsaid,
     shut_out,
     text_of,
+    turned_away,
     words,
 )
 from danqing.dialects.base import Upload
@@ -32,14 +36,12 @@ from danqing.dialects.client import (
 )
 from danqing.domain.card import ImageFormat
 from danqing.domain.errors import (
-    Busy,
     ContentRefused,
     DanqingError,
     InvalidField,
     InvalidImage,
     ProviderFailed,
     TooManyImages,
-    Unavailable,
     UnsupportedField,
 )
 from danqing.domain.sizes import Size
@@ -108,8 +110,7 @@ class OpenAIClient(ClientDialect):
     extras: frozenset[str] = EXTRAS
 
     def __post_init__(self) -> None:
-        if unknown := self.extras - EXTRAS:
-            raise ValueError(f"not a field of this dialect: {', '.join(sorted(unknown))}")
+        check_extras(self.extras, EXTRAS)
 
     def unsupported(self, task: ImageTask, delivery: Delivery) -> frozenset[str]:
         edit = task.is_edit
@@ -136,9 +137,7 @@ class OpenAIClient(ClientDialect):
         return frozenset(name for name, cannot in said.items() if cannot)
 
     def encode_request(self, task: ImageTask, delivery: Delivery, target: Target) -> Outgoing:
-        if cannot := self.unsupported(task, delivery):
-            field = min(cannot)
-            raise UnsupportedField(f"'{field}' is not supported by this model's provider.", field)
+        refuse_unsaid(self.unsupported(task, delivery))
         fields = self._fields(task, delivery, target)
         if not target.references:
             return Outgoing("POST", "/images/generations", json=fields)
@@ -157,12 +156,7 @@ class OpenAIClient(ClientDialect):
         )
 
     def decode_result(self, answer: Incoming, task: ImageTask) -> ProviderResult:
-        error = self.decode_error(answer)
-        if error is not None:
-            raise error
-        body = read_object(answer)
-        if body is None:
-            raise ProviderFailed("The provider's answer is not JSON.")
+        body = body_of(answer, self.decode_error(answer))
         items = [mapping_of(item) for item in list_of(body.get("data"))]
         if not items:
             raise ProviderFailed("The provider's answer holds no image.")
@@ -259,13 +253,11 @@ def _error(answer: Incoming, error: Mapping[str, object]) -> DanqingError:
         return ProviderFailed(SHUT_OUT)
     if status == 402 or codes & _MONEY_CODES:
         return ProviderFailed(NO_MONEY)
-    if status == 429 or codes & _OVERLOADED_CODES:
-        return Busy(retry_after_s(answer.headers))
-    if status == 503:
-        return Unavailable("The provider of this model is overloaded. Please retry later.")
+    if (away := turned_away(answer, is_busy=bool(codes & _OVERLOADED_CODES))) is not None:
+        return away
     if status < 500 and (mended := _mendable(codes, field, message)) is not None:
         return mended
-    return ProviderFailed(f"The provider of this model failed (HTTP {status}).")
+    return failed(answer)
 
 
 def _mendable(codes: Set[str], field: str, message: str) -> DanqingError | None:

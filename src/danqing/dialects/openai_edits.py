@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -16,8 +17,6 @@ from danqing.dialects.fields import (
     Wire,
     clip,
     read_n,
-    read_prompt,
-    read_quality,
     read_references,
     read_size,
     read_source,
@@ -25,13 +24,12 @@ from danqing.dialects.fields import (
 )
 from danqing.dialects.forms import FormBody, typed, uploads_of
 from danqing.dialects.openai import (
-    check_options,
-    check_stream,
+    ImageFields,
     check_watermark,
+    read_fields,
     read_form,
-    read_format,
 )
-from danqing.domain.card import Card, ImageFormat
+from danqing.domain.card import Card
 from danqing.domain.errors import (
     DanqingError,
     InvalidField,
@@ -62,28 +60,11 @@ class ImageRef(Wire):
     file_id: str | None = None
 
 
-class EditForm(Wire):
+class EditForm(ImageFields):
     """openai-openapi's CreateImageEditRequest but for its files, and our extensions."""
 
-    prompt: str
-    model: str | None = None
-    n: int | None = None
-    size: str | None = None
-    quality: str | None = None
-    response_format: Form | None = None
-    user: EndUser | None = None
-    safety_identifier: EndUser | None = None
-    output_format: ImageFormat | None = None
-    output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
-    background: Literal["auto", "opaque", "transparent"] | None = None
-    moderation: Literal["auto", "low"] | None = None
     input_fidelity: Literal["low", "high"] | None = None
-    stream: bool | None = None
-    partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
     strength: Strength | None = None
-    seed: Seed | None = None
-    negative_prompt: str = ""
-    watermark: bool | None = None
 
 
 class EditBody(EditForm):
@@ -116,40 +97,20 @@ class OpenAIEditsDialect(Dialect):
     def decode_request(self, body: Mapping[str, object], card: Card) -> tuple[ImageTask, Delivery]:
         wire, references, mask = _read_edit(body)
         param = "image" if isinstance(body, FormBody) else "images"
-        prompt, cut = read_prompt(wire.prompt, "prompt", card)
-        negative, negative_cut = clip(wire.negative_prompt, "negative_prompt", card)
-        check_watermark(wire.watermark, card)
-        check_stream(wire.stream, wire.partial_images, card)
-        check_options(wire.background, wire.moderation)
+        task, delivery = read_fields(wire, card)
         size, fit = read_edit_size(wire.size, card)
-        task = ImageTask(
-            model=card.name,
-            prompt=prompt,
+        task = replace(
+            task,
             size=size,
-            quality=read_quality(wire.quality, card),
-            n=read_n(wire.n, card.n_default, card.n_max),
-            negative_prompt=negative,
-            seed=wire.seed,
-            ai_label=wire.watermark is not False,
-            end_user=wire.safety_identifier or wire.user or None,
             references=read_references(references, param, card, references_max=REFERENCES_MAX),
             mask=mask,
             mask_from_alpha=mask is None and "alpha_mask" in card.features,
             fit_reference=fit,
             strength=wire.strength,
         )
-        image_format, compression = read_format(wire.output_format, wire.output_compression, card)
-        delivery = Delivery(
-            form=read_form(wire.response_format, card, stream=wire.stream is True),
-            format=image_format,
-            compression=compression,
-            # The picture is always taken as it is; LobeChat says "high" with every edit.
-            ignored=("input_fidelity",) if wire.input_fidelity == "high" else (),
-            truncated=cut + negative_cut,
-            stream=wire.stream is True,
-            partial_images=wire.partial_images or 0,
-            echo="echo" in card.features,
-        )
+        if wire.input_fidelity == "high":
+            # The picture is always taken as it is; LobeChat says so with every edit.
+            delivery = replace(delivery, ignored=("input_fidelity",))
         return task, delivery
 
     def encode_result(self, result: ImageResult, delivery: Delivery, reply_id: str) -> Reply:

@@ -10,6 +10,9 @@ from urllib.parse import quote
 
 from danqing.dialects.answers import (
     NO_MONEY,
+    body_of,
+    check_extras,
+    failed,
     in_places,
     list_of,
     mapping_of,
@@ -19,6 +22,7 @@ from danqing.dialects.answers import (
     retry_after_s,
     shut_out,
     text_of,
+    turned_away,
     words,
 )
 from danqing.dialects.client import (
@@ -37,7 +41,6 @@ from danqing.domain.errors import (
     InvalidField,
     ProviderFailed,
     TooManyImages,
-    Unavailable,
     UnsupportedField,
 )
 from danqing.domain.task import Delivery, ImageTask, SafetyLevel
@@ -89,8 +92,7 @@ class ZhipuClient(ClientDialect):
     extras: frozenset[str] = EXTRAS
 
     def __post_init__(self) -> None:
-        if unknown := self.extras - EXTRAS:
-            raise ValueError(f"not a field of this dialect: {', '.join(sorted(unknown))}")
+        check_extras(self.extras, EXTRAS)
 
     def unsupported(self, task: ImageTask, delivery: Delivery) -> frozenset[str]:
         request_id = task.client_request_id
@@ -141,12 +143,7 @@ class ZhipuClient(ClientDialect):
 
     def decode_result(self, answer: Incoming, task: ImageTask) -> ProviderResult | Pending:
         """Of a task that is not done: Pending; its `upstream_id` is empty where the answer does not say it."""
-        error = self.decode_error(answer)
-        if error is not None:
-            raise error
-        body = read_object(answer)
-        if body is None:
-            raise ProviderFailed("The provider's answer is not JSON.")
+        body = body_of(answer, self.decode_error(answer))
         upstream_id = text_of(body.get("id"))
         if body.get("task_status") == "PROCESSING":
             poll = Outgoing("GET", f"/async-result/{quote(upstream_id, safe='')}")
@@ -199,16 +196,13 @@ def _error(
         return Busy(retry_after_s(answer.headers))
     if code in _SHUT_OUT or status in (401, 403, 434):
         return shut_out(text, "watermark_enabled")
-    if status == 429:
-        return Busy(retry_after_s(answer.headers))
-    if status == 503:
-        return Unavailable("The provider of this model is overloaded. Please retry later.")
+    if (away := turned_away(answer)) is not None:
+        return away
     if code == "1231" and (named := _DUPLICATE.search(text)):
         return DuplicateRequestId(named[1])
     if code in _INVALID and status in (200, 400) and (mended := _mendable(code, text)) is not None:
         return mended
-    told = f"code {code}, " if code.isdigit() else ""
-    return ProviderFailed(f"The provider of this model failed ({told}HTTP {status}).")
+    return failed(answer, f"code {code}" if code.isdigit() else "")
 
 
 def _mendable(code: str, text: str) -> DanqingError | None:
