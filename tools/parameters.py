@@ -511,6 +511,7 @@ TASK_PROBES: dict[str, dict[str, Any]] = {
     "references": {"references": (_SOURCE,)},
     "mask": {"references": (_SOURCE,), "mask": _SOURCE},
     "strength": {"references": (_SOURCE,), "strength": 0.5},
+    "transparent": {"transparent": True},
     "form": {"form": "b64_json"},
     "format": {"format": "webp"},
     "compression": {"format": "jpeg", "compression": 50},
@@ -519,6 +520,7 @@ TASK_WORDS = {
     "prompt": "no prompt (a variation)",
     "ai_label": "without the AI label",
     "references": "pictures to start from",
+    "transparent": "no background",
     "form": "answer in base64",
 }
 

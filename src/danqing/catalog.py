@@ -56,6 +56,7 @@ Feature = Literal[
     "sequential",
     "optimize_fast",
     "jimeng",
+    "transparent",
 ]
 
 

@@ -138,7 +138,9 @@ class NullFamily:
         if state.asks("fail-preview"):
             raise ValueError("no look")
         width, height = preview_size(state.job)
-        return np.full((height, width, 3), (state.job.seed + state.step) % 256, np.uint8)
+        return np.full(
+            (height, width, state.job.channels), (state.job.seed + state.step) % 256, np.uint8
+        )
 
     def decode(self, states: Sequence[NullState]) -> list[Pixels]:
         self.decoded += [state.job.id for state in states]
@@ -147,7 +149,11 @@ class NullFamily:
             raise ValueError("no pixels")
         extra = 1 if any("wrong-shape" in state.job.prompt for state in states) else 0
         return [
-            np.full((state.job.height, state.job.width + extra, 3), state.job.seed % 256, np.uint8)
+            np.full(
+                (state.job.height, state.job.width + extra, state.job.channels),
+                state.job.seed % 256,
+                np.uint8,
+            )
             for state in states
         ]
 

@@ -93,6 +93,18 @@ def test_what_a_pipeline_has_no_place_for_is_refused_by_name(
     assert refused in str(caught.value)
 
 
+def test_a_background_is_left_out_by_pocket_alone() -> None:
+    asked = order()
+    provider = LocalProvider(InProcessClient(EngineCore(NullFamily, warm_up=None)))
+    task = replace(asked.task, transparent=True)
+    pocket = replace(asked.card, backend=replace(asked.card.backend, family="pocket"))
+    asyncio.run(provider.check(task, pocket))
+    other = replace(asked.card, backend=replace(asked.card.backend, family="cogview4"))
+    with pytest.raises(UnsupportedField) as caught:
+        asyncio.run(provider.check(task, other))
+    assert caught.value.param == "background"
+
+
 def picture(pixels: np.ndarray) -> InputImage:
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")

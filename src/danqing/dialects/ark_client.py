@@ -100,6 +100,7 @@ class ArkClient(ClientDialect):
             "compression": delivery.compression is not None,
             "stream": delivery.stream,
             "partial_images": bool(delivery.partial_images),
+            "transparent": task.transparent,
         }
         return frozenset(name for name, cannot in said.items() if cannot)
 

@@ -185,6 +185,7 @@ def _unsaid(task: ImageTask, delivery: Delivery) -> frozenset[str]:
         "compression": delivery.compression is not None,
         "stream": delivery.stream,
         "partial_images": bool(delivery.partial_images),
+        "transparent": task.transparent,
     }
     return frozenset(name for name, cannot in said.items() if cannot)
 

@@ -105,7 +105,8 @@ def read_fields(wire: ImageFields, card: Card) -> tuple[ImageTask, Delivery]:
     negative, negative_cut = clip(wire.negative_prompt, "negative_prompt", card)
     check_watermark(wire.watermark, card)
     check_stream(wire.stream, wire.partial_images, card)
-    check_options(wire.background, wire.moderation)
+    check_options(wire.moderation)
+    image_format, compression = read_format(wire.output_format, wire.output_compression, card)
     task = ImageTask(
         model=card.name,
         prompt=prompt,
@@ -116,8 +117,8 @@ def read_fields(wire: ImageFields, card: Card) -> tuple[ImageTask, Delivery]:
         seed=wire.seed,
         ai_label=wire.watermark is not False,
         end_user=wire.safety_identifier or wire.user or None,
+        transparent=read_background(wire.background, image_format, card),
     )
-    image_format, compression = read_format(wire.output_format, wire.output_compression, card)
     delivery = Delivery(
         form=read_form(wire.response_format, card, stream=wire.stream is True),
         format=image_format,
@@ -136,10 +137,23 @@ def check_watermark(watermark: bool | None, card: Card) -> None:
         raise UnknownField("watermark")
 
 
-def check_options(background: str | None, moderation: str | None) -> None:
+def read_background(asked: str | None, image_format: ImageFormat, card: Card) -> bool:
+    """Whether the background is left out. Raises UnsupportedField where the model or the format has no opacity."""
+    if asked != "transparent":
+        return False
+    if "transparent" not in card.features:
+        raise UnsupportedField(
+            f"'background' may not be 'transparent' with the model '{card.name}'.", "background"
+        )
+    if image_format == "jpeg":
+        raise UnsupportedField(
+            "'background': 'transparent' needs 'output_format' png or webp.", "background"
+        )
+    return True
+
+
+def check_options(moderation: str | None) -> None:
     """Raises UnsupportedField for what nothing here can do."""
-    if background == "transparent":
-        raise UnsupportedField("'background' may not be 'transparent' here.", "background")
     if moderation == "low":
         raise UnsupportedField("'moderation' may not be 'low' here.", "moderation")
 

@@ -133,6 +133,7 @@ class OpenAIClient(ClientDialect):
             "compression": delivery.compression is not None and no_format,
             "stream": delivery.stream,
             "partial_images": bool(delivery.partial_images),
+            "transparent": task.transparent,
         }
         return frozenset(name for name, cannot in said.items() if cannot)
 

@@ -136,7 +136,7 @@ def encode_images(result: ImageResult, delivery: Delivery) -> Reply:
     if delivery.echo and result.delivered:
         first = result.delivered[0]
         body |= {
-            "background": "opaque",
+            "background": "transparent" if result.transparent else "opaque",
             "output_format": first.format,
             "quality": result.quality,
             "size": str(first.size),
@@ -187,7 +187,7 @@ def _event_data(
         "created_at": head.created,
         "size": str(head.size),
         "quality": head.quality,
-        "background": "opaque",
+        "background": "transparent" if head.transparent else "opaque",
         "output_format": format,
     }
     if head.n > 1:

@@ -1,6 +1,7 @@
 """What to draw (ImageTask), how to answer (Delivery), what came of it (ImageResult), and the events between.
 
-Canonical: no dialect's words, no HTTP. Pixels are numpy arrays, uint8, H x W x 3 (RGB).
+Canonical: no dialect's words, no HTTP. Pixels are numpy arrays, uint8, H x W x 3 (RGB), or H x W x 4 with opacity
+(not premultiplied) where a task asks for a transparent background.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class ImageTask:
     ai_label: bool = True
     """False asks for images without visible label; only with the account's waiver."""
     end_user: str | None = None
+    transparent: bool = False
+    """Draw what is asked for and no background: the pixels have opacity."""
     client_request_id: str | None = None
     history: tuple[str, ...] = ()
     """Earlier chat turns: moderated, not drawn."""
@@ -140,6 +143,8 @@ class ImageResult:
     quality: str = "standard"
     input_pixels: int = 0
     """Of all references and the mask together."""
+    transparent: bool = False
+    """The images have no background."""
 
     @property
     def delivered(self) -> list[DeliveredImage]:
@@ -271,6 +276,7 @@ class StreamHead:
     is_edit: bool = False
     input_pixels: int = 0
     """Of all references and the mask together."""
+    transparent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,13 @@ class Job:
     """Looks at the unfinished image to send, spread evenly over its steps."""
     lora: str = ""
     """Which of the backend's LoRAs is added to the network; "" = none."""
+    transparent: bool = False
+    """Leave the background out: the pixels have opacity. Only of families that can (see providers/local.py)."""
+
+    @property
+    def channels(self) -> int:
+        """Of the pixels, the look's too."""
+        return 4 if self.transparent else 3
 
     @property
     def steps_drawn(self) -> int:

@@ -75,7 +75,7 @@ class Runner:
         """A look at an unfinished image; None where that failed, which harms the image in no way."""
         try:
             pixels = self._family.preview(work.state)
-            if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != work.job.channels:
                 raise ValueError(f"preview {pixels.dtype} {pixels.shape}")
         except Exception:
             log.exception("job %s: no preview", work.job.id)
@@ -90,7 +90,11 @@ class Runner:
         """
         try:
             pixels = self._family.decode([work.state])[0]
-            if pixels.dtype != np.uint8 or pixels.shape != (work.job.height, work.job.width, 3):
+            if pixels.dtype != np.uint8 or pixels.shape != (
+                work.job.height,
+                work.job.width,
+                work.job.channels,
+            ):
                 raise ValueError(f"decoded {pixels.dtype} {pixels.shape}")
         except Exception:
             self._fail(work, FAILED_DECODE)

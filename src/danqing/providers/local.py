@@ -36,6 +36,8 @@ from danqing.engine.messages import (
 from danqing.engine.pixels import fit, fit_mask
 from danqing.storage import codecs
 
+CUTS_OUT = frozenset({"pocket"})
+"""Families that can leave the background out."""
 DECODES = 2
 """References decoded at once: a large one needs hundreds of megabytes for a moment."""
 
@@ -92,6 +94,7 @@ class LocalProvider:
                 mask=mask,
                 strength=strength,
                 previews=order.previews,
+                transparent=order.task.transparent,
                 lora=preset.lora,
             )
             for index, seed in enumerate(order.seeds)
@@ -109,6 +112,11 @@ def _check_fields(task: ImageTask, card: Card) -> None:
     if len(task.references) > most:
         param = task.references[0].param.partition("[")[0]
         raise UnsupportedField(f"'{param}' may hold {most} here, not more.", param)
+    if task.transparent and card.backend.family not in CUTS_OUT:
+        raise UnsupportedField(
+            f"'background' may not be 'transparent': what draws '{card.name}' always paints one.",
+            "background",
+        )
     facts, guidance = card.backend.pipeline, card.qualities[task.quality].guidance
     is_guided = guidance > 1 if facts is None else facts.takes_negative(guidance)
     if task.negative_prompt.strip() and not is_guided:

@@ -38,7 +38,7 @@ from danqing.providers.upstream import Untaken
 
 log = get_logger(__name__)
 
-_NAMES = {"ai_label": "watermark", "references": "image"}
+_NAMES = {"ai_label": "watermark", "references": "image", "transparent": "background"}
 """What callers call a field of the task."""
 _OURS = frozenset({"prompt_extend", "history", "client_request_id", "end_user", "fit_reference"})
 """What is honoured here, whether the provider is told or not."""

@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import numpy as np
+
 from danqing.domain.card import Card, ImageFormat
 from danqing.domain.errors import Unavailable
 from danqing.domain.sizes import Size
@@ -119,7 +121,12 @@ def finish(
 ) -> bytes:
     """Label and encode one image (H x W x 3, uint8). CPU-bound: call it from a worker thread."""
     if plan.visible:
-        pixels = labels.draw_visible(pixels, labels.wording(prompt))
+        colours = np.ascontiguousarray(pixels[..., :3])
+        marked = labels.draw_visible(colours, labels.wording(prompt))
+        if pixels.shape[2] == 4:  # what was transparent shows the label too
+            opacity = np.where((marked != colours).any(axis=2), 255, pixels[..., 3])
+            marked = np.dstack((marked, opacity.astype(np.uint8)))
+        pixels = marked
     xmp = labels.xmp(producer=plan.producer, produce_id=image_id) if plan.metadata else None
     return codecs.encode(pixels, format, xmp=xmp, compression=compression)
 

@@ -177,6 +177,7 @@ class Gallery:
                 safety=result.safety,
                 quality=request.task.quality,
                 input_pixels=request.input_pixels,
+                transparent=request.task.transparent,
             ),
             task_id=row.id,
             charged=row.charged,

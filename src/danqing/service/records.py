@@ -118,6 +118,7 @@ def stream_head(task_id: str, task: ImageTask, received_s: float, input_pixels: 
         n=task.n,
         is_edit=task.is_edit,
         input_pixels=input_pixels,
+        transparent=task.transparent,
     )
 
 

@@ -97,7 +97,8 @@ class Screen:
         if judge is None:
             return ()
         try:
-            verdict = await judge.image(pixels)
+            # Without opacity: a judge sees what lies behind it, too.
+            verdict = await judge.image(pixels[..., :3])
         except JudgeFailed as error:
             return self._failed(judge.source, error, block_level)
         self._require(judge.source, role, verdict, block_level, "image")

@@ -236,4 +236,5 @@ def result_of(work: Work, error: DanqingError | None = None) -> ImageResult | Da
         safety=work.safety,
         quality=work.order.task.quality,
         input_pixels=0 if work.inputs is None else work.inputs.pixels,
+        transparent=work.order.task.transparent,
     )

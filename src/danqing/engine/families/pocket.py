@@ -21,6 +21,7 @@ import onnxruntime
 from danqing.domain.task import Pixels
 from danqing.engine.families import pocket_layout as layout
 from danqing.engine.families.base import preview_size
+from danqing.engine.families.pocket_cut import without_ground
 from danqing.engine.families.pocket_edit import Canvas, laid
 from danqing.engine.families.pocket_read import Reader
 from danqing.engine.families.pocket_start import Chance, Editor
@@ -33,6 +34,8 @@ Floats = npt.NDArray[np.float32]
 WEIGHTS = Path(__file__).with_name("pocket_weights")
 CACHED_PROMPTS_MAX = 512
 SURE_ENOUGH = 0.3  # a thing this likely is drawn even where "no thing" is likelier
+GROUND_TO_CUT, GROUND_FOR_WHITE = 0, 4
+"""Variants of the plain ground, near white and pale blue: before these, things are told apart best."""
 OPEN_AIR = ("meadow", "beach", "sea", "mountains", "forest", "night", "sunset", "sky", "snow")
 
 
@@ -93,6 +96,7 @@ class Pocket:
         self.channels: int = about["channels"]
         self._slots: list[str] = about["slots"]
         self.things: list[str] = about["things"]
+        self.colours: list[str] = about["colours"]
         self.scenes: list[str] = about["scenes"]
         self._text = _session(weights / "text.onnx", threads)
         self._denoiser = _session(weights / "denoiser.onnx", threads)
@@ -128,6 +132,12 @@ class Pocket:
             job.reference is None and not conditioning.understood
         ):  # a landscape is better than an empty page
             wish = replace(wish, scene=self.scenes.index(OPEN_AIR[elsewhere]))
+        if (
+            job.transparent and wish.thing
+        ):  # the thing alone, before a ground that it can be told from
+            wish = replace(wish, scene=0)
+            is_white = self.colours[wish.colour] == "white"
+            variant = GROUND_FOR_WHITE if is_white else GROUND_TO_CUT
         grid = layout.nearest_grid(job.width, job.height)
         rows, columns = layout.GRIDS[grid]
         noise = rng.standard_normal((rows * columns, self.channels), dtype=np.float32)
@@ -174,11 +184,19 @@ class Pocket:
         The guess alone is sharp from the first step on and would look finished; the noise tells how far it is.
         """
         look = (state.latents + state.clean) / 2
-        return self._shown(state, look, *preview_size(state.job))
+        shown = self._shown(state, look, *preview_size(state.job))
+        if not state.job.transparent:
+            return shown
+        guess = self._shown(state, state.clean, *preview_size(state.job))
+        return np.dstack([shown, _cut(state, guess)[:, :, 3]])
 
     def decode(self, states: Sequence[PocketState]) -> list[Pixels]:
-        return [
+        drawn = [
             self._shown(state, state.latents, state.job.width, state.job.height) for state in states
+        ]
+        return [
+            _cut(state, pixels) if state.job.transparent else pixels
+            for state, pixels in zip(states, drawn, strict=True)
         ]
 
     def _read(self, prompt: str) -> layout.Wish:
@@ -290,3 +308,10 @@ class Pocket:
         scaled = np.clip((rgb[0].transpose(1, 2, 0) + 1) * 127.5, 0, 255)
         pixels = np.round(scaled).astype(np.uint8)
         return np.ascontiguousarray(pixels[:, ::-1] if state.mirrored else pixels)
+
+
+def _cut(state: PocketState, pixels: Pixels) -> Pixels:
+    """Without the background, where it is one that can be told from the thing: a landscape stays as it is, opaque."""
+    if state.plan.scene == 0:
+        return without_ground(pixels)
+    return np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
