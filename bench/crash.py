@@ -2,7 +2,7 @@
 
     python -m bench.crash [--crashes 200] [--database sqlite|postgresql] [--servers 2] [--seed 1] [--write]
 
-Clients draw all the time at servers that share their data, most of them with an Idempotency-Key, and
+Clients draw all the time at servers that share their data (plain, as streams, edits, and by a relay), most of them with an Idempotency-Key, and
 try again, at whichever server, until they have an answer. A server kills itself at a named point of the pipeline (tests/crash_server.py), or is
 killed at a random moment; then it is started again on the same data. PostgreSQL is killed now and
 then too. In the end the load stops, the leases run out, and what must hold is checked.
@@ -29,6 +29,7 @@ from pathlib import Path
 
 import httpx2
 from tests.crash_server import POINTS
+from tests.net.servers import Received, answer, serving
 from tests.postgres import PostgresServer, find_binaries
 
 from danqing import settings
@@ -65,7 +66,24 @@ BODIES = (
         "/v1/images/edits",
         {"model": "dall-e-2", "size": "256x256", "images": [{"image_url": PICTURE}]},
     ),
+    ("/v1/images/generations", {"model": "gpt-image-1", "stream": True, "partial_images": 2}),
+    ("/v1/images/generations", {"model": "far", "n": 2, "size": "256x256"}),
+    ("/v1/images/generations", {"model": "far-stream", "stream": True}),
 )
+CATALOG = """
+[backends.far]
+dialect = "openai"
+base_url = "{url}/v1"
+
+[models.far]
+like = "dall-e-2"
+backend = "far"
+
+[models.far-stream]
+like = "gpt-image-1"
+backend = "far"
+"""
+RELAYED = ("far", "far-stream")
 
 
 @dataclass
@@ -101,6 +119,8 @@ class CrashLoop:
         self.database_url = database_url
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
         self.token = ""
+        self.asked: Counter[str] = Counter()
+        """Prompt → how often the provider was asked for it."""
         self.stopping = asyncio.Event()
 
     # The server
@@ -162,6 +182,16 @@ class CrashLoop:
         if len(self.ports) > 1:  # comes back plain; one alone comes back with its next trap
             await self.start(port)
 
+    # The provider
+
+    async def provider(self, got: Received, writer: asyncio.StreamWriter) -> None:
+        """Draws what a relay asks for, now and then slowly."""
+        body = json.loads(got.body)
+        self.asked[body["prompt"]] += 1
+        await asyncio.sleep(self.random.choice((0, 0.01, 0.3)))
+        data = [{"b64_json": PICTURE.partition(",")[2]}] * body.get("n", 1)
+        await answer(200, json.dumps({"data": data}).encode())(got, writer)
+
     # The load
 
     async def client(self) -> None:
@@ -177,7 +207,7 @@ class CrashLoop:
                     await self._once(http, path, body, {})
                     continue
                 extra = {"idempotency-key": key}
-                if rng.random() < 0.2:
+                if rng.random() < 0.2 and "stream" not in body:
                     await self._once(http, path, body, extra | {"prefer": "respond-async"})
                 await self._until_answered(http, path, body, extra, key)
 
@@ -202,7 +232,8 @@ class CrashLoop:
             self.tally.tries[type(error).__name__] += 1
             return None
         self.tally.tries[str(reply.status_code)] += 1
-        content = reply.json()
+        streamed = reply.headers["content-type"].startswith("text/event-stream")
+        content = _told(reply.text) if streamed else reply.json()
         match reply.status_code:
             case 200 if content.get("data"):
                 return reply.headers["x-danqing-task"]
@@ -210,8 +241,10 @@ class CrashLoop:
                 self.tally.accepted.add(content["id"])
             case 429 | 503:
                 pass
-            case 200 if content["error"]["code"] in DRAW_RETRIES:
-                pass  # the draw API says it all with 200
+            case 200 if content.get("error", {}).get("code") in DRAW_RETRIES:
+                pass  # the draw API says it all with 200, a stream that it broke
+            case 502 | 500 if body["model"] in RELAYED and _is_over(content):
+                pass  # the provider had the request when its server died: it is not asked again
             case _:  # anything else says that we did not see it coming
                 self.tally.wrong.append(f"{reply.status_code}: {reply.text[:200]}")
         return None
@@ -220,6 +253,13 @@ class CrashLoop:
 
     async def run(self, crashes: int, postgres: PostgresServer | None) -> list[str]:
         """Crash so often under load, come to rest, and say what is broken."""
+        async with serving(self.provider) as far:
+            catalog = self.folder.parent / "catalog.toml"
+            catalog.write_text(CATALOG.format(url=far.url))
+            self.environment["DANQING_CATALOG_FILE"] = str(catalog)
+            return await self._run(crashes, postgres)
+
+    async def _run(self, crashes: int, postgres: PostgresServer | None) -> list[str]:
         for port in self.ports:
             await self.start(port)
         clients = [asyncio.create_task(self.client()) for _ in range(CLIENTS)]
@@ -237,10 +277,24 @@ class CrashLoop:
             process.terminate()
             process.wait(60)
         configured = settings.load(
-            data_dir=self.folder, database_url=self.database_url, task_lease_s=LEASE_S
+            data_dir=self.folder,
+            database_url=self.database_url,
+            task_lease_s=LEASE_S,
+            catalog_file=self.folder.parent / "catalog.toml",
         )
         async with open_books(configured) as books:
-            return self._answers() + await _broken(books, configured, self.tally.accepted)
+            faults = await _broken(books, configured, self.tally.accepted)
+            return self._answers() + faults + await self._asked_twice(books)
+
+    async def _asked_twice(self, books: Books) -> list[str]:
+        """No task is asked for at the provider twice."""
+        rows = await books.db.read(lambda conn: list(book_queries.every_task(conn)))
+        tasks = Counter(row.request["task"]["prompt"] for row in rows)
+        return [
+            f"{prompt} was asked for {n} times by {tasks[prompt]} tasks"
+            for prompt, n in self.asked.items()
+            if n > tasks[prompt]
+        ]
 
     def _answers(self) -> list[str]:
         several = [
@@ -272,7 +326,8 @@ async def _broken(books: Books, configured: settings.Settings, accepted: set[str
         )
         known |= {image.blob_key for image in images}
         accepted.discard(row.id)
-        if row.background and row.state != "succeeded" and row.draws < DRAWS_MAX:
+        again = row.model not in RELAYED and row.draws < DRAWS_MAX
+        if row.background and row.state != "succeeded" and again:
             faults.append(f"background task {row.id} is {row.state} after {row.draws} drawings")
         if row.charged:
             charged[row.request["task"]["prompt"]] += 1
@@ -287,6 +342,22 @@ async def _broken(books: Books, configured: settings.Settings, accepted: set[str
     faults += [f"accepted task {task_id} is nowhere" for task_id in accepted]
     stored = {key for folder in await blobs.folders() for key in await blobs.list(folder)}
     return faults + [f"blob {key} is nobody's" for key in stored - known]
+
+
+def _told(text: str) -> dict:
+    """What a stream came to: its images under `data`, its end's `error`, or neither where it was cut off."""
+    found: dict = {"data": []}
+    for line in text.splitlines():
+        if line.startswith("data: {"):
+            event = json.loads(line.removeprefix("data: "))
+            found |= {"error": event["error"]} if "error" in event else {}
+            if event.get("type", "").endswith(".completed"):
+                found["data"].append(event["b64_json"])
+    return found
+
+
+def _is_over(content: dict) -> bool:
+    return content["error"]["code"] in ("server_error", "provider_failed")
 
 
 class _NoProvider:
