@@ -326,6 +326,20 @@ def test_what_a_provider_says_beside_its_images_is_bounded() -> None:
     run(test)
 
 
+def test_a_usage_that_is_too_deep_to_be_shown_is_not_kept() -> None:
+    async def test() -> None:
+        data = [{"b64_json": base64.b64encode(picture()).decode()}]
+        for depth, kept in ((10, True), (900, False)):
+            usage: Any = 1
+            for _ in range(depth):
+                usage = {"a": usage}
+            async with bench(says({"data": data, "usage": usage})) as far:
+                (relayed,) = [one for one in await far.draw() if isinstance(one, Relayed)]
+                assert bool(relayed.usage) is kept
+
+    run(test)
+
+
 # What is wrong with an answer
 
 

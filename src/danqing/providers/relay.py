@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
 from danqing.backends import RelayRow
+from danqing.dialects.answers import list_of, mapping_of
 from danqing.dialects.client import ProviderImage, ProviderResult, Target
 from danqing.domain.card import Card
 from danqing.domain.errors import Busy, DanqingError, ProviderFailed, Unavailable, UnsupportedField
@@ -46,6 +47,7 @@ _ANY_FORM = frozenset({"form", "format", "compression"})
 """Whatever form the images come in is read."""
 _REVISED_CHARS_MAX = 20_000
 _USAGE_CHARS_MAX = 10_000
+_USAGE_DEPTH_MAX = 16
 _LINK = re.compile(r"https?://[!#-;=?-\[\]-_a-~]{1,8000}", re.I)
 """A link that is passed on: no blank, control or quotation mark, nothing that opens a tag."""
 
@@ -244,7 +246,7 @@ class Relay:
             Relayed(
                 backend=self.name,
                 upstream_id=result.upstream_id and result.upstream_id[:ID_CHARS_MAX],
-                usage=result.usage if len(str(result.usage)) <= _USAGE_CHARS_MAX else {},
+                usage=_kept(result.usage),
                 revised_prompt=result.revised_prompt and result.revised_prompt[:_REVISED_CHARS_MAX],
                 safety=result.safety,
                 seeded=part.seeded,
@@ -298,6 +300,16 @@ class Relay:
             return
         fetched_ms = (time.perf_counter() - started) * 1000
         emit(Drawn(place, pixels, part.seeds[offset], timing_ms | {"fetch": fetched_ms}))
+
+
+def _kept(usage: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a provider says it cost, unless it is too long or too deep for whoever has to read it."""
+    level: list[object] = [usage]
+    for _ in range(_USAGE_DEPTH_MAX):
+        level = [inner for one in level for inner in (*mapping_of(one).values(), *list_of(one))]
+        if not level:
+            return usage if len(str(usage)) <= _USAGE_CHARS_MAX else {}
+    return {}
 
 
 def _bytes_of(found: ProviderImage | DanqingError) -> int:
