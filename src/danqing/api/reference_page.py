@@ -289,14 +289,12 @@ def kind_of(field: Schema) -> str:
         return "file"
     bounds = [
         f"{word} {field[key]:.0f}"
-        for key, word in (
-            ("minimum", "from"),
-            ("maximum", "to"),
-            ("minLength", "at least"),
-            ("maxLength", "at most"),
-        )
+        for key, word in (("minimum", "from"), ("maximum", "to"))
         if key in field
     ]
+    if "maxLength" in field:
+        least = f"{field['minLength']} to " if "minLength" in field else "at most "
+        bounds = [f"of {least}{field['maxLength']} characters"]
     return " ".join([kind, *bounds])
 
 
