@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     AutoencoderKLFlux2,
     DPMSolverMultistepScheduler,
@@ -19,6 +20,8 @@ from diffusers import (
     FluxTransformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -33,6 +36,9 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
     Qwen2Tokenizer,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -246,7 +252,46 @@ def pixart_sigma(folder: Path) -> Path:
     return folder
 
 
+def gemma_tokenizer() -> GemmaTokenizer:
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁"]
+    letters = [chr(code) for code in range(33, 127)] + ["\n"]
+    return GemmaTokenizer(vocab={word: i for i, word in enumerate([*special, *letters])}, merges=[])
+
+
+def sana(folder: Path) -> Path:
+    """32 pixels a latent, as its deep compression has it."""
+    tokenizer = gemma_tokenizer()
+    encoder = Gemma2Model(
+        Gemma2Config(
+            vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16, num_hidden_layers=1,
+            num_attention_heads=2, num_key_value_heads=2, head_dim=4, attn_implementation="eager",
+        )
+    )  # fmt: skip
+    network = SanaTransformer2DModel(
+        in_channels=8, out_channels=8, num_layers=1, num_attention_heads=2, attention_head_dim=4,
+        num_cross_attention_heads=2, cross_attention_head_dim=4, cross_attention_dim=8,
+        caption_channels=8, sample_size=32,
+    )  # fmt: skip
+    kinds, widths, scales = ("ResBlock",) * 5, (8,) * 6, ((),) * 5
+    vae = AutoencoderDC(
+        latent_channels=8, attention_head_dim=2, encoder_block_types=(*kinds, "EfficientViTBlock"),
+        decoder_block_types=(*kinds, "EfficientViTBlock"), encoder_block_out_channels=widths,
+        decoder_block_out_channels=widths, encoder_qkv_multiscales=(*scales, (5,)),
+        decoder_qkv_multiscales=(*scales, (5,)), encoder_layers_per_block=(1,) * 6,
+        decoder_layers_per_block=(1,) * 6, downsample_block_type="conv",
+        upsample_block_type="interpolate", scaling_factor=0.41,
+    )  # fmt: skip
+    SanaPipeline(
+        tokenizer=tokenizer, text_encoder=widen(encoder, 27), vae=widen(vae, 28),
+        transformer=widen(network, 29),
+        scheduler=DPMSolverMultistepScheduler(
+            use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
+        ),
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
 MAKERS = {
     "sd": sd, "sdxl": sdxl, "sd3": sd3, "flux": flux, "flux2_klein": flux2_klein,
-    "z_image": z_image, "pixart_sigma": pixart_sigma,
+    "z_image": z_image, "pixart_sigma": pixart_sigma, "sana": sana,
 }  # fmt: skip

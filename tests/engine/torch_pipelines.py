@@ -16,7 +16,7 @@ from danqing.engine.families.diffusers_pipeline import DiffusersPipeline, RunSta
 from danqing.engine.messages import Job
 from tests.engine.torch_families import make_job
 
-KINDS = ("sd", "sdxl", "sd3", "flux", "flux2_klein", "z_image", "pixart_sigma")
+KINDS = ("sd", "sdxl", "sd3", "flux", "flux2_klein", "z_image", "pixart_sigma", "sana")
 EDITING = tuple(kind for kind in KINDS if PIPELINES[kind].edits)
 GUIDED = tuple(kind for kind in KINDS if PIPELINES[kind].negative_above is not None)
 
@@ -65,6 +65,8 @@ def plain(
         options |= {"callback": lambda i, t, latents: seen.append(latents.clone())}
     else:
         options |= {"callback_on_step_end": look}
+    if kind == "SanaPipeline":
+        options |= {"use_resolution_binning": False}
     if job.negative_prompt:
         options["negative_prompt"] = job.negative_prompt
     image = pipeline(

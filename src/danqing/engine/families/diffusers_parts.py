@@ -153,7 +153,7 @@ class Limits:
 
     def _refuse(self, tokenizer: Any) -> None:
         kind = type(tokenizer)
-        lock, dropped = self._lock, self._dropped
+        lock, dropped, tokens_max = self._lock, self._dropped, self._tokens_max
 
         def call(self: Any, text: Any = None, *args: Any, **kwargs: Any) -> Any:
             limit = kwargs.get("max_length")
@@ -163,8 +163,9 @@ class Limits:
             with lock:
                 for each in [text] if isinstance(text, str) else text:
                     tokens = len(kind.__call__(self, each, add_special_tokens=special).input_ids)
-                    if tokens > limit:
-                        raise PromptTooLong(tokens - dropped, limit - dropped)
+                    if tokens > limit:  # a negative prompt goes without the instruction
+                        off = dropped if limit > tokens_max else 0
+                        raise PromptTooLong(tokens - off, limit - off)
                 return kind.__call__(self, text, *args, **kwargs)
 
         space = {"__call__": call, "__module__": kind.__module__}
