@@ -165,6 +165,22 @@ def test_who_asks_for_none_does_not_notice(family: QwenImage, families: Any) -> 
         assert torch.equal(ours[name], weight)
 
 
+def test_a_text_is_read_once_for_all_that_read_it_alike(
+    family: QwenImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text encoder is the same with every LoRA; only one that changes how a text is taken in has rows of its own."""
+    read: list[str] = []
+    real = family._read
+    monkeypatch.setattr(family, "_read", lambda text: read.append(text) or real(text))
+    for lora in ("", "lightning-4", "kohya", "", "all", "all"):
+        job = make_job(prompt="a text of this test", guidance=1.0, lora=lora)
+        found = family.encode([job])[0]
+        fresh = family.adapted[lora] if lora else family.denoiser
+        with torch.inference_mode():
+            assert torch.equal(found.text, fresh.project(real(job.prompt)))
+    assert read == ["a text of this test"] * 2
+
+
 def test_compiled_blocks_draw_the_same(
     family: QwenImage, folders: dict[str, Path], loras: list[Lora]
 ) -> None:
