@@ -75,6 +75,9 @@ def test_scoped_addresses_are_not_public() -> None:
     [
         "http://127.0.0.1/",
         "http://127.1/",
+        "http://localhost/",
+        "http://LOCALHOST./",
+        "http://a.localhost/",
         "http://0x7f.1/",
         "http://0177.0.0.1/",
         "http://2130706433/",

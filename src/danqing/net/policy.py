@@ -98,7 +98,7 @@ def public_only(url: httpx2.URL, policy: Policy) -> bool:
     """True when only public addresses will do, False for a host named by the operator.
 
     Raises OutboundRefused. Literal addresses are judged here, also those written like 0x7f.1 or
-    2130706433; names are left to whoever resolves them.
+    2130706433, and so is localhost; other names are left to whoever resolves them.
     """
     host = url.raw_host.decode()
     port = url.port or PORTS[url.scheme]
@@ -109,6 +109,10 @@ def public_only(url: httpx2.URL, policy: Policy) -> bool:
         raise OutboundRefused(f"'{host}' is not among the configured hosts.")
     if port not in PORTS.values():
         raise OutboundRefused("Only the ports 80 and 443 are allowed.")
+    if (
+        host.rstrip(".").rpartition(".")[2] == "localhost"
+    ):  # RFC 6761 section 6.3: never anything else
+        raise OutboundRefused(f"'{host}' is not a public host.")
     try:
         found = socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):
