@@ -200,6 +200,8 @@ def test_a_latin_term_is_found_as_a_word_only(words: list[str], term: str) -> No
         "a" + "\U0001d165\U0001d167" * 1_000_000,
         "\ufdfa" * 1_000_000,
         "炸" * 1_000_000 + "弹",
+        "@" * 1_000_000,
+        "@$" * 20_000 + "b" + "$" * 50_000,
     ],
 )
 def test_huge_input_is_bounded_work(text: str) -> None:

@@ -51,7 +51,8 @@ _DIGITS = {
     ord(digit): letter
     for digit, letter in {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t"}.items()
 }
-_SIGNS = re.compile(r"(?<=[^\W\d_])[@$]+|[@$]+(?=[^\W\d_])")
+# Only from the first of a run on, and the whole of it: anything else costs the square of its length.
+_SIGNS = re.compile(r"(?<=[^\W\d_])[@$]++|(?<![@$])[@$]++(?=[^\W\d_])")
 _SIGN_LETTERS = str.maketrans("@$", "as")
 _SUSPECTS = re.compile("[013457@$\u0370-\u03ff\u0400-\u052f\u0530-\u058f\u026f]")
 _LETTERS = re.compile("[a-z].*[a-z]")
