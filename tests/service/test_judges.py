@@ -110,6 +110,8 @@ def test_an_image_is_one_part_with_a_data_url() -> None:
             Verdict(0, "hate"),
         ),
         ({"flagged": True}, {}, Verdict(1, "flagged")),
+        ({"categories": {"illicit": None, "hate": True}}, {}, Verdict(1, "hate")),
+        (scored(**{"\ud800\0\n暴力": 1}), {}, Verdict(0, "\ufffd\ufffd\ufffd暴力")),
         ({"flagged": False}, {}, Verdict(3)),
     ],
 )
@@ -152,6 +154,11 @@ def test_a_long_text_goes_in_pieces_and_the_worst_counts() -> None:
         (saying(FINE, FINE), "not one result", 1),
         (saying("fine"), "no object", 1),
         (saying({}), "without categories", 1),
+        (saying({"categories": {"hate": None}}), "without categories", 1),
+        (saying({"category_scores": {"hate": "0.99"}}), "wrong kind", 1),
+        (saying({"flagged": False, "category_scores": {"hate": "0.99"}}), "wrong kind", 1),
+        (saying({"flagged": "true", "categories": {"hate": "true"}}), "wrong kind", 1),
+        (saying({"flagged": False, "category_scores": [0.99]}), "no object", 1),
     ],
 )
 def test_what_is_no_verdict(handle: Answer, why: str, requests: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Mapping, Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from danqing.domain.ports import JudgeFailed, Verdict
 from danqing.domain.task import Pixels
@@ -72,15 +72,15 @@ class ApiJudge:
         if not isinstance(result, dict):
             raise JudgeFailed("a result is no object")
         facts = cast("dict[str, object]", result)
-        flags, scores = _table(facts.get("categories")), _table(facts.get("category_scores"))
+        flags = _table(facts.get("categories"), bool)
+        scores = _table(facts.get("category_scores"), int | float)
         if not flags and not scores and not isinstance(facts.get("flagged"), bool):
             raise JudgeFailed("a result without categories")
         levels = {
             name: level_of(score, self._settings.category_levels.get(name, self._settings.levels))
             for name, score in scores.items()
-            if isinstance(score, int | float)
         }
-        flagged = [name for name, is_set in flags.items() if is_set is True]
+        flagged = [name for name, is_set in flags.items() if is_set]
         for name in flagged:
             levels[name] = min(self._settings.flagged_level, levels.get(name, LEVEL_NONE))
         if facts.get("flagged") is True and not flagged:
@@ -88,7 +88,8 @@ class ApiJudge:
         worst = min(levels, key=lambda name: levels[name], default=None)
         if worst is None or levels[worst] == LEVEL_NONE:
             return Verdict(LEVEL_NONE)
-        return Verdict(levels[worst], worst[:100])
+        said = "".join(sign if sign.isprintable() else "\ufffd" for sign in worst[:100])
+        return Verdict(levels[worst], said)
 
 
 class Scorer(Protocol):
@@ -138,5 +139,14 @@ def _small_jpeg(pixels: Pixels) -> bytes:
     return codecs.encode(codecs.within(pixels, SIDE_MAX), "jpeg", compression=_JPEG_QUALITY)
 
 
-def _table(value: object) -> dict[str, object]:
-    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
+def _table(value: object, kind: Any) -> dict[str, Any]:
+    """What is said of the categories, without nulls. Raises JudgeFailed where a value is of another kind: what
+    cannot be read says nothing, least of all that all is well."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise JudgeFailed("categories that are no object")
+    table = {name: item for name, item in cast("dict[str, Any]", value).items() if item is not None}
+    if not all(isinstance(item, kind) for item in table.values()):
+        raise JudgeFailed("a category's value of the wrong kind")
+    return table

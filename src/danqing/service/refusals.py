@@ -44,12 +44,12 @@ class Refusals:
             task_id=task_id,
             dialect=dialect,
             model=model,
-            end_user=end_user if end_user is None or storable(end_user) else None,
+            end_user=_kept(end_user),
             role=error.role,
             level=error.level,
             subject=error.subject,
             source=error.source,
-            category=error.category,
+            category=_kept(error.category),
             created_ms=self._clock_ms(),
         )
         log.warning(
@@ -80,3 +80,8 @@ class Refusals:
         """Forget those of more than KEPT_DAYS ago; how many there were."""
         before_id = task_queries.first_id(self._clock_ms() - KEPT_DAYS * _DAY_MS)
         return await self._db.write(lambda conn: log_queries.prune_refusals(conn, before_id))
+
+
+def _kept(text: str | None) -> str | None:
+    """The text, where a database takes it: both are somebody else's words."""
+    return text if text is None or storable(text) else None
