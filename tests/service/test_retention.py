@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import obstore
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,6 +79,33 @@ def test_a_sweep_of_everything(tmp_path: Path, where: dict[str, str]) -> None:
             left = [key for folder in await blobs.folders() for key in await blobs.list(folder)]
             assert sorted(left) == sorted([stranger, old_stranger])
             assert await h.retention.sweep() == replace(dry, expired=0, expired_bytes=0, missing=[])
+
+    run(check())
+
+
+def test_what_others_keep_in_the_same_place_stays(tmp_path: Path, where: dict[str, str]) -> None:
+    """A mounted disk has its `lost+found`, a bucket may be shared: a sweep names them and goes on."""
+
+    async def check() -> None:
+        async with house(tmp_path, **where) as h:
+            store = h.retention._blobs._store
+            folder = task_folder((await h.draw()).task_id)
+            orphan = f"{folder}/7-0123456789a.png"
+            others = [f"{folder}/Holiday 1.PNG", f"{folder}/notes/plan.txt", "ab/NOTES.txt"]
+            for key in (orphan, *others, "lost+found/a.txt", "My Files/0-0123456789a.png"):
+                obstore.put(store, key, b"x")
+            if not where:  # named as what a killed writer leaves of a blob, and of no blob
+                photo = tmp_path / "images" / "My Files" / "photo#1"
+                photo.write_bytes(b"x")
+            later(h, 2 / 24)
+            swept = await h.retention.sweep(dry_run=True)
+            assert swept.orphans == [orphan]
+            assert sorted(swept.strangers) == sorted(["lost+found/", "My Files/", *others])
+            assert await h.retention.sweep() == swept
+            assert await h.retention.delete_orphans() == 0
+            for key in (*others, "lost+found/a.txt", "My Files/0-0123456789a.png"):
+                assert bytes(obstore.get(store, key).bytes()) == b"x"
+            assert where or photo.exists()
 
     run(check())
 

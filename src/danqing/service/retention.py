@@ -21,7 +21,7 @@ from danqing.service.delivery import day_folder, task_ms
 from danqing.service.ledger import Ledger, wall_clock_ms
 from danqing.service.references import is_input
 from danqing.service.thumbnails import copies_of, is_copy, stem_of
-from danqing.storage.blobs import Blobs
+from danqing.storage.blobs import Blobs, is_folder, is_key
 
 log = get_logger(__name__)
 
@@ -49,7 +49,7 @@ class Swept:
     parts: int = 0
     """Files that were left half written."""
     strangers: list[str] = field(default_factory=list[str])
-    """Blobs of tasks that this database does not know: never deleted."""
+    """Blobs of tasks that this database does not know, and folders ("NAME/") and files that are not ours: never deleted."""
     missing: list[str] = field(default_factory=list[str])
     """Images that are in the books and not in the store, by id: they cannot be served."""
 
@@ -82,6 +82,9 @@ class Retention:
             swept.expired, swept.expired_bytes = await self._delete_expired()
         now_ms = self._clock_ms()
         for day in sorted({*await self._blobs.folders(), *await self._days()}):
+            if not is_folder(day):  # e.g. lost+found, where a disk is mounted: not looked into
+                swept.strangers.append(f"{day}/")
+                continue
             keys = await self._blobs.list(day)
             await self._look_for_orphans(keys, now_ms, ORPHAN_AGE_S, swept)
             if _DAY.fullmatch(day):
@@ -187,7 +190,7 @@ class Retention:
     async def _judge(self, key: str, before_ms: float, swept: Swept) -> None:
         """Say what a blob is that no image has."""
         task_id = key.rpartition("/")[0].rpartition("/")[2]
-        is_task = _TASK_ID.fullmatch(task_id) is not None
+        is_task = is_key(key) and _TASK_ID.fullmatch(task_id) is not None
         row = await self._ledger.task(task_id) if is_task else None
         if not is_task:
             swept.strangers.append(key)

@@ -29,7 +29,7 @@ from danqing.domain.errors import NotFound, Unavailable
 
 _FOLDER = re.compile(r"[a-z0-9]{1,16}(?:/[a-z0-9-]{1,64})?", re.ASCII)
 _KEY = re.compile(_FOLDER.pattern + r"/[a-z0-9-]{1,64}\.(?:png|jpeg|webp)", re.ASCII)
-_PART = re.compile(r".+#[0-9]+")
+_PART = re.compile(r"(.+)#[0-9]+")
 _PROBE = "probe"
 T = TypeVar("T")
 
@@ -108,6 +108,16 @@ class S3Location:
                 },
             },
         )
+
+
+def is_key(key: str) -> bool:
+    """Whether a blob of ours may be called so; else it is somebody else's, who uses the same folder or bucket."""
+    return _KEY.fullmatch(key) is not None
+
+
+def is_folder(name: str) -> bool:
+    """The same of a folder."""
+    return _FOLDER.fullmatch(name) is not None
 
 
 @asynccontextmanager
@@ -238,7 +248,7 @@ class Blobs:
 
     async def list(self, folder: str) -> list[str]:
         """The keys in a folder, e.g. "20261121/<task>", and below it, in order; none where there is none."""
-        if _FOLDER.fullmatch(folder) is None:
+        if not is_folder(folder):
             raise ValueError(f"not a blob folder: {folder!r}")
 
         def read() -> list[str]:
@@ -249,7 +259,7 @@ class Blobs:
         return await self._run(read)
 
     async def folders(self) -> list[str]:
-        """The folders at the top, in order."""
+        """The folders at the top, in order; not all need be ours (`is_folder`)."""
 
         def read() -> list[str]:
             prefixes = obstore.list_with_delimiter(self._store)["common_prefixes"]
@@ -288,7 +298,8 @@ class Blobs:
                     removed += 1
             for path in [] if self._folder is None else self._folder.rglob("*#*"):
                 with suppress(FileNotFoundError):
-                    if _PART.fullmatch(path.name) and path.stat().st_mtime < older_than_s:
+                    part = _PART.fullmatch(path.relative_to(self._folder).as_posix())
+                    if part and is_key(part[1]) and path.stat().st_mtime < older_than_s:
                         if not dry_run:
                             path.unlink()
                         removed += 1
@@ -303,7 +314,7 @@ def _unavailable(error: BaseException) -> Unavailable:
 
 
 def _checked(key: str) -> str:
-    if _KEY.fullmatch(key) is None:
+    if not is_key(key):
         raise ValueError(f"not a blob key: {key!r}")
     return key
 
