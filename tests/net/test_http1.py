@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from danqing.net.errors import OutboundFailed, OutboundTooLarge, OutboundUnsent
+from danqing.net.http1 import Unsound, dial
 from danqing.net.outbound import Outbound
 from tests.net.servers import Received, answer, get, run, serving
 
@@ -163,5 +164,63 @@ def test_idle_connections_make_room_for_other_hosts() -> None:
                 assert (await get(outbound, server.url)).status == 200
             assert (one.connections, other.connections) == (2, 1)
             await outbound.aclose()
+
+    run(test)
+
+
+def test_who_leaves_while_an_answer_waits_for_room_spoils_no_connection() -> None:
+    async def test() -> None:
+        asked = asyncio.Event()
+
+        async def no_room(_: int) -> None:
+            asked.set()
+            await asyncio.Event().wait()
+
+        async with serving(answer(body=b"abc")) as server:
+            outbound = Outbound()
+            waiting = asyncio.create_task(get(outbound, server.url, on_body=no_room))
+            await asked.wait()
+            waiting.cancel()
+            await asyncio.wait({waiting})
+            assert (await get(outbound, server.url)).content == b"abc"
+            await outbound.aclose()
+
+    run(test)
+
+
+def test_an_answer_before_its_request_has_left_whole_ends_the_connection() -> None:
+    """The rest of the body is still to be sent: the next request would stand behind it."""
+    connections = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Large\r\nContent-Length: 0\r\n\r\n")
+        await asyncio.Event().wait()
+
+    async def test() -> None:
+        listener = await asyncio.start_server(talk, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        outbound = Outbound()
+        content = bytes(20_000_000)  # more than two sockets take
+        for count in (1, 2):
+            reply = await get(outbound, url, method="POST", content=content, timeout_s=20)
+            assert (reply.status, connections) == (413, count)
+        await outbound.aclose()
+        listener.close()
+
+    run(test)
+
+
+def test_a_connection_that_was_lost_before_it_is_asked_fails_at_once() -> None:
+    async def test() -> None:
+        async with serving(answer()) as server:
+            connection = await dial("127.0.0.1", server.port, None, "")
+            connection.abort()
+            await asyncio.sleep(0.05)
+            async with asyncio.timeout(20):
+                with pytest.raises(Unsound):
+                    await connection.exchange("GET", b"", b"", bytes_max=1, on_body=None)
 
     run(test)

@@ -98,6 +98,8 @@ class Connection(asyncio.Protocol):
 
         Raises Unsound, OSError, and what `on_body` raises.
         """
+        if self._lost:
+            raise Unsound("cut off")
         self._start(method, bytes_max, on_body)
         self._keep = False
         reply = self._reply = asyncio.get_running_loop().create_future()
@@ -111,6 +113,7 @@ class Connection(asyncio.Protocol):
         finally:
             self._reply = None
             if self._room is not None:
+                self._keep = False  # nothing is read there since
                 self._room.cancel()
             if not self._keep:
                 self.abort()
@@ -216,7 +219,9 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._headed and not self._complete:
             self._complete = self._ended = True
-            self._keep = self._method != "HEAD" and self._parser.should_keep_alive()
+            # What has not left yet would stand before the next request.
+            is_sent = not self._transport.get_write_buffer_size()
+            self._keep = is_sent and self._method != "HEAD" and self._parser.should_keep_alive()
 
 
 async def dial(address: str, port: int, tls: ssl.SSLContext | None, server_name: str) -> Connection:
