@@ -99,7 +99,10 @@ def test_a_head_without_end_is_refused_early() -> None:
     asyncio.run(check())
 
 
-def test_who_never_reads_a_stream_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("requests", [1, 2])
+def test_who_never_reads_a_stream_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch, requests: int
+) -> None:
     """The application hears of it as of any hang-up, and little of what it sent is kept meanwhile."""
     monkeypatch.setattr(protocol, "UNREAD_S_MAX", 0.3)
     gone = asyncio.Event()
@@ -124,7 +127,7 @@ def test_who_never_reads_a_stream_is_cut_off(monkeypatch: pytest.MonkeyPatch) ->
         async with serving(endless, Watched) as port:
             _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1000)
             writer.transport.pause_reading()  # type: ignore[attr-defined]
-            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * requests)
             await asyncio.wait_for(gone.wait(), 60)
             writer.transport.abort()
             assert max(kept) < 500_000
@@ -201,6 +204,41 @@ async def echo(scope, receive, send) -> None:
     length = (b"content-length", str(len(said)).encode())
     await send({"type": "http.response.start", "status": 200, "headers": [length]})
     await send({"type": "http.response.body", "body": said})
+
+
+def test_many_wishes_to_upgrade_in_one_piece() -> None:
+    wish = b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    assert asyncio.run(asked(wish * 1000)).count(b"<GET /a >") == 1000
+
+
+def test_a_wish_to_upgrade_in_http_1_0() -> None:
+    head = b"POST /a HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\n"
+    got = asyncio.run(asked(head + b"hello"))
+    assert got.startswith(b"HTTP/1.1 200 "), got
+    assert b"connection: close" in got
+    assert b"<POST /a hello>" in got
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_follows_a_request_takes_nothing_from_its_answer(at_once: bool) -> None:
+    """A Content-Length that is too short, say: what was asked for is drawn and charged, so it is answered, too."""
+
+    async def check() -> None:
+        async with serving() as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            head, garbage = (
+                b"POST /?0.5 HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\na",
+                b"}}}\r\n",
+            )
+            writer.write(head + garbage if at_once else head)
+            await asyncio.sleep(0.1)
+            writer.write(garbage * 3)
+            got = await asyncio.wait_for(reader.read(), 20)
+            assert got.startswith(b"HTTP/1.1 200 "), got
+            assert b" 400 " not in got
+            writer.close()
+
+    asyncio.run(check())
 
 
 def test_a_wish_to_upgrade_costs_no_body() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 HEAD_BYTES_MAX = 65_536
 """Of a request beside its body: its line, headers, trailers, the sizes of its chunks."""
@@ -25,6 +26,10 @@ class GuardedProtocol(HttpToolsProtocol):
     Who does not read its answer is cut off: a stream's drawing then ends as by any hang-up.
     """
 
+    _answering: RequestResponseCycle | None = None
+    """The request that is being answered; those behind it on the connection wait (`pipeline`)."""
+    _spoiled = False
+    """What came is no HTTP, and so is nothing that comes behind it."""
     _deadline: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
     _in_head = True
@@ -40,28 +45,48 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
+        if self._spoiled:
+            return
         self._bytes += len(data)
         try:
             self._feed(data)
             if self._bytes > HEAD_BYTES_MAX + _CHUNK_FACTOR * self._body_bytes:
                 raise HttpParserError("a head without end")
         except HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+            self._spoil()
         self._watch()
 
+    def _spoil(self) -> None:
+        """Refuse what makes no sense; a request before it that came whole is answered first, and is the last."""
+        self._spoiled = True
+        answering = self._answering
+        if answering is None or answering.response_complete or answering.more_body:
+            self.send_400_response("Invalid HTTP request received.")
+        else:
+            self.pipeline.clear()
+            self.cycle = answering
+            answering.keep_alive = False
+
     def _feed(self, data: bytes) -> None:
-        try:
-            self.parser.feed_data(data)
-        except HttpParserUpgrade as asked:
-            # Nobody need be upgraded (RFC 9110, 7.8): the request is read again without that wish. Java's
-            # client has it in every POST, and httptools takes the body for the other protocol's.
-            method = self.parser.get_method()
-            if method == b"CONNECT":
-                raise HttpParserError("no proxy") from None
-            lines = [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
-            head = b"\r\n".join([b"%b %b HTTP/1.1" % (method, self.url), *lines, b"", b""])
-            self.parser = HttpRequestParser(self)
-            self._feed(head + data[asked.args[0] :])
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except HttpParserUpgrade as asked:
+                # Nobody need be upgraded (RFC 9110, 7.8): the request is read again without that wish. Java's
+                # client has it in every POST, and httptools takes the body for the other protocol's.
+                data = self._without_wish() + data[asked.args[0] :]
+                self.parser = HttpRequestParser(self)
+            else:
+                return
+
+    def _without_wish(self) -> bytes:
+        """The head that has just been read, but for its Upgrade."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            raise HttpParserError("no proxy")
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([b"%b %b HTTP/%b" % (method, self.url, version), *lines, b"", b""])
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -89,6 +114,10 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self.parser.should_upgrade():
             super().on_message_complete()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._watch()
@@ -102,6 +131,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._relax()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # Uvicorn tells the request that came last, which need not be the one that is being answered.
+        self.cycle = self._answering or self.cycle
         super().connection_lost(exc)
         self._unwatch()
         self._relax()
