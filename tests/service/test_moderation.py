@@ -56,6 +56,12 @@ SMALL = TextModerator(
         ("炸。。*弹", 0),
         ("色　情", 1),
         ("用ａｉ 换·脸", 2),
+        ("bo\x08mb", 0),
+        ("b\x7fo\x1bmb 一只猫", 0),
+        ("bo\x9fmb", 0),
+        ("m-a-k-e p-o-i-s-o-n", 1),
+        ("how to m a k e  p 0 i s o n", 1),
+        ("I m.a.k.e p.o.i.s.o.n", 1),
     ],
 )
 def test_found_in_any_spelling(text: str, level: int) -> None:
@@ -70,6 +76,9 @@ def test_found_in_any_spelling(text: str, level: int) -> None:
         "bombastic",
         "a plumbomb",
         "make poisonous",
+        "makepoison",
+        "bo\tmb",
+        "bo\nmb",
         "poison make",
         "炸鸡和子弹",
         "色彩",
@@ -208,6 +217,14 @@ def test_huge_input_is_bounded_work(text: str) -> None:
     started = time.process_time()
     SMALL.find(text)
     assert time.process_time() - started < 1.5
+
+
+def test_a_list_of_one_term_again_and_again_is_bounded_work() -> None:
+    started = time.process_time()
+    moderator = TextModerator(entries=[Entry("zebra", 1, "x"), Entry("斑马", 1, "x")] * 100_000)
+    assert moderator.find("a ZEBRA") == Entry("zebra", 1, "x")
+    assert moderator.terms_count == 200_000
+    assert time.process_time() - started < 5
 
 
 def test_the_end_of_an_overlong_text_is_looked_at() -> None:

@@ -26,8 +26,11 @@ _NO_SPACED_WORD = re.compile(rf"[\W_{_UNSPACED}]+")
 _SPELLED = re.compile(r"(?<= )(?:\w ){2,}\w(?= )")
 
 _SPELLED_CHARS_MAX = 60
+# But for white space and the separators, these show nothing.
+_CONTROLS = "\0-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"
+_CONTROL = re.compile(f"[{_CONTROLS}]")
 # ASCII, Chinese characters and their punctuation: nothing to unfold.
-_COMMON = re.compile("[\0-\x7f\u3001\u3002\u4e00-\u9fff！（），：；？“”]*")
+_COMMON = re.compile("[\t-\r\x1c-\x7e\u3001\u3002\u4e00-\u9fff！（），：；？“”]*")
 
 # Latin letters that NFKD leaves as they are: with strokes, without dots, small capitals.
 _LATIN = dict(
@@ -69,7 +72,7 @@ def fold(text: str) -> str:
     At most the last TEXT_CHARS_MAX characters, also of what one character may unfold to.
     """
     if text.isascii():
-        return text[-TEXT_CHARS_MAX:].lower()
+        return _CONTROL.sub("", text[-TEXT_CHARS_MAX:]).lower()
     if _COMMON.fullmatch(text, max(0, len(text) - TEXT_CHARS_MAX)):
         return text[-TEXT_CHARS_MAX:].lower()
     # Marks go first too: ordering a long run of them would cost the square of its length.
@@ -91,6 +94,14 @@ def is_blank(folded: str) -> bool:
 def words(folded: str) -> str:
     """The words of spaced scripts, one blank around each: " make a bomb "."""
     return f" {_NO_SPACED_WORD.sub(' ', folded).strip()} "
+
+
+def word_patterns(folded: str) -> Iterator[str]:
+    """What a term looks like in `word_readings`; one of several words also as one that was spelled out."""
+    plain = words(folded)
+    yield plain
+    if plain.count(" ") > 2:
+        yield _whole(plain.replace(" ", ""))
 
 
 def squeeze(folded: str) -> str:
@@ -137,11 +148,18 @@ def _joined(spaced: str) -> str:
     def join(match: re.Match[str]) -> str:
         word = match[0].replace(" ", "")
         if len(word) <= _SPELLED_CHARS_MAX:
-            parts.extend((word[1:], word[:-1], word[1:-1]))
+            shorter = (word[1:], word[:-1], word[1:-1])
+            parts.extend(shorter)
+            parts.extend(_whole(part).strip() for part in (word, *shorter))
         return word
 
     joined = _SPELLED.sub(join, spaced)
     return f"{joined}{' '.join(parts)} " if parts else joined
+
+
+def _whole(spelled: str) -> str:
+    """A spelled-out run: it may be several words ("t-h-e-s-e t-w-o"), which no word of a text is taken for."""
+    return f" \0{spelled}\0 "
 
 
 def _latin(spaced: str) -> str:
@@ -193,6 +211,6 @@ def _marks() -> tuple[re.Pattern[str], re.Pattern[str]]:
             for char in map(chr, plane)
             if unicodedata.category(char) in ("Mn", "Me", "Cf") or unicodedata.combining(char)
         ]
-        return re.compile("[" + "".join(found) + "\u115f\u1160\u3164\uffa0]+")
+        return re.compile("[" + "".join(found) + "\u115f\u1160\u3164\uffa0" + _CONTROLS + "]+")
 
     return pattern(range(0x10000)), pattern(range(0x10000, 0x20000), range(0xE0000, 0xE0200))

@@ -20,8 +20,8 @@ from danqing.service.folding import (
     is_unspaced,
     squeeze,
     squeezed_readings,
+    word_patterns,
     word_readings,
-    words,
 )
 from danqing.service.wordlists import Entry, checked, read_allowed, read_list
 
@@ -98,10 +98,17 @@ class _Terms:
     """Terms of one level: the first hit settles it. Or the phrases of the allow-lists."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
-        self._spaced = [entry for entry in entries if not is_unspaced(fold(entry.term))]
-        self._unspaced = [entry for entry in entries if is_unspaced(fold(entry.term))]
-        self._words = AhoCorasick([words(fold(entry.term)) for entry in self._spaced])
-        self._parts = AhoCorasick([squeeze(fold(entry.term)) for entry in self._unspaced])
+        # The first of those that read alike: many of them cost the automaton the square of their number.
+        spaced, unspaced = dict[str, Entry](), dict[str, Entry]()
+        for entry in entries:
+            folded = fold(entry.term)
+            if is_unspaced(folded):
+                unspaced.setdefault(squeeze(folded), entry)
+            else:
+                for pattern in word_patterns(folded):
+                    spaced.setdefault(pattern, entry)
+        self._spaced, self._unspaced = list(spaced.values()), list(unspaced.values())
+        self._words, self._parts = AhoCorasick(list(spaced)), AhoCorasick(list(unspaced))
 
     def find(self, spaced: Sequence[str], squeezed: Sequence[str], allowed: _Terms) -> Entry | None:
         """A term in one of the readings that no allowed phrase has around it."""
