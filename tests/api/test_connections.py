@@ -206,9 +206,13 @@ async def echo(scope, receive, send) -> None:
     await send({"type": "http.response.body", "body": said})
 
 
-def test_many_wishes_to_upgrade_in_one_piece() -> None:
-    wish = b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
-    assert asyncio.run(asked(wish * 1000)).count(b"<GET /a >") == 1000
+@pytest.mark.parametrize("wish", [b"", b"Connection: Upgrade\r\nUpgrade: h2c\r\n"])
+def test_many_requests_in_one_piece(wish: bytes) -> None:
+    """So many are answered, and of more only the first: what waits is bounded."""
+    request = b"GET /a HTTP/1.1\r\nHost: x\r\n" + wish + b"\r\n"
+    most = protocol.PIPELINED_MAX + 1
+    assert asyncio.run(asked(request * most)).count(b"<GET /a >") == most
+    assert asyncio.run(asked(request * 2000)).count(b"<GET /a >") == 1
 
 
 def test_a_wish_to_upgrade_in_http_1_0() -> None:

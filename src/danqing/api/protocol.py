@@ -15,6 +15,8 @@ _CHUNK_FACTOR = 8
 HEADERS_S_MAX = 20.0
 """A connection must have sent a whole request head after this long; an idle one is closed sooner."""
 CONNECTIONS_MAX = 4096
+PIPELINED_MAX = 64
+"""Requests that wait behind the one being answered: 60 bytes of a head are 3 KB here, and one read brings thousands."""
 UNREAD_S_MAX = 30.0
 UNREAD_BYTES = 100_000
 """Who has an answer waiting takes so much of it at least in each such while, or all there is."""
@@ -103,6 +105,8 @@ class GuardedProtocol(HttpToolsProtocol):
         hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
             raise HttpParserError("one Host, and no more (RFC 9112, 3.2)")
+        if len(self.pipeline) >= PIPELINED_MAX:
+            raise HttpParserError("too many requests at a time")
         self._in_head = False
         super().on_headers_complete()
 
