@@ -180,6 +180,16 @@ def test_conditional_requests(link: str) -> None:
     assert httpx2.get(link, headers=part | {"if-range": '"other"'}).content == first.content
 
 
+def test_a_thumbnail_that_a_power_cut_left_empty_is_made_again(server: LiveServer) -> None:
+    body = {"prompt": "a cat", "size": "256x256"}
+    url = server.client.post("/v1/images/generations", json=body).json()["data"][0]["url"]
+    small = httpx2.get(f"{url}&w=256").content
+    image_id = url.split("/files/")[1].split(".")[0]
+    (path,) = (server.data_dir / "images").rglob(f"*-{image_id}-w256.webp")
+    path.write_bytes(b"")
+    assert httpx2.get(f"{url}&w=256").content == small
+
+
 def test_thumbnails(server: LiveServer) -> None:
     body = {"prompt": "三只红苹果", "size": "1024x768", "model": "cogview-4"}
     url = server.client.post("/v1/images/generations", json=body).json()["data"][0]["url"]

@@ -76,7 +76,8 @@ class Thumbnails:
 
     async def _stored(self, key: str) -> bytes | None:
         try:
-            return await self._blobs.get(key)
+            # A file may be empty after a power cut: its name was on the disk before its bytes.
+            return await self._blobs.get(key) or None
         except NotFound:
             return None
 
