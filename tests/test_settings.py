@@ -145,3 +145,12 @@ def test_sizes_by_the_seeds() -> None:
             cogview.resolve(bad)
     assert models.find("jimeng-4.0", "openai").sizes.resolve("2:3") == Size(832, 1248)
     assert models.find("glm-image", "zhipu").sizes.resolve("1728x960") == Size(1728, 960)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://App.example.com", "https://app.example.com/", "https://*.example.com", "null"],
+)
+def test_an_origin_that_no_browser_sends_is_refused(tmp_path: Path, origin: str) -> None:
+    with pytest.raises(SettingsError, match="cors_origins"):
+        settings.load(data_dir=tmp_path, cors_origins=[origin])

@@ -205,9 +205,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     """The port to listen on; 0 = any free one."""
     cors_origins: tuple[
-        Annotated[str, Field(pattern=r"^(\*|https?://[A-Za-z0-9.\[\]:-]+)$")], ...
+        Annotated[str, Field(pattern=r"^(\*|https?://[a-z0-9.\[\]:-]+)$")], ...
     ] = ()
-    """Web pages that may call the APIs from a browser, e.g. `https://app.example.com`; `*` = all. Stored images are open to every page."""
+    """Web pages that may call the APIs from a browser, as browsers write them, in small letters, e.g. `https://app.example.com`; `*` = all. Stored images are open to every page."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks whose forwarded headers count."""
     catalog_file: Path | None = None
