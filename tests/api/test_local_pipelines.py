@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.api.test_local_models import pixels
 from tests.conftest import LiveServer, clean_environment, cli, start_server, stop_server
 
 pytest.importorskip("torch", reason="the engine extra: make install-engine")
 pytest.importorskip("diffusers", reason="the engine extra: make install-engine")
+
+from tests.api.test_local_models import pixels
 
 pytestmark = pytest.mark.slow
 
