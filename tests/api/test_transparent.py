@@ -41,7 +41,7 @@ def test_the_thing_stands_alone(server: LiveServer, format: str) -> None:
     opacity = pixels[..., 3]
     assert 0.5 < (opacity == 0).mean() < 0.95  # the ground is gone
     assert (opacity[:20] == 0).all()
-    assert (opacity[420:700, 420:600] == 255).all()  # the apple has no holes
+    assert (opacity[420:700, 420:600] >= 250).all()  # the apple has no holes
     soft = (opacity > 0) & (opacity < 255)
     assert 0 < soft.mean() < 0.05
     red = pixels[opacity == 255].astype(int)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from danqing.engine.families import pocket_layout as layout
 from danqing.engine.families.pocket import Pocket, PocketState
 from danqing.engine.messages import Job
 from danqing.engine.pixels import fit
@@ -132,7 +133,7 @@ def test_a_preview_has_the_shape_of_the_picture_and_shows_progress(
         pocket.step([state])
         preview = pocket.preview(state)
         assert preview.shape == (look[1], look[0], 3)
-        final = fit(pocket._picture(state, state.clean), *look)
+        final = fit(pocket._picture(state, state.clean, *look), *look)
         distances.append(float(np.abs(preview.astype(int) - final.astype(int)).mean()))
     assert distances == sorted(distances, reverse=True)
     assert distances[-1] < 1 < distances[0]
@@ -157,12 +158,14 @@ def test_guided_and_unguided_jobs_do_not_share_a_batch(pocket: Pocket) -> None:
 @pytest.mark.parametrize(
     ("prompt", "thing", "count", "scene"),
     [
-        ("一只可爱的小猫咪，坐在阳光明媚的窗台上，背景是蓝天白云.", "cat", 1, "windowsill"),
+        ("一只可爱的小猫咪，坐在阳光明媚的窗台上，背景是蓝天白云.", "kitty", 1, "windowsill"),
         ("画一个钢铁侠", "superhero", 1, "plain"),
         ("一只可爱的小猪", "pig", 1, "plain"),
         ("请帮我画三只企鹅在雪地里", "penguin", 3, "snow"),
         ("Two cute puppies on the beach", "dog", 2, "beach"),
         ("a wizard on a stage", "wizard", 1, "stage"),
+        ("三个苹果放在桌子上", "apple", 3, "table"),
+        ("a cup of bubble tea in the library", "bubble tea", 1, "library"),
     ],
 )
 def test_prompts_are_read(pocket: Pocket, prompt: str, thing: str, count: int, scene: str) -> None:
@@ -170,6 +173,22 @@ def test_prompts_are_read(pocket: Pocket, prompt: str, thing: str, count: int, s
     assert pocket.things[wish.thing] == thing
     assert wish.count == count
     assert pocket.scenes[wish.scene] == scene
+
+
+def test_hours_weathers_colours_sizes_and_depth_are_read(pocket: Pocket) -> None:
+    def read(prompt: str) -> layout.Wish:
+        return pocket.encode([job(prompt)])[0].wish
+
+    night = read("a castle on the beach at night")
+    assert (pocket.scenes[night.scene], layout.HOURS[night.hour]) == ("beach", "night")
+    rain = read("下雨天的森林里有一只长颈鹿")
+    assert (pocket.scenes[rain.scene], layout.WEATHERS[rain.weather]) == ("forest", "rain")
+    cars = read("a blue car next to a green dragon")
+    colours = [pocket.colours[k] for k in (cars.colour, cars.second_colour)]
+    assert colours == ["blue", "green"]
+    assert layout.SIZES[read("a huge dog in the snow").size] == "big"
+    assert layout.RELATIONS[read("a dog in front of a house").relation] == "front"
+    assert read("a cat in the kitchen at night").hour == 0, "no hour indoors"
 
 
 def test_a_prompt_of_strange_words_still_gets_a_landscape(pocket: Pocket) -> None:

@@ -85,7 +85,8 @@ def test_a_red_apple_becomes_green_and_stays_where_it_is(pocket: Pocket, apple: 
 
 def test_a_prompt_changes_only_what_it_names(pocket: Pocket, cat: Pixels) -> None:
     began = begin(pocket, job("make it night", reference=cat, strength=0.75))
-    assert pocket.scenes[began.plan.scene] == "night"
+    assert pocket.scenes[began.plan.scene] == "beach"
+    assert layout.HOURS[began.plan.hour] == "night"
     assert (began.plan.contents > layout.DROPPED).any()  # the cat, read in the picture
     night = finish(pocket, [began])[0]
     assert night[:40].mean() < 90 < cat[:40].mean()
@@ -242,10 +243,11 @@ def test_every_wish_finds_room_in_every_area(data: st.DataObject) -> None:
     assert area is not None
     left, top, wide, high = area
     asked = layout.Wish(
-        data.draw(st.integers(1, 137)),
+        data.draw(st.integers(1, 541)),
         data.draw(st.integers(1, 5)),
         second=data.draw(st.sampled_from([0, 3])),
-        relation=data.draw(st.integers(0, 3)),
+        relation=data.draw(st.integers(0, len(layout.RELATIONS) - 1)),
+        size=data.draw(st.integers(0, len(layout.SIZES) - 1)),
     )
     wish = edit.that_fits(asked, area)
     assert wish.thing == asked.thing

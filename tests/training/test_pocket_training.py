@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch: make install-training")
 pytest.importorskip("onnx", reason="exports need onnx: make install-training")
 
-from training.pocket import captions, data, export, scenes, train_text, vocabulary  # noqa: E402
+from training.pocket import captions, data, export, scenes, shipped, train_text, vocabulary  # noqa: E402
 from training.pocket import networks as n  # noqa: E402
+from training.pocket.backgrounds import background  # noqa: E402
 from training.pocket.text_network import SLOTS, TextNetwork  # noqa: E402
 from training.pocket.train_denoiser import loss_of, new_denoiser, new_optimizer  # noqa: E402
 
@@ -44,12 +46,12 @@ def parity(session_path: Path, inputs: dict[str, np.ndarray], expected: list[np.
 
 def test_the_vocabulary_is_whole() -> None:
     things = vocabulary.concepts()
-    assert len({c.key for c in things}) == len({c.glyph for c in things}) == len(things) <= 150
+    assert len({c.key for c in things}) == len({c.glyph for c in things}) == len(things) >= 400
     for language in ("en", "zh"):
         named = [name for names in captions.names(language) for name in names]
         assert len(named) == len(set(named)), "one word names two things"
         assert all(captions.names(language))
-    assert len(vocabulary.scenes()) >= 12
+    assert len(vocabulary.scenes()) >= 20
 
 
 def test_a_render_is_the_same_every_time_and_shows_its_truth() -> None:
@@ -64,7 +66,9 @@ def test_a_render_is_the_same_every_time_and_shows_its_truth() -> None:
         # Without its things the picture differs exactly where the plan says that they stand.
         wish = scene.wish
         empty = scenes.render(
-            scenes.Scene(layout.Wish(0, scene=wish.scene), scene.pose, scene.variant, scene.grid)
+            replace(
+                scene, wish=layout.Wish(0, scene=wish.scene, hour=wish.hour, weather=wish.weather)
+            )
         )
         changed = (picture != empty).any(axis=2).reshape(rows, 32, columns, 32).any(axis=(1, 3))
         told = layout.plan(wish, scene.grid, scene.pose, scene.variant).contents != layout.EMPTY
@@ -117,7 +121,7 @@ def test_exports_draw_as_torch_does(basis: n.Basis, tmp_path: Path) -> None:
     for parameter in denoiser.parameters():
         parameter.add_(torch.randn_like(parameter) * 0.02)
     text = TextNetwork(train_text.slot_sizes()).eval()
-    export.write_codec(basis, decoder, tmp_path, kind="float32")
+    export.write_codec(basis, decoder, tmp_path, kinds=("float32", "float32"))
     export.write_denoiser(denoiser, tmp_path, kind="float32")
     export.write_text(text, tmp_path, kind="float32")
 
@@ -126,12 +130,17 @@ def test_exports_draw_as_torch_does(basis: n.Basis, tmp_path: Path) -> None:
     parity(tmp_path / "encoder.onnx", {"picture": pictures.numpy()}, [z.numpy()])
     parity(tmp_path / "decoder.onnx", {"latents": z.numpy()}, [decoder(z).numpy()])
     latents, t = z.flatten(2).transpose(1, 2), torch.rand(3)
-    contents, grounds, colours, scene, variant = data.plan_tensors(plans)
+    contents, grounds, airs, colours, place = plans
     positions = torch.from_numpy(layout.positions(grid))
-    clean = denoiser(latents, t, contents, grounds, colours, scene, variant, positions)
-    inputs = {"latents": latents, "t": t, "contents": contents, "grounds": grounds, "colours": colours, "scene": scene,
-              "variant": variant, "positions": positions}  # fmt: skip
+    clean = denoiser(latents, t, contents, grounds, airs, colours, place, positions)
+    inputs = {"latents": latents, "t": t, "contents": contents, "grounds": grounds, "airs": airs,
+              "colours": colours, "place": place, "positions": positions}  # fmt: skip
     parity(tmp_path / "denoiser.onnx", {k: v.numpy() for k, v in inputs.items()}, [clean.numpy()])
+    upscaler = n.Upscaler().eval()
+    torch.nn.init.normal_(upscaler.leave.weight, std=0.02)
+    export.write_upscaler(upscaler, tmp_path, kind="float32")
+    small = pictures[:1, :, :96, :64].contiguous()
+    parity(tmp_path / "upscaler.onnx", {"small": small.numpy()}, [upscaler(small).numpy()])
     tokens, _, _ = train_text.text_batch(np.random.default_rng(5), 5)
     answers = [logits.softmax(dim=1).numpy() for logits in text(tokens)]
     assert len(answers) == len(SLOTS)
@@ -149,3 +158,34 @@ def test_small_weights_change_little(basis: n.Basis, tmp_path: Path) -> None:
     got = session.run(None, {"latents": z.numpy()})[0]
     assert np.abs(got - decoder(z).numpy()).max() < 0.02
     assert (tmp_path / "decoder.onnx").stat().st_size < 5e6
+
+
+@torch.no_grad()
+def test_the_shipped_weights_are_a_start_that_draws_as_they_do() -> None:
+    """What they know, the next version's networks know before any training."""
+    basis = shipped.basis_of()
+    decoder = n.Decoder(basis)
+    shipped.start_decoder(decoder)
+    pictures = data.batch(np.random.default_rng(6), 2)[1]
+    z = basis.encode(pictures)
+    session = onnxruntime.InferenceSession(
+        shipped.PACKAGE / "decoder.onnx", providers=["CPUExecutionProvider"]
+    )
+    drawn = session.run(None, {"latents": z.numpy()})[0]
+    np.testing.assert_allclose(decoder.eval()(z).numpy(), drawn, rtol=0, atol=2e-3)
+    text = TextNetwork(train_text.slot_sizes())
+    assert not shipped.start_text(text)
+    tokens, _, _ = train_text.text_batch(np.random.default_rng(7), 4)
+    session = onnxruntime.InferenceSession(
+        shipped.PACKAGE / "text.onnx", providers=["CPUExecutionProvider"]
+    )
+    for own, said in zip(text(tokens), session.run(None, {"tokens": tokens.numpy()}), strict=True):
+        np.testing.assert_allclose(own.softmax(dim=1).numpy(), said, rtol=0, atol=2e-3)
+
+
+def test_every_hour_and_weather_looks_its_own() -> None:
+    for key in vocabulary.OPEN_AIR:
+        seen = [np.asarray(background(key, 0, 8, 8, hour, weather)).astype(int)
+                for hour, weather in ((0, 0), (1, 0), (2, 0), (0, 1), (0, 2), (0, 3), (2, 1), (2, 2))]  # fmt: skip
+        for i, one in enumerate(seen):
+            assert all(np.abs(one - other).mean() > 1 for other in seen[:i]), key

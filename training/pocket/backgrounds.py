@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
+from training.pocket import places
+from training.pocket.canvas import CELL_PX, LIGHT, Canvas
 
 from danqing.engine.families import pocket_layout as layout
 
-CELL_PX = 32
 SUPERSAMPLE = 2
 Rgb = tuple[int, int, int]
 
@@ -23,70 +23,13 @@ PASTELS: tuple[Rgb, ...] = (
 )  # fmt: skip
 
 
-class Canvas:
-    """A drawing surface whose coordinates are cells, painted at twice the size and then reduced."""
-
-    def __init__(self, rows: int, columns: int, rng: np.random.Generator) -> None:
-        self.h, self.w, self.rng = float(rows), float(columns), rng
-        self._scale = CELL_PX * SUPERSAMPLE
-        self.image = Image.new("RGB", (columns * self._scale, rows * self._scale))
-        self._draw = ImageDraw.Draw(self.image)
-
-    def _px(self, points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-        return [(x * self._scale, y * self._scale) for x, y in points]
-
-    def gradient(self, top: Rgb, bottom: Rgb, y0: float = 0.0, y1: float | None = None) -> None:
-        """Fill the band y0..y1 with a vertical gradient."""
-        start = round(y0 * self._scale)
-        end = self.image.height if y1 is None else round(y1 * self._scale)
-        mix = np.linspace(0, 1, max(end - start, 1))[:, None]
-        column = np.round(np.array(top) * (1 - mix) + np.array(bottom) * mix).astype(np.uint8)
-        band = np.broadcast_to(column[:, None, :], (len(column), self.image.width, 3))
-        self.image.paste(Image.fromarray(np.ascontiguousarray(band)), (0, start))
-
-    def rect(self, x0: float, y0: float, x1: float, y1: float, fill: Rgb) -> None:
-        self._draw.rectangle(self._px([(x0, y0), (x1, y1)]), fill=fill)
-
-    def ellipse(self, x: float, y: float, rx: float, ry: float, fill: Rgb) -> None:
-        self._draw.ellipse(self._px([(x - rx, y - ry), (x + rx, y + ry)]), fill=fill)
-
-    def polygon(self, points: list[tuple[float, float]], fill: Rgb) -> None:
-        self._draw.polygon(self._px(points), fill=fill)
-
-    def wave(self, y: float, height: float, length: float, fill: Rgb, phase: float = 0.0) -> None:
-        """Fill everything below a sine wave."""
-        xs = np.linspace(0, self.w, 48)
-        top = y + height * np.sin(xs / length * 2 * np.pi + phase)
-        points = [(float(x), float(v)) for x, v in zip(xs, top, strict=True)]
-        self.polygon([*points, (self.w, self.h), (0, self.h)], fill)
-
-    def cloud(self, x: float, y: float, size: float, fill: Rgb = (255, 255, 255)) -> None:
-        for dx, dy, r in (
-            (-0.9, 0.1, 0.45),
-            (-0.3, -0.2, 0.62),
-            (0.4, -0.05, 0.52),
-            (0.95, 0.15, 0.36),
-        ):
-            self.ellipse(x + dx * size, y + dy * size, r * size, r * size * 0.8, fill)
-
-    def spread(self, n: int, y0: float, y1: float) -> list[tuple[float, float]]:
-        """n points, one in each of n equal columns, at random heights in y0..y1."""
-        xs = (np.arange(n) + self.rng.uniform(0.2, 0.8, n)) * self.w / n
-        return [(float(x), float(y)) for x, y in zip(xs, self.rng.uniform(y0, y1, n), strict=True)]
-
-    def many(self, per_cell: float) -> int:
-        return max(2, round(per_cell * self.w))
-
-
 def _plain(c: Canvas) -> None:
     tone = PASTELS[int(c.rng.integers(len(PASTELS)))]
     c.rect(0, 0, c.w, c.h, tone)
 
 
 def _day(c: Canvas, clouds: float = 0.3) -> None:
-    c.gradient((96, 178, 240), (205, 235, 252))
-    for x, y in c.spread(c.many(clouds), 0.5, c.h * 0.3):
-        c.cloud(x, y, float(c.rng.uniform(0.6, 1.0)))
+    c.open_sky((96, 178, 240), (205, 235, 252), clouds)
 
 
 def _meadow(c: Canvas) -> None:
@@ -105,7 +48,7 @@ def _beach(c: Canvas) -> None:
     c.wave(c.h * 0.62, 0.12, 3.0, (230, 248, 250), float(c.rng.uniform(0, 6)))
     c.wave(c.h * 0.66, 0.12, 3.2, (246, 221, 160), float(c.rng.uniform(0, 6)))
     sun = c.w * (0.15 if c.rng.random() < 0.5 else 0.85)
-    c.ellipse(sun, c.h * 0.14, 0.6, 0.6, (255, 226, 90))
+    c.sun(sun, c.h * 0.14, 0.6, (255, 226, 90))
 
 
 def _sea(c: Canvas) -> None:
@@ -144,7 +87,7 @@ def _snow(c: Canvas) -> None:
 
 
 def _city(c: Canvas) -> None:
-    c.gradient((142, 200, 240), (235, 236, 232))
+    c.open_sky((142, 200, 240), (235, 236, 232))
     x = 0.0
     while x < c.w:
         width, top = float(c.rng.choice([1.0, 1.5])), float(c.rng.choice([0.2, 0.3, 0.4]) * c.h)
@@ -152,7 +95,7 @@ def _city(c: Canvas) -> None:
         c.rect(x, top, x + width - 0.06, c.h, tone)
         for wy in np.arange(top + 0.25, c.h * 0.7, 0.5):
             for wx in np.arange(x + 0.2, x + width - 0.25, 0.4):
-                c.rect(wx, wy, wx + 0.2, wy + 0.26, (250, 232, 160))
+                c.rect(wx, wy, wx + 0.2, wy + 0.26, LIGHT)
         x += width
     c.rect(0, c.h * 0.78, c.w, c.h, (88, 90, 98))
     for dash in np.arange(0.2, c.w, 1.4):
@@ -176,7 +119,7 @@ def _windowsill(c: Canvas) -> None:
     _day(c, 0.35)
     frame, side = (250, 246, 238), float(c.w * 0.07)
     sun = c.w * (0.2 if c.rng.random() < 0.5 else 0.8)
-    c.ellipse(sun, 1.3, 0.6, 0.6, (255, 224, 84))
+    c.sun(sun, 1.3, 0.6, (255, 224, 84))
     sill = c.h * 0.82
     c.rect(0, 0, c.w, 0.35, frame)
     c.rect(0, 0, side, c.h, frame)
@@ -191,7 +134,7 @@ def _windowsill(c: Canvas) -> None:
 
 
 def _forest(c: Canvas) -> None:
-    c.gradient((176, 218, 190), (120, 180, 130))
+    c.open_sky((176, 218, 190), (120, 180, 130))
     for tone, y, size in (((88, 150, 100), 0.62, 1.3), ((50, 116, 72), 0.75, 1.7)):
         for x, _ in c.spread(c.many(0.7), 0, 1):
             base = c.h * y
@@ -205,8 +148,8 @@ def _forest(c: Canvas) -> None:
 
 
 def _desert(c: Canvas) -> None:
-    c.gradient((250, 200, 130), (255, 236, 190))
-    c.ellipse(c.w * (0.2 if c.rng.random() < 0.5 else 0.8), 1.3, 0.7, 0.7, (255, 250, 215))
+    c.open_sky((250, 200, 130), (255, 236, 190))
+    c.sun(c.w * (0.2 if c.rng.random() < 0.5 else 0.8), 1.3, 0.7, (255, 250, 215))
     for i, tone in enumerate(((236, 180, 104), (222, 158, 82), (204, 136, 64))):
         c.wave(c.h * (0.55 + 0.14 * i), 0.35, c.w * 0.9, tone, float(c.rng.uniform(0, 6)))
 
@@ -280,19 +223,33 @@ PAINTERS: dict[str, Callable[[Canvas], None]] = {
     "plain": _plain, "meadow": _meadow, "beach": _beach, "sea": _sea, "underwater": _underwater,
     "night": _night, "snow": _snow, "city": _city, "room": _room, "windowsill": _windowsill,
     "forest": _forest, "desert": _desert, "mountains": _mountains, "sunset": _sunset,
-    "space": _space, "sky": _sky, "rain": _rain, "stage": _stage,
+    "space": _space, "sky": _sky, "rain": _rain, "stage": _stage, **places.PAINTERS,
 }  # fmt: skip
 
 
-@lru_cache(maxsize=2600)
-def background(scene: str, variant: int, rows: int, columns: int) -> Image.Image:
-    """The scene's background; the same arguments always give the same picture."""
-    seed = [zlib.crc32(scene.encode()), variant % layout.COMPOSITIONS, rows, columns]
-    rng = np.random.default_rng(seed)
+_painted: dict[tuple[object, ...], Image.Image] = {}
+
+
+def background(
+    scene: str, variant: int, rows: int, columns: int, hour: int = 0, weather: int = 0,
+    px: int = CELL_PX,
+) -> Image.Image:  # fmt: skip
+    """The scene's background at `px` a cell; the same arguments always give the same picture."""
     if scene == "plain":
-        return Image.new(
-            "RGB", (columns * CELL_PX, rows * CELL_PX), PASTELS[variant % len(PASTELS)]
-        )
-    canvas = Canvas(rows, columns, rng)
-    PAINTERS[scene](canvas)
-    return canvas.image.reduce(SUPERSAMPLE)
+        return Image.new("RGB", (columns * px, rows * px), PASTELS[variant % len(PASTELS)])
+    composition = variant % layout.COMPOSITIONS
+    key = (scene, composition, rows, columns, hour, weather, px)
+    if key not in _painted:
+        rng = np.random.default_rng([zlib.crc32(scene.encode()), composition, rows, columns])
+        canvas = Canvas(
+            rows, columns, rng, px * SUPERSAMPLE,
+            layout.HOURS[hour], layout.WEATHERS[weather], variant % layout.AIR_PATTERNS,
+        )  # fmt: skip
+        PAINTERS[scene](canvas)
+        _painted[key] = canvas.weathered(scene == "windowsill").reduce(SUPERSAMPLE)
+    return _painted[key]
+
+
+def remember(job: tuple[str, int, int, int, int, int], picture: Image.Image) -> None:
+    """Keep what another process painted."""
+    _painted[(*job, CELL_PX)] = picture

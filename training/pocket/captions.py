@@ -12,7 +12,7 @@ import numpy as np
 from training.pocket import phrases as p
 from training.pocket import vocabulary as v
 
-from danqing.engine.families.pocket_layout import RELATIONS, Wish
+from danqing.engine.families.pocket_layout import HOURS, RELATIONS, SIZES, WEATHERS, Wish
 
 CLDR = Path("/usr/share/unicode/cldr/common/annotations")
 _STREWN = 0.4  # share of captions among words that mean nothing to pocket
@@ -94,8 +94,10 @@ def _plural(word: str) -> str:
     return word[:-1] + "ies" if re.search(r"[^aeiou]y$", word) else word + "s"
 
 
-def _english_thing(rng: np.random.Generator, name: str, count: int, colour: int) -> str:
+def _english_thing(rng: np.random.Generator, name: str, count: int, colour: int, size: int) -> str:
     words: list[str] = []
+    if size:
+        words.append(_pick(rng, p.EN_SIZES[SIZES[size]]))
     if rng.random() < 0.4:
         words.append(_pick(rng, p.EN_ADJECTIVES))
     if colour:
@@ -112,9 +114,11 @@ def _english_thing(rng: np.random.Generator, name: str, count: int, colour: int)
 
 
 def _chinese_thing(
-    rng: np.random.Generator, name: str, measure: str, count: int, colour: int
+    rng: np.random.Generator, name: str, measure: str, count: int, colour: int, size: int
 ) -> str:
     parts: list[str] = []
+    if size:
+        parts.append(_pick(rng, p.ZH_SIZES[SIZES[size]]))
     if rng.random() < 0.4:
         parts.append(_pick(rng, p.ZH_ADJECTIVES))
     if colour:
@@ -130,21 +134,22 @@ def _chinese_thing(
 
 
 def _thing(
-    rng: np.random.Generator, thing: int, count: int, colour: int, language: str, held_out: bool
-) -> str:
+    rng: np.random.Generator, thing: int, count: int, colour: int, size: int, language: str,
+    held_out: bool,
+) -> str:  # fmt: skip
     name = _name(rng, thing, language, held_out)
     if colour:
         name = _LEADING_COLOUR.sub("", name) or name  # not "a green red apple"
     if language == "en":
-        return _english_thing(rng, name, count, colour)
-    return _chinese_thing(rng, name, v.concepts()[thing - 1].measure, count, colour)
+        return _english_thing(rng, name, count, colour, size)
+    return _chinese_thing(rng, name, v.concepts()[thing - 1].measure, count, colour, size)
 
 
 def _things(rng: np.random.Generator, wish: Wish, language: str, held_out: bool) -> str:
-    first = _thing(rng, wish.thing, wish.count, wish.colour, language, held_out)
+    first = _thing(rng, wish.thing, wish.count, wish.colour, wish.size, language, held_out)
     if not wish.second:
         return first
-    second = _thing(rng, wish.second, 1, 0, language, held_out)
+    second = _thing(rng, wish.second, 1, wish.second_colour, 0, language, held_out)
     patterns = p.EN_RELATIONS if language == "en" else p.ZH_RELATIONS
     return _pick(rng, patterns[RELATIONS[wish.relation]]).format(a=first, b=second)
 
@@ -157,6 +162,25 @@ def _scene(rng: np.random.Generator, scene: int, language: str, held_out: bool) 
         lead = _pick(rng, leads)
         return f"in the {lead}" if language == "en" else lead
     return _pick(rng, own)
+
+
+def _air(rng: np.random.Generator, wish: Wish, language: str, scene: str) -> tuple[str, str]:
+    """(the scene's phrase with hour and weather, what is said of them after a comma)."""
+    keys = [HOURS[wish.hour]] * (wish.hour > 0) + [WEATHERS[wish.weather]] * (wish.weather > 0)
+    tail = ""
+    for key in keys:
+        words = v.airs()[key]
+        if language == "en":
+            phrase = _pick(rng, words.english)
+            if rng.random() < 0.7:
+                scene = f"{scene} {phrase}"
+            else:
+                tail += f", {phrase}"
+        elif rng.random() < 0.6:
+            scene = _pick(rng, words.before) + scene.removeprefix("坐在").removeprefix("在")
+        else:
+            tail += "，" + _pick(rng, words.chinese)
+    return scene, tail
 
 
 def _strewn(rng: np.random.Generator, text: str, language: str) -> str:
@@ -175,6 +199,7 @@ def caption(rng: np.random.Generator, wish: Wish, language: str, held_out: bool 
     key = v.scenes()[wish.scene].key
     said = wish.scene > 0 or rng.random() < 0.06
     scene = _scene(rng, wish.scene, language, held_out) if said else ""
+    scene, air_tail = _air(rng, wish, language, scene)
     if english:
         bare, placed = (p.EN_BARE_HELD, p.EN_PLACED_HELD) if held_out else (p.EN_BARE, p.EN_PLACED)
         alone, verbs, tails = p.EN_SCENE_ONLY, p.EN_VERBS, p.EN_TAILS
@@ -184,7 +209,7 @@ def caption(rng: np.random.Generator, wish: Wish, language: str, held_out: bool 
     if wish.thing:
         things = _things(rng, wish, language, held_out)
     elif said and rng.random() < 0.5 and not held_out:
-        return _pick(rng, alone).format(s=scene)
+        return _pick(rng, alone).format(s=scene) + air_tail
     else:
         stranger = _pick(rng, strangers(language) or ("?",))
         things = ("a " if english else "一个") + stranger if rng.random() < 0.7 else stranger
@@ -192,7 +217,8 @@ def caption(rng: np.random.Generator, wish: Wish, language: str, held_out: bool 
     if not english and scene.startswith(("坐", "在")):
         scene = scene[1:] if scene.startswith("在") else scene.removeprefix("坐在")
     text = pattern.format(x=things, s=scene, v=_pick(rng, verbs))
-    if key in _SKY_GOES_WITH and rng.random() < 0.12:
+    text += air_tail
+    if key in _SKY_GOES_WITH and not (wish.hour or wish.weather) and rng.random() < 0.12:
         text += _pick(rng, p.SKY_TOO[language])
     if rng.random() < 0.2:
         text += _pick(rng, tails)

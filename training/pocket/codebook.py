@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from training.pocket import vocabulary as v
-from training.pocket.backgrounds import CELL_PX, background
+from training.pocket.backgrounds import background
+from training.pocket.canvas import CELL_PX
 from training.pocket.data import to_tensor
 from training.pocket.networks import Basis
 from training.pocket.scenes import paste
@@ -46,6 +47,22 @@ def ground_latents(basis: Basis) -> Tensor:
             for size in layout.GRIDS:
                 picture = np.asarray(background(scene.key, composition, *size))
                 rows.append(basis.encode(to_tensor([picture]))[0].flatten(1).T)
+    return torch.cat(rows)
+
+
+@torch.no_grad()
+def air_latents(basis: Basis) -> Tensor:
+    """(kinds * patterns * all cells, channels): what each hour and weather changes over a meadow."""
+    rows: list[Tensor] = []
+    kinds = [(hour, 0) for hour in range(1, len(layout.HOURS))]
+    kinds += [(0, weather) for weather in range(1, len(layout.WEATHERS))]
+    for hour, weather in kinds:
+        for pattern in range(layout.AIR_PATTERNS):
+            for size in layout.GRIDS:
+                fair = background("meadow", pattern, *size)
+                other = background("meadow", pattern, *size, hour, weather)
+                pair = basis.encode(to_tensor([np.asarray(fair), np.asarray(other)]))
+                rows.append((pair[1] - pair[0]).flatten(1).T)
     return torch.cat(rows)
 
 

@@ -20,7 +20,8 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from training.pocket import data
 from training.pocket import vocabulary as v
-from training.pocket.networks import LATENT_CHANNELS, Basis, Decoder
+from training.pocket.networks import LATENT_CHANNELS, Basis, Decoder, Upscaler
+from training.pocket.shipped import PACKAGE
 from training.pocket.text_network import SLOTS, TextNetwork
 from training.pocket.train_denoiser import fitted_basis, new_denoiser
 from training.pocket.train_text import slot_sizes
@@ -28,9 +29,8 @@ from training.pocket.train_text import slot_sizes
 from danqing.engine.families import pocket_layout as layout
 from danqing.engine.families.pocket_text import FEATURES_PER_TOKEN
 
-VERSION = 1
+VERSION = 2
 SMALLEST = 2048  # tensors with fewer values stay float32
-PACKAGE = Path(__file__).resolve().parents[2] / "src/danqing/engine/families/pocket_weights"
 
 
 class Encoder(nn.Module):
@@ -137,26 +137,35 @@ def write_denoiser(model: nn.Module, folder: Path, kind: str = "int8") -> None:
         "t": torch.rand(2),
         "contents": torch.zeros(2, cells, dtype=torch.long),
         "grounds": torch.zeros(2, cells, dtype=torch.long),
+        "airs": torch.zeros(2, 2, cells, dtype=torch.long),
         "colours": torch.zeros(2, cells, dtype=torch.long),
-        "scene": torch.zeros(2, dtype=torch.long),
-        "variant": torch.zeros(2, dtype=torch.long),
+        "place": torch.zeros(2, 4, dtype=torch.long),
         "positions": torch.from_numpy(layout.positions(0)),
     }
     per_cell = {0: "b", 1: "cells"}
     free = {"latents": per_cell, "t": {0: "b"}, "contents": per_cell,
-            "grounds": per_cell, "colours": per_cell,
-            "scene": {0: "b"}, "variant": {0: "b"}, "positions": {0: "cells"}, "clean": per_cell}  # fmt: skip
+            "grounds": per_cell, "airs": {0: "b", 2: "cells"}, "colours": per_cell,
+            "place": {0: "b"}, "positions": {0: "cells"}, "clean": per_cell}  # fmt: skip
     write(folder / "denoiser.onnx", model, inputs, ["clean"], free, kind)
 
 
-def write_codec(basis: Basis, decoder: Decoder, folder: Path, kind: str = "fp16") -> None:
+def write_codec(
+    basis: Basis, decoder: Decoder, folder: Path, kinds: tuple[str, str] = ("fp16", "int8")
+) -> None:
     """encoder.onnx and decoder.onnx: pictures in -1..1 <-> latents, channels first."""
     grid = {0: "b", 2: "rows", 3: "columns"}
     picture = {0: "b", 2: "height", 3: "width"}
     write(folder / "encoder.onnx", Encoder(basis), {"picture": torch.zeros(1, 3, 256, 256)},
-          ["latents"], {"picture": picture, "latents": grid}, kind)  # fmt: skip
+          ["latents"], {"picture": picture, "latents": grid}, kinds[0])  # fmt: skip
     write(folder / "decoder.onnx", decoder, {"latents": torch.zeros(1, LATENT_CHANNELS, 8, 8)},
-          ["picture"], {"latents": grid, "picture": picture}, kind)  # fmt: skip
+          ["picture"], {"latents": grid, "picture": picture}, kinds[1])  # fmt: skip
+
+
+def write_upscaler(model: Upscaler, folder: Path, kind: str = "fp16") -> None:
+    """upscaler.onnx: a picture in -1..1 -> the same four times as large."""
+    free = {0: "b", 2: "height", 3: "width"}
+    write(folder / "upscaler.onnx", model, {"small": torch.zeros(1, 3, 64, 64)},
+          ["large"], {"small": free, "large": {0: "b"}}, kind)  # fmt: skip
 
 
 def description(training: dict[str, Any]) -> dict[str, Any]:
@@ -171,6 +180,7 @@ def description(training: dict[str, Any]) -> dict[str, Any]:
         "colours": list(v.COLOUR_KEYS),
         "relations": list(layout.RELATIONS),
         "scenes": [scene.key for scene in v.scenes()],
+        "open_air": list(v.open_air()),
         "training": training,
     }
 
@@ -190,6 +200,11 @@ def export(run: Path, folder: Path, seed: int = 1) -> None:
         denoiser.load_state_dict(state["average"])
         training["denoiser_samples"] = state["step"] * state["batch"]
         training["denoiser_minutes"] = round(state["used_s"] / 60, 1)
+    upscaler = Upscaler()
+    state = data.load(run / "upscaler.pt")
+    if state is not None:
+        upscaler.load_state_dict(state["model"])
+        training["upscaler_crops"] = state["seen"]
     state = data.load(run / "text.pt")
     if state is not None:
         text.load_state_dict(state["model"])
@@ -197,6 +212,7 @@ def export(run: Path, folder: Path, seed: int = 1) -> None:
     write_codec(basis, decoder, folder)
     write_denoiser(denoiser, folder)
     write_text(text, folder)
+    write_upscaler(upscaler, folder)
     part = folder / "pocket.part"
     part.write_text(json.dumps(description(training), ensure_ascii=False, indent=1) + "\n", "utf-8")
     os.replace(part, folder / "pocket.json")

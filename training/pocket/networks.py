@@ -15,6 +15,7 @@ LATENT_CHANNELS = 96
 CELL_PX = 32
 CODE_WIDTH = 128  # numbers in a row of the codebook of things
 GROUND_WIDTH = 64  # and of grounds
+AIR_WIDTH = 48  # and of airs
 PATCH_PX = 16  # a cell at half size: what the latents describe linearly
 
 
@@ -121,7 +122,9 @@ class Decoder(nn.Module):
 
 def timestep_features(t: Tensor, width: int) -> Tensor:
     """Sines and cosines of the noise level t in 0..1."""
-    rates = torch.exp(torch.arange(width // 2) * (-math.log(1000.0) / (width // 2)))
+    rates = torch.exp(
+        torch.arange(width // 2, device=t.device) * (-math.log(1000.0) / (width // 2))
+    )
     angles = t[:, None] * 250.0 * rates[None, :]
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
@@ -129,7 +132,7 @@ def timestep_features(t: Tensor, width: int) -> Tensor:
 def position_features(positions: Tensor, width: int) -> Tensor:
     """(cells, 4) distances from the four edges -> sines and cosines that work for any grid."""
     eighth = width // 8
-    rates = torch.exp(torch.arange(eighth) * (-math.log(30.0) / eighth))
+    rates = torch.exp(torch.arange(eighth, device=positions.device) * (-math.log(30.0) / eighth))
     angles = (positions[:, :, None] * rates).flatten(1) * 1.5
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
@@ -166,15 +169,17 @@ class Block(nn.Module):
 class Denoiser(nn.Module):
     """Noisy latents + a plan -> clean latents (x0), one token a cell.
 
-    Looks live in two codebooks: one row for every (thing, size, part of it) and one for every
-    (scene, composition, place in it), read by the cell that shows the part. Rows cost no
+    Looks live in three codebooks: one row for every (thing, size, part of it), one for every
+    (scene, composition, place in it) and one for every (hour or weather, pattern, place in it), read by the
+    cell that shows the part. Rows cost no
     arithmetic, and codebook.py starts them from the renders' own latents, so that the few
     exposures a CPU affords go into what the blocks must learn: putting things into places,
     colours, and telling all that from noise.
     """
 
     def __init__(
-        self, contents: int, grounds: int, colours: int, scenes: int, variants: int,
+        self, contents: int, grounds: int, airs: int, colours: int, scenes: int, variants: int,
+        hours: int, weathers: int,
         width: int = 256, depth: int = 4, heads: int = 4,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -183,9 +188,13 @@ class Denoiser(nn.Module):
         self.content_in = nn.Linear(CODE_WIDTH, width)
         self.ground = nn.Embedding(grounds, GROUND_WIDTH)
         self.ground_in = nn.Linear(GROUND_WIDTH, width)
+        self.air = nn.Embedding(airs, AIR_WIDTH)
+        self.air_in = nn.Linear(AIR_WIDTH, width)
         self.colour = nn.Embedding(colours, width)
         self.scene = nn.Embedding(scenes + 1, width)  # the last row: dropped, for guidance
         self.variant = nn.Embedding(variants + 1, width)
+        self.hour = nn.Embedding(hours, width)
+        self.weather = nn.Embedding(weathers, width)
         self.enter = nn.Linear(LATENT_CHANNELS, width)
         self.place = nn.Linear(width, width)
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
@@ -194,24 +203,43 @@ class Denoiser(nn.Module):
         self.last_norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.last_modulation = nn.Linear(width, 2 * width)
         self.leave = nn.Linear(width, LATENT_CHANNELS)
-        for table in (self.content, self.ground, self.colour, self.scene, self.variant):
+        for table in (self.content, self.ground, self.air, self.colour, self.scene, self.variant):
             nn.init.normal_(table.weight, std=0.5)
+        for table in (self.hour, self.weather):
+            nn.init.zeros_(table.weight)
         for layer in (self.last_modulation, self.leave):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def forward(
-        self, latents: Tensor, t: Tensor, contents: Tensor, grounds: Tensor, colours: Tensor,
-        scene: Tensor, variant: Tensor, positions: Tensor,
+        self, latents: Tensor, t: Tensor, contents: Tensor, grounds: Tensor, airs: Tensor,
+        colours: Tensor, place: Tensor, positions: Tensor,
     ) -> Tensor:  # fmt: skip
-        """latents (b, cells, channels), t (b), contents, grounds and colours (b, cells), scene and
-        variant (b), positions (cells, 4)."""
+        """latents (b, cells, channels), t (b), contents, grounds and colours (b, cells), airs (b, 2, cells),
+        place (b, 4): scene, variant, hour and weather; positions (cells, 4)."""
         time = self.time(timestep_features(t, self.width))
-        condition = self.mix(torch.cat([time, self.scene(scene), self.variant(variant)], dim=1))
+        scene = self.scene(place[:, 0]) + self.hour(place[:, 2]) + self.weather(place[:, 3])
+        condition = self.mix(torch.cat([time, scene, self.variant(place[:, 1])], dim=1))
         x = self.enter(latents) + self.content_in(self.content(contents)) + self.colour(colours)
-        x = x + self.ground_in(self.ground(grounds))
+        x = x + self.ground_in(self.ground(grounds)) + self.air_in(self.air(airs).sum(dim=1))
         x = x + self.place(position_features(positions, self.width))[None]
         for block in self.blocks:
             x = block(x, condition)
         shift, scale = self.last_modulation(condition)[:, None, :].chunk(2, dim=2)
         return self.leave(self.last_norm(x) * (1 + scale) + shift)
+
+
+class Upscaler(nn.Module):
+    """A picture in -1..1 -> four times as wide and high, its edges sharp again."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(3, width, 3, padding=1)
+        self.body = nn.Sequential(*(ResidualConv(width) for _ in range(3)), nn.SiLU())
+        self.leave = nn.Conv2d(width, 3 * 16, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        smooth = F.interpolate(x, scale_factor=4.0, mode="bilinear", align_corners=False)
+        return smooth + F.pixel_shuffle(self.leave(self.body(self.enter(x))), 4)

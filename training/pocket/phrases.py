@@ -13,15 +13,19 @@ EN_COUNTS = {
 ZH_COUNTS = {2: ("两", "2", "二", "俩"), 3: ("三", "3"), 4: ("四", "4"), 5: ("五", "5")}
 
 EN_ADJECTIVES = (
-    "cute", "little", "happy", "beautiful", "lovely", "big", "fluffy", "adorable", "tiny", "funny",
-    "cartoon", "pretty", "small", "huge", "magical", "smiling", "sleepy", "brave", "chubby",
-    "very cute", "delicious", "shiny", "old", "new", "young", "fresh", "friendly", "giant",
+    "cute", "little", "happy", "beautiful", "lovely", "fluffy", "adorable", "funny",
+    "cartoon", "pretty", "magical", "smiling", "sleepy", "brave", "chubby",
+    "very cute", "delicious", "shiny", "old", "new", "young", "fresh", "friendly",
 )  # fmt: skip
 ZH_ADJECTIVES = (
-    "可爱的", "小小的", "快乐的", "美丽的", "漂亮的", "大大的", "毛茸茸的", "胖乎乎的", "萌萌的", "有趣的",
+    "可爱的", "快乐的", "美丽的", "漂亮的", "毛茸茸的", "胖乎乎的", "萌萌的", "有趣的",
     "卡通", "开心的", "非常可爱的", "超级可爱的", "帅气的", "神奇的", "好看的", "微笑的", "呆萌的", "勇敢的",
-    "新鲜的", "闪闪发光的", "巨大的", "调皮的", "温柔的", "年轻的", "憨态可掬的",
+    "新鲜的", "闪闪发光的", "调皮的", "温柔的", "年轻的", "憨态可掬的",
 )  # fmt: skip
+EN_SIZES = {"small": ("small", "tiny", "very small", "miniature", "mini"),
+            "big": ("big", "huge", "giant", "large", "enormous", "very big")}  # fmt: skip
+ZH_SIZES = {"small": ("小小的", "很小的", "迷你的", "微小的", "袖珍"),
+            "big": ("大大的", "巨大的", "很大的", "超大的", "庞大的")}  # fmt: skip
 EN_VERBS = (
     "sitting", "standing", "playing", "running", "sleeping", "resting", "walking", "lying",
     "looking around", "smiling", "dancing", "eating", "waiting", "floating",
@@ -76,12 +80,16 @@ EN_RELATIONS = {
            "{a} above {b}"),
     "under": ("{a} under {b}", "{a} below {b}", "{a} beneath {b}", "{a} sitting under {b}",
               "{a} underneath {b}"),
+    "front": ("{a} in front of {b}", "{a} standing in front of {b}", "{a} before {b}", "{a} sitting in front of {b}"),
+    "behind": ("{a} behind {b}", "{a} hiding behind {b}", "{a} standing behind {b}", "{a} at the back of {b}"),
 }  # fmt: skip
 ZH_RELATIONS = {
     "beside": ("{a}和{b}", "{a}与{b}", "{a}跟{b}", "{a}在{b}旁边", "{a}拿着{b}", "{b}旁边有{a}", "{a}和{b}在一起",
                "{a}看着{b}", "{a}、{b}"),
     "on": ("{a}在{b}上", "{a}在{b}上面", "{a}坐在{b}上", "{a}站在{b}上面", "{a}骑着{b}", "{b}上有{a}", "{a}趴在{b}上"),
     "under": ("{a}在{b}下", "{a}在{b}下面", "{a}在{b}底下", "{b}下有{a}", "{a}坐在{b}下", "{a}躲在{b}下面"),
+    "front": ("{a}在{b}前面", "{a}站在{b}前", "{a}坐在{b}前面", "{b}前面有{a}", "{a}在{b}前"),
+    "behind": ("{a}在{b}后面", "{a}躲在{b}后面", "{b}后面有{a}", "{a}站在{b}后"),
 }  # fmt: skip
 
 # Held out: never trained on.

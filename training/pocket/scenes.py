@@ -8,7 +8,8 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from training.pocket import vocabulary as v
-from training.pocket.backgrounds import CELL_PX, background
+from training.pocket.backgrounds import background
+from training.pocket.canvas import CELL_PX
 
 from danqing.engine.families import pocket_layout as layout
 
@@ -34,13 +35,13 @@ def _font() -> ImageFont.FreeTypeFont:
 
 
 @lru_cache(maxsize=512)
-def _glyph(glyph: str) -> Image.Image:
+def glyph(name: str) -> Image.Image:
     image = Image.new("RGBA", (160, 160), (0, 0, 0, 0))
-    ImageDraw.Draw(image).text((8, 8), glyph, font=_font(), embedded_color=True)
+    ImageDraw.Draw(image).text((8, 8), name, font=_font(), embedded_color=True)
     return image.crop(image.getbbox())
 
 
-def _tint(image: Image.Image, colour: int) -> Image.Image:
+def tint(image: Image.Image, colour: int) -> Image.Image:
     """Repaint in one colour, keeping light and shade so that the thing stays recognisable."""
     pixels = np.asarray(image).astype(np.float32)
     light = pixels[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32) / 255.0
@@ -53,13 +54,13 @@ def _tint(image: Image.Image, colour: int) -> Image.Image:
     return Image.fromarray(np.dstack([out, pixels[..., 3]]).round().astype(np.uint8))
 
 
-@lru_cache(maxsize=20000)
+@lru_cache(maxsize=40000)
 def _sprite(thing: int, side_px: int, colour: int) -> Image.Image:
-    image = _glyph(v.concepts()[thing - 1].glyph)
+    image = glyph(v.concepts()[thing - 1].glyph)
     scale = side_px * FILL / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     if colour:
-        image = _tint(image, colour)
+        image = tint(image, colour)
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
@@ -74,30 +75,52 @@ def paste(image: Image.Image, box: layout.Placement) -> None:
 def render(scene: Scene) -> np.ndarray:
     """The picture of a scene: rows*32 x columns*32 x 3, uint8."""
     rows, columns = layout.GRIDS[scene.grid]
-    key = v.scenes()[scene.wish.scene].key
-    image = background(key, scene.variant, rows, columns).copy()
-    for box in layout.place(scene.wish, scene.grid, scene.pose):
+    wish = scene.wish
+    key = v.scenes()[wish.scene].key
+    image = background(key, scene.variant, rows, columns, wish.hour, wish.weather).copy()
+    for box in layout.place(wish, scene.grid, scene.pose):
         paste(image, box)
     return np.asarray(image)
 
 
+def sample_air(rng: np.random.Generator) -> tuple[int, int]:
+    """(hour, weather) of a place in the open: half of the time a fair day."""
+    kind = rng.random()
+    if kind < 0.5:
+        return 0, 0
+    if kind < 0.8:
+        return 1 + int(rng.random() < 0.6), 0
+    weather = 1 + int(rng.choice(3, p=(0.4, 0.4, 0.2)))
+    at_night = layout.WEATHERS[weather] != "rainbow" and rng.random() < 0.25
+    return (layout.HOURS.index("night") if at_night else 0), weather
+
+
 def sample_wish(rng: np.random.Generator) -> layout.Wish:
-    """A random wish: most often one thing somewhere, sometimes several, tinted or with another."""
+    """A random wish: most often one thing somewhere, sometimes several, tinted, sized or with another."""
     things = len(v.concepts())
     thing, count, colour, second, relation, scene = 1 + int(rng.integers(things)), 1, 0, 0, 0, 0
-    if rng.random() < 0.7:
+    second_colour, size, hour, weather = 0, 0, 0, 0
+    if rng.random() < 0.75:
         scene = 1 + int(rng.integers(len(v.scenes()) - 1))
+        if scene in v.open_air():
+            hour, weather = sample_air(rng)
     kind = rng.random()
-    if kind < 0.30:
+    if kind < 0.25:
         count = 2 + int(rng.choice(4, p=(0.2, 0.2, 0.25, 0.35)))
-    elif kind < 0.45:
+    elif kind < 0.47:
         second = 1 + int(rng.integers(things))
-        relation = 1 + int(rng.choice(3, p=(0.5, 0.3, 0.2)))
-    elif kind < 0.49:
+        relation = 1 + int(rng.choice(5, p=(0.4, 0.22, 0.14, 0.14, 0.10)))
+    elif kind < 0.51:
         thing = 0
-    if thing and rng.random() < 0.28:
+    if thing and rng.random() < 0.25:
         colour = 1 + int(rng.integers(len(v.COLOUR_KEYS) - 1))
-    return layout.Wish(thing, count, colour, second, relation, scene)
+    if second and rng.random() < 0.25:
+        second_colour = 1 + int(rng.integers(len(v.COLOUR_KEYS) - 1))
+    if thing and rng.random() < 0.12 and (not second or layout.RELATIONS[relation] == "beside"):
+        size = 1 + int(rng.random() < 0.5)
+    return layout.Wish(
+        thing, count, colour, second, relation, scene, second_colour, size, hour, weather
+    )
 
 
 def sample(rng: np.random.Generator, grid: int | None = None) -> Scene:

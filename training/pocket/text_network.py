@@ -8,7 +8,9 @@ from torch.nn import functional as F
 
 from danqing.engine.families.pocket_text import FEATURES, TOKENS_MAX
 
-SLOTS: tuple[str, ...] = ("thing", "count", "colour", "second", "relation", "scene")
+SLOTS: tuple[str, ...] = (
+    "thing", "count", "colour", "second", "relation", "scene", "second_colour", "size", "hour", "weather",
+)  # fmt: skip
 
 
 class TextBlock(nn.Module):

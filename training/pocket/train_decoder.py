@@ -6,12 +6,17 @@ import argparse
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
-from training.pocket import data
+from training.pocket import data, shipped
 from training.pocket.networks import Decoder, Denoiser
-from training.pocket.train_denoiser import fitted_basis, learning_rate, new_denoiser
+from training.pocket.stream import stream
+from training.pocket.train_denoiser import (
+    SAVE_FAST_S,
+    fitted_basis,
+    learning_rate,
+    new_denoiser,
+)
 
 from danqing.engine.families import pocket_layout as layout
 
@@ -27,69 +32,81 @@ def picture_loss(drawn: Tensor, truth: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def denoised(model: Denoiser, clean: Tensor, plans: list[layout.Plan], grid: int,
+def denoised(model: Denoiser, clean: Tensor, plans: data.Plans, grid: int,
              generator: torch.Generator) -> Tensor:  # fmt: skip
     """What the denoiser makes of noisy latents: the errors that the decoder will meet."""
     b, channels, rows, columns = clean.shape
+    device = clean.device
     tokens = clean.flatten(2).transpose(1, 2)
-    t = torch.rand(b, generator=generator) * 0.9 + 0.1
-    noise = torch.randn(tokens.shape, generator=generator)
+    t = torch.rand(b, generator=generator, device=device) * 0.9 + 0.1
+    noise = torch.randn(tokens.shape, generator=generator, device=device)
     noisy = (1 - t)[:, None, None] * tokens + t[:, None, None] * noise
-    positions = torch.from_numpy(layout.positions(grid))
-    guess = model(noisy, t, *data.plan_tensors(plans), positions)
+    positions = torch.from_numpy(layout.positions(grid)).to(device)
+    guess = model(noisy, t, *(part[:b] for part in plans), positions)
     return guess.transpose(1, 2).reshape(b, channels, rows, columns)
 
 
+def followed(run: Path, device: str) -> Denoiser | None:
+    """The run's denoiser as it is by now; None where there is none."""
+    trained = data.load(run / "denoiser.pt")
+    if trained is None:
+        return None
+    model = new_denoiser().eval()
+    model.load_state_dict(trained["average"])
+    return model.to(device)
+
+
 def train(run: Path, minutes: float, size: int, peak: float, seed: int, threads: int,
-          follow: bool) -> None:  # fmt: skip
-    """Train for `minutes`. With `follow`, half of each batch goes through the denoiser first."""
+          follow: bool, anew: bool = False, device: str = "cpu", workers: int = 0) -> None:  # fmt: skip
+    """Train for `minutes`. With `follow`, half of each batch goes through the run's denoiser first."""
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    basis = fitted_basis(run, seed)
-    decoder = Decoder(basis).to(memory_format=torch.channels_last)
     state = data.load(run / "decoder.pt")
-    seen = 0
+    seen = state["seen"] if state is not None else 0
+    batches = stream(lambda rng: data.drawn(rng, size), [seed, 3, seen], workers)
+    ahead = next(batches) if workers else None
+    decoder = Decoder(fitted_basis(run, seed, anew=anew))
     if state is not None:
         decoder.load_state_dict(state["model"])
-        seen = state["seen"]
-    model: Denoiser | None = None
-    if follow:
-        model = new_denoiser().eval()
-        trained = data.load(run / "denoiser.pt")
-        assert trained is not None, "train the denoiser first"
-        model.load_state_dict(trained["average"])
+    elif not anew:
+        shipped.start_decoder(decoder)
+    decoder = decoder.to(device, memory_format=torch.channels_last)
+    model = followed(run, device) if follow else None
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0)
-    rng = np.random.default_rng([seed, 3, seen])
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + seen)
+    generator = torch.Generator(device).manual_seed(seed * 1_000_003 + seen)
     begun = saved = time.monotonic()
-    step, shown = 0, 0.0
+    step, shown = 0, torch.zeros((), device=device)
     while True:
         now_s = time.monotonic() - begun
         done = now_s >= minutes * 60
-        if done or time.monotonic() - saved > SAVE_EVERY_S:
+        if done or time.monotonic() - saved > (SAVE_EVERY_S if device == "cpu" else SAVE_FAST_S):
             data.save(run / "decoder.pt", {"model": decoder.state_dict(), "seen": seen})
             saved = time.monotonic()
+            model = followed(run, device) if follow else None
         if done:
             return
-        grid, truth, plans = data.batch(rng, size)
+        arrays, grid = next(batches) if ahead is None else ahead
+        ahead = None
+        truth, plans = data.on_device(arrays, device)
         with torch.no_grad():
-            clean = basis.encode(truth)
-            z = clean + NOISE * torch.randn(clean.shape, generator=generator)
+            clean = decoder.basis.encode(truth)
+            z = clean + NOISE * torch.randn(clean.shape, generator=generator, device=device)
             if model is not None:
-                half = size // 2
-                z[:half] = denoised(model, clean[:half], plans[:half], grid, generator)
+                z[: size // 2] = denoised(model, clean[: size // 2], plans, grid, generator)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(now_s / (minutes * 60), step, peak)
         optimizer.zero_grad(set_to_none=True)
-        loss = picture_loss(decoder(z.contiguous(memory_format=torch.channels_last)), truth)
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            drawn = decoder(z.contiguous(memory_format=torch.channels_last))
+        loss = picture_loss(drawn.float(), truth)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimizer.step()
-        step, seen, shown = step + 1, seen + size, shown + loss.item()
+        step, seen, shown = step + 1, seen + size, shown + loss.detach()
         if step % 50 == 0:
-            print(f"step {step} minute {now_s / 60:.1f} loss {shown / 50:.4f} pictures {seen}",
-                  flush=True)  # fmt: skip
-            shown = 0.0
+            print(f"decoder: step {step} minute {now_s / 60:.1f} loss {shown.item() / 50:.4f} "
+                  f"pictures {seen}", flush=True)  # fmt: skip
+            shown.zero_()
 
 
 def main() -> None:
@@ -101,10 +118,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--follow", action="store_true", help="learn the denoiser's errors too")
+    parser.add_argument("--anew", action="store_true", help="do not start from the shipped weights")
     asked = parser.parse_args()
-    train(
-        asked.run, asked.minutes, asked.batch, asked.rate, asked.seed, asked.threads, asked.follow
-    )
+    train(asked.run, asked.minutes, asked.batch, asked.rate, asked.seed, asked.threads,
+          asked.follow, asked.anew)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -11,28 +11,34 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from training.pocket import data
-from training.pocket.codebook import glyph_latents, ground_latents, start_codebook
+from training.pocket import data, shipped
+from training.pocket.codebook import air_latents, glyph_latents, ground_latents, start_codebook
 from training.pocket.networks import Basis, Denoiser
+from training.pocket.stream import stream
 
 from danqing.engine.families import pocket_layout as layout
 
 SAVE_EVERY_S = 180.0
+SAVE_FAST_S = 40.0  # beside others that follow it
 TABLE_FACTOR = 2.0
 
 
 def new_denoiser(width: int = 256, depth: int = 4) -> Denoiser:
     """A denoiser for this vocabulary."""
     return Denoiser(
-        data.CONTENTS, data.GROUNDS, data.COLOURS, data.SCENES, layout.VARIANTS, width, depth
-    )
+        data.CONTENTS, data.GROUNDS, data.AIRS, data.COLOURS, data.SCENES, layout.VARIANTS,
+        len(layout.HOURS), len(layout.WEATHERS), width, depth,
+    )  # fmt: skip
 
 
-def fitted_basis(run: Path, seed: int, pictures: int = 3000) -> Basis:
-    """The run's basis, fitted on first use."""
+def fitted_basis(run: Path, seed: int, pictures: int = 3000, anew: bool = False) -> Basis:
+    """The run's basis: the shipped one, or fitted `anew`, on first use."""
     basis = Basis()
     state = data.load(run / "basis.pt")
-    if state is None:
+    if state is None and not anew:
+        basis = shipped.basis_of()
+        data.save(run / "basis.pt", basis.state_dict())
+    elif state is None:
         rng = np.random.default_rng([seed, 1])
         batches = [data.batch(rng, 4)[1] for _ in range(pictures // 4)]
         basis.fit([picture for b in batches for picture in b])
@@ -62,41 +68,73 @@ def learning_rate(progress: float, step: int, peak: float) -> float:
     return peak * min(1.0, (step + 1) / 200) * decay
 
 
-def loss_of(model: Denoiser, clean: Tensor, plans: list[layout.Plan], grid: int,
+def loss_of(model: Denoiser, clean: Tensor, plans: data.Plans, grid: int,
             generator: torch.Generator) -> Tensor:  # fmt: skip
     """Mean squared error of the clean latents that the model sees in noisy ones."""
-    t = torch.rand(len(clean), generator=generator)
-    noise = torch.randn(clean.shape, generator=generator)
+    device = clean.device
+    t = torch.rand(len(clean), generator=generator, device=device)
+    noise = torch.randn(clean.shape, generator=generator, device=device)
     noisy = (1 - t)[:, None, None] * clean + t[:, None, None] * noise
-    positions = torch.from_numpy(layout.positions(grid))
-    return F.mse_loss(model(noisy, t, *data.plan_tensors(plans), positions), clean)
+    positions = torch.from_numpy(layout.positions(grid)).to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        guess = model(noisy, t, *plans, positions)
+    return F.mse_loss(guess.float(), clean)
 
 
-def train(run: Path, minutes: float, size: int, peak: float, seed: int, threads: int) -> None:
+def start(model: Denoiser, basis: Basis, anew: bool) -> None:
+    """The first weights: the shipped ones and what they make of new renders, or the renders alone."""
+    things, grounds = glyph_latents(basis), ground_latents(basis)
+    start_codebook(model.air, air_latents(basis), 1)
+    if anew:
+        start_codebook(model.content, things, layout.DROPPED + 1)
+        start_codebook(model.ground, grounds, 1)
+    else:
+        shipped.start_denoiser(model, things, grounds)
+
+
+def prepare(run: Path, seed: int, threads: int) -> None:
+    """Write the run's first checkpoint, where it has none yet."""
+    if (run / "denoiser.pt").exists():
+        return
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    model = new_denoiser()
+    start(model, fitted_basis(run, seed), anew=False)
+    state = model.state_dict()
+    data.save(run / "denoiser.pt", {
+        "model": state, "average": state, "optimizer": new_optimizer(model, 1e-3).state_dict(),
+        "step": 0, "used_s": 0.0, "batch": 1,
+    })  # fmt: skip
+
+
+def train(run: Path, minutes: float, size: int, peak: float, seed: int, threads: int,
+          anew: bool = False, device: str = "cpu", workers: int = 0) -> None:  # fmt: skip
     """Train until `minutes` of running time are used up, over all resumes together."""
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    basis = fitted_basis(run, seed)
-    model, average = new_denoiser(), new_denoiser()
-    start_codebook(model.content, glyph_latents(basis), layout.DROPPED + 1)
-    start_codebook(model.ground, ground_latents(basis), 1)
-    average.load_state_dict(model.state_dict())
-    optimizer = new_optimizer(model, peak)
-    step, used_s = 0, 0.0
     state = data.load(run / "denoiser.pt")
-    if state is not None:
+    step, used_s = (state["step"], state["used_s"]) if state is not None else (0, 0.0)
+    batches = stream(lambda rng: data.drawn(rng, size, 0.1), [seed, 2, step], workers)
+    ahead = next(batches) if workers else None  # workers are forked before the device is touched
+    basis = fitted_basis(run, seed, anew=anew)
+    model, average = new_denoiser(), new_denoiser()
+    if state is None:
+        start(model, basis, anew)
+        average.load_state_dict(model.state_dict())
+    else:
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
+    model, average, basis = model.to(device), average.to(device), basis.to(device)
+    optimizer = new_optimizer(model, peak)
+    if state is not None:
         optimizer.load_state_dict(state["optimizer"])
-        step, used_s = state["step"], state["used_s"]
-    rng = np.random.default_rng([seed, 2, step])
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    generator = torch.Generator(device).manual_seed(seed * 1_000_003 + step)
     begun = saved = time.monotonic()
-    shown, drawn_s = 0.0, 0.0
+    shown = torch.zeros((), device=device)
     while True:
         now_s = used_s + time.monotonic() - begun
         done = now_s >= minutes * 60
-        if done or time.monotonic() - saved > SAVE_EVERY_S:
+        if done or time.monotonic() - saved > (SAVE_EVERY_S if device == "cpu" else SAVE_FAST_S):
             data.save(run / "denoiser.pt", {
                 "model": model.state_dict(), "average": average.state_dict(),
                 "optimizer": optimizer.state_dict(), "step": step, "used_s": now_s, "batch": size,
@@ -104,11 +142,11 @@ def train(run: Path, minutes: float, size: int, peak: float, seed: int, threads:
             saved = time.monotonic()
         if done:
             return
-        render_begun = time.monotonic()
-        grid, pictures, plans = data.batch(rng, size, drop=0.1)
+        arrays, grid = next(batches) if ahead is None else ahead
+        ahead = None
+        pictures, plans = data.on_device(arrays, device)
         with torch.no_grad():
             clean = basis.encode(pictures).flatten(2).transpose(1, 2).contiguous()
-        drawn_s += time.monotonic() - render_begun
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(now_s / (minutes * 60), step, group["peak"])
         optimizer.zero_grad(set_to_none=True)
@@ -120,11 +158,11 @@ def train(run: Path, minutes: float, size: int, peak: float, seed: int, threads:
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
         step += 1
-        shown += loss.item()
+        shown += loss.detach()
         if step % 50 == 0:
-            print(f"step {step} minute {now_s / 60:.1f} loss {shown / 50:.4f} "
-                  f"samples {step * size} drawing {drawn_s:.0f} s", flush=True)  # fmt: skip
-            shown = 0.0
+            print(f"denoiser: step {step} minute {now_s / 60:.1f} loss {shown.item() / 50:.4f} "
+                  f"samples {step * size}", flush=True)  # fmt: skip
+            shown.zero_()
 
 
 def main() -> None:
@@ -135,8 +173,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--anew", action="store_true", help="do not start from the shipped weights")
     asked = parser.parse_args()
-    train(asked.run, asked.minutes, asked.batch, asked.rate, asked.seed, asked.threads)
+    train(asked.run, asked.minutes, asked.batch, asked.rate, asked.seed, asked.threads, asked.anew)
 
 
 if __name__ == "__main__":

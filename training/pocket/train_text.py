@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from training.pocket import captions, data
+from training.pocket import captions, data, shipped
 from training.pocket import scenes as s
+from training.pocket.stream import stream
 from training.pocket.text_network import SLOTS, TextNetwork
 from training.pocket.train_denoiser import learning_rate
 from training.pocket.vocabulary import concepts
@@ -30,13 +31,28 @@ def slot_sizes() -> dict[str, int]:
     """How many answers each slot has."""
     things = 1 + (data.CONTENTS - 2) // layout.PARTS
     return {"thing": things, "count": layout.COUNT_MAX, "colour": data.COLOURS, "second": things,
-            "relation": len(layout.RELATIONS), "scene": data.SCENES}  # fmt: skip
+            "relation": len(layout.RELATIONS), "scene": data.SCENES, "second_colour": data.COLOURS,
+            "size": len(layout.SIZES), "hour": len(layout.HOURS), "weather": len(layout.WEATHERS)}  # fmt: skip
 
 
 def targets(wishes: list[layout.Wish]) -> Tensor:
     """(b, slots): the right answers, in the order of SLOTS."""
     return torch.tensor(
-        [[w.thing, w.count - 1, w.colour, w.second, w.relation, w.scene] for w in wishes]
+        [
+            [
+                w.thing,
+                w.count - 1,
+                w.colour,
+                w.second,
+                w.relation,
+                w.scene,
+                w.second_colour,
+                w.size,
+                w.hour,
+                w.weather,
+            ]
+            for w in wishes
+        ]
     )
 
 
@@ -68,6 +84,12 @@ def text_batch(
     return pad([tokenize(text) for text in texts]), targets(wishes), texts
 
 
+def text_arrays(rng: np.random.Generator, size: int) -> tuple[dict[str, np.ndarray], None]:
+    """A batch with some tokens and features forgotten, and its right answers."""
+    tokens, truth, _ = text_batch(rng, size)
+    return {"tokens": disturb(rng, tokens).numpy(), "truth": truth.numpy()}, None
+
+
 def disturb(rng: np.random.Generator, tokens: Tensor) -> Tensor:
     """Forget some tokens and features."""
     keep = rng.random(tokens.shape) > DROP_FEATURE
@@ -85,18 +107,23 @@ def accuracy(model: TextNetwork, seed: int, held_out: bool, size: int = 1000) ->
     return {name: round(float(share), 3) for name, share in zip(SLOTS, right, strict=True)}
 
 
-def train(run: Path, minutes: float, size: int, peak: float, seed: int, threads: int) -> None:
+def train(run: Path, minutes: float, size: int, peak: float, seed: int, threads: int,
+          anew: bool = False, device: str = "cpu", workers: int = 0) -> None:  # fmt: skip
     """Train for `minutes`, from the run's last checkpoint where there is one."""
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    model = TextNetwork(slot_sizes())
     state = data.load(run / "text.pt")
-    seen = 0
+    seen = state["seen"] if state is not None else 0
+    batches = stream(lambda rng: text_arrays(rng, size), [seed, 4, seen], workers, slot_mb=2)
+    ahead = next(batches) if workers else None
+    model = TextNetwork(slot_sizes())
     if state is not None:
         model.load_state_dict(state["model"])
-        seen = state["seen"]
+    elif not anew:
+        missing = shipped.start_text(model)
+        assert all(name.startswith("heads.") for name in missing), missing
+    model = model.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=1e-4)
-    rng = np.random.default_rng([seed, 4, seen])
     begun = saved = time.monotonic()
     step = 0
     while True:
@@ -106,21 +133,25 @@ def train(run: Path, minutes: float, size: int, peak: float, seed: int, threads:
             data.save(run / "text.pt", {"model": model.state_dict(), "seen": seen})
             saved = time.monotonic()
         if done:
-            print("held out:", accuracy(model, seed, True), flush=True)
+            print("held out:", accuracy(model.to("cpu"), seed, True), flush=True)
             return
-        tokens, truth, _ = text_batch(rng, size)
+        arrays, _ = next(batches) if ahead is None else ahead
+        ahead = None
+        tokens, truth = (torch.from_numpy(arrays[n]).to(device) for n in ("tokens", "truth"))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(now_s / (minutes * 60), step, peak)
         optimizer.zero_grad(set_to_none=True)
-        answers = model(disturb(rng, tokens))
+        answers = model(tokens)
         loss = torch.stack([F.cross_entropy(a, truth[:, i]) for i, a in enumerate(answers)]).sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step, seen = step + 1, seen + size
         if step % 200 == 0:
-            print(f"step {step} minute {now_s / 60:.1f} loss {loss.item():.3f} captions {seen} "
-                  f"{accuracy(model, seed, True, 400)}", flush=True)  # fmt: skip
+            held = accuracy(model.to("cpu"), seed, True, 400)
+            model.to(device)
+            print(f"text: step {step} minute {now_s / 60:.1f} loss {loss.item():.3f} captions {seen} {held}",
+                  flush=True)  # fmt: skip
 
 
 def main() -> None:
@@ -131,8 +162,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--anew", action="store_true", help="do not start from the shipped weights")
     asked = parser.parse_args()
-    train(asked.run, asked.minutes, asked.batch, asked.rate, asked.seed, asked.threads)
+    train(asked.run, asked.minutes, asked.batch, asked.rate, asked.seed, asked.threads, asked.anew)
 
 
 if __name__ == "__main__":

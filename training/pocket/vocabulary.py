@@ -48,6 +48,21 @@ class SceneWords:
     leads: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class AirWords:
+    """An hour or a weather: phrases after a place (English), before one, and alone (Chinese)."""
+
+    key: str
+    english: tuple[str, ...]
+    before: tuple[str, ...]
+    chinese: tuple[str, ...]
+
+
+# Places under an open sky, over which hours and weathers lie.
+OPEN_AIR = ("meadow", "beach", "sea", "city", "windowsill", "forest", "desert", "mountains",
+            "flowers", "farm", "autumn")  # fmt: skip
+
+
 def _rows(name: str) -> list[list[str]]:
     with (HERE / name).open(encoding="utf-8", newline="") as file:
         reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -74,3 +89,16 @@ def scenes() -> tuple[SceneWords, ...]:
         SceneWords(row[0], _words(row[1]), _words(row[2]), _words(row[3]))
         for row in _rows("scenes.tsv")
     )
+
+
+@lru_cache(maxsize=1)
+def airs() -> dict[str, AirWords]:
+    """Hours and weathers by their keys."""
+    found = (AirWords(r[0], _words(r[1]), _words(r[2]), _words(r[3])) for r in _rows("airs.tsv"))
+    return {air.key: air for air in found}
+
+
+@lru_cache(maxsize=1)
+def open_air() -> tuple[int, ...]:
+    """The scenes under an open sky, by number."""
+    return tuple(i for i, scene in enumerate(scenes()) if scene.key in OPEN_AIR)

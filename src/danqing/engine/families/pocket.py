@@ -24,6 +24,7 @@ from danqing.engine.families.base import preview_size
 from danqing.engine.families.pocket_cut import without_ground
 from danqing.engine.families.pocket_edit import Canvas, laid
 from danqing.engine.families.pocket_read import Reader
+from danqing.engine.families.pocket_sky import Sky
 from danqing.engine.families.pocket_start import Chance, Editor
 from danqing.engine.families.pocket_text import CHARACTERS_MAX, tokenize
 from danqing.engine.messages import Job
@@ -33,6 +34,8 @@ Floats = npt.NDArray[np.float32]
 
 WEIGHTS = Path(__file__).with_name("pocket_weights")
 CACHED_PROMPTS_MAX = 512
+UPSCALED_PX = 40
+"""Pixels a cell beyond which a picture is upscaled."""
 SURE_ENOUGH = 0.3  # a thing this likely is drawn even where "no thing" is likelier
 GROUND_TO_CUT, GROUND_FOR_WHITE = 0, 4
 """Variants of the plain ground, near white and pale blue: before these, things are told apart best."""
@@ -97,10 +100,13 @@ class Pocket:
         self._slots: list[str] = about["slots"]
         self.things: list[str] = about["things"]
         self.colours: list[str] = about["colours"]
+        self.colours: list[str] = about["colours"]
         self.scenes: list[str] = about["scenes"]
+        self._sky = Sky(self.scenes, about["open_air"])
         self._text = _session(weights / "text.onnx", threads)
         self._denoiser = _session(weights / "denoiser.onnx", threads)
         self._decoder = _session(weights / "decoder.onnx", threads)
+        self._upscaler = _session(weights / "upscaler.onnx", threads)
         self._weights = weights
         self._threads = threads
         self._editor: Editor | None = None  # made for the first edit
@@ -215,10 +221,10 @@ class Pocket:
             best["second"] = best["relation"] = 0
         elif not best["relation"]:
             best["relation"] = layout.RELATIONS.index("beside")
-        wish = layout.Wish(
-            best["thing"], best["count"] + 1, best["colour"],
-            best["second"], best["relation"], best["scene"],
-        )  # fmt: skip
+        if not best["second"]:
+            best["second_colour"] = 0
+        best["count"] += 1
+        wish = self._sky.settled(layout.Wish(**best))
         self._wishes[key] = wish
         if len(self._wishes) > CACHED_PROMPTS_MAX:
             self._wishes.popitem(last=False)
@@ -235,8 +241,11 @@ class Pocket:
             contents=plan.contents if wish.thing else dropped.contents,
             colours=plan.colours,
             grounds=plan.grounds if wish.scene else dropped.grounds,
+            airs=plan.airs,
             scene=plan.scene if wish.scene else dropped.scene,
             variant=plan.variant if wish.scene else dropped.variant,
+            hour=plan.hour,
+            weather=plan.weather,
         )
 
     def _guided(self, states: Sequence[PocketState], t: Floats) -> Floats:
@@ -261,9 +270,9 @@ class Pocket:
             "t": t,
             "contents": np.stack([p.contents for p in plans]),
             "grounds": np.stack([p.grounds for p in plans]),
+            "airs": np.stack([p.airs for p in plans]),
             "colours": np.stack([p.colours for p in plans]),
-            "scene": np.array([p.scene for p in plans], np.int64),
-            "variant": np.array([p.variant for p in plans], np.int64),
+            "place": np.array([(p.scene, p.variant, p.hour, p.weather) for p in plans], np.int64),
             "positions": self._positions[grid],
         }
         clean: Any = self._denoiser.run(None, inputs)[0]
@@ -282,9 +291,8 @@ class Pocket:
             def guess(latents: Floats, t: float, plans: Sequence[layout.Plan], grid: int) -> Floats:
                 return self.guess(latents, np.full(len(plans), t, np.float32), plans, grid)
 
-            scenes = len(self.scenes)
-            reader = Reader(guess, scenes, self._weights / "looks.npz")
-            self._editor = Editor(reader, encode, scenes)
+            reader = Reader(guess, self._sky, self._weights / "looks.npz")
+            self._editor = Editor(reader, encode, self._sky)
         return self._editor
 
     def _shown(self, state: PocketState, latents: Floats, width: int, height: int) -> Pixels:
@@ -292,19 +300,24 @@ class Pocket:
         canvas = state.canvas
         if canvas is not None and state.job.strength == 0:
             return fit(canvas.picture, width, height)
-        drawn = fit(self._picture(state, latents), width, height)
+        drawn = fit(self._picture(state, latents, width, height), width, height)
         if canvas is None:
             return drawn
         before = None
         if canvas.adds_detail:
-            before = fit(self._picture(state, canvas.latents), width, height)
+            before = fit(self._picture(state, canvas.latents, width, height), width, height)
         return laid(canvas, drawn, before)
 
-    def _picture(self, state: PocketState, latents: Floats) -> Pixels:
-        """Latents -> pixels, 32 a cell. One at a time: batches gain nothing here on a CPU."""
+    def _picture(self, state: PocketState, latents: Floats, width: int, height: int) -> Pixels:
+        """Latents -> pixels, 32 a cell, or 128 where that is nearer to what is wanted.
+
+        One at a time: batches gain nothing here on a CPU.
+        """
         rows, columns = layout.GRIDS[state.grid]
         cells = latents.reshape(rows, columns, -1).transpose(2, 0, 1)[None]
         rgb: Any = self._decoder.run(None, {"latents": np.ascontiguousarray(cells)})[0]
+        if max(width / columns, height / rows) > UPSCALED_PX:
+            rgb = self._upscaler.run(None, {"small": np.clip(rgb, -1, 1)})[0]
         scaled = np.clip((rgb[0].transpose(1, 2, 0) + 1) * 127.5, 0, 255)
         pixels = np.round(scaled).astype(np.uint8)
         return np.ascontiguousarray(pixels[:, ::-1] if state.mirrored else pixels)

@@ -5,7 +5,7 @@ Knows no network and no prompt.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -74,11 +74,9 @@ def that_fits(wish: layout.Wish, area: Area) -> layout.Wish:
     """As much of the wish as has room in an area: fewer things, then without the second."""
     while wish.thing and not layout.has_room(wish, area):
         if wish.count > 1:
-            wish = layout.Wish(
-                wish.thing, wish.count - 1, wish.colour, wish.second, wish.relation, wish.scene
-            )
+            wish = replace(wish, count=wish.count - 1)
         else:
-            wish = layout.Wish(wish.thing, 1, wish.colour, scene=wish.scene)
+            wish = replace(wish, second=0, relation=0, second_colour=0, size=0)
     return wish
 
 

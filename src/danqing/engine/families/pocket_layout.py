@@ -15,7 +15,12 @@ COUNT_MAX = 5
 POSES = 3  # things stand left, centred or right; the seed picks one
 VARIANTS = 16  # the seed picks one: a plain ground has a tone for each
 COMPOSITIONS = 4  # every other scene has this many pictures, so variants repeat them
-RELATIONS: tuple[str, ...] = ("none", "beside", "on", "under")
+RELATIONS: tuple[str, ...] = ("none", "beside", "on", "under", "front", "behind")
+SIZES: tuple[str, ...] = ("none", "small", "big")
+HOURS: tuple[str, ...] = ("day", "sunset", "night")
+WEATHERS: tuple[str, ...] = ("fair", "rain", "snow", "rainbow")
+AIRS = len(HOURS) + len(WEATHERS) - 2  # what lies over a place in the open: an hour, a weather
+AIR_PATTERNS = 2  # of each; variants repeat them
 
 # (rows, columns) of cells; every grid is about 64 cells. The first is the square.
 GRIDS: tuple[tuple[int, int], ...] = (
@@ -37,11 +42,15 @@ _LINES: dict[int, tuple[tuple[int, ...], ...]] = {
     5: ((2, 3), (5,), (2, 1, 2), (1, 1, 1, 1, 1)),
 }
 _SIDE_MAX = {1: 5, 2: 4, 3: 3, 4: 3, 5: 3}
+_SMALL_SIDE_MAX = {1: 3, 2: 3, 3: 2, 4: 2, 5: 2}
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What to draw, as indices: things from 1 (0 is none), colours from 1, scenes from 0."""
+    """What to draw, as indices: things from 1 (0 is none), colours from 1, scenes from 0.
+
+    `size` is the first thing's; hour and weather lie over the scene.
+    """
 
     thing: int
     count: int = 1
@@ -49,6 +58,10 @@ class Wish:
     second: int = 0
     relation: int = 0
     scene: int = 0
+    second_colour: int = 0
+    size: int = 0
+    hour: int = 0
+    weather: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,21 +77,28 @@ class Placement:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the denoiser is told: contents, colours and grounds a cell, and the scene's two numbers."""
+    """What the denoiser is told: contents, colours, grounds and airs a cell, and the scene's numbers."""
 
     contents: np.ndarray
     colours: np.ndarray
     grounds: np.ndarray
+    airs: np.ndarray
+    """(2, cells): of the hour and of the weather; 0 where there is none."""
     scene: int
     variant: int
+    hour: int
+    weather: int
 
 
 @lru_cache(maxsize=256)
-def _group(count: int, rows: int, columns: int) -> tuple[tuple[int, int, int], ...]:
+def _group(
+    count: int, rows: int, columns: int, small: bool = False
+) -> tuple[tuple[int, int, int], ...]:
     """(left, top, side) of equal boxes: the arrangement that lets them be largest, low in the frame."""
+    side_max = (_SMALL_SIDE_MAX if small else _SIDE_MAX)[count]
 
     def side_of(lines: tuple[int, ...]) -> int:
-        return min(columns // max(lines), rows // len(lines), _SIDE_MAX[count])
+        return min(columns // max(lines), rows // len(lines), side_max)
 
     lines = max(_LINES[count], key=side_of)  # the first of equals
     side = side_of(lines)
@@ -105,6 +125,61 @@ def _stack(rows: int, columns: int) -> tuple[tuple[int, int, int], tuple[int, in
     )
 
 
+@lru_cache(maxsize=256)
+def _uneven(rows: int, columns: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """(large, small) boxes side by side on one floor."""
+    small = min(3, rows, columns // 2)
+    large = min(5, rows, columns - small)
+    left, floor = (columns - large - small) // 2, (rows + large + 1) // 2
+    return (left, floor - large, large), (left + large, floor - small, small)
+
+
+@lru_cache(maxsize=256)
+def _depth(rows: int, columns: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """(back, front) boxes: the front one smaller, lower by a cell, and over a corner of the other."""
+    back = min(5, rows - 1, columns - 2)
+    front = min(3, back - 1)
+    left, top = max(0, (columns - back - front + 1) // 2), (rows - back) // 2
+    return (
+        (left, top, back),
+        (min(left + back - 1, columns - front), min(top + back + 1, rows) - front, front),
+    )
+
+
+def _boxes(
+    wish: Wish, rows: int, columns: int
+) -> list[tuple[tuple[int, int], tuple[int, int, int]]]:
+    """Each thing and its colour with its (left, top, side), those in front last."""
+    relation = RELATIONS[wish.relation]
+    first, second = (wish.thing, wish.colour), (wish.second, wish.second_colour)
+    if wish.second and relation in ("on", "under"):
+        upper, lower = _stack(rows, columns)
+        return (
+            [(first, upper), (second, lower)]
+            if relation == "on"
+            else [(second, upper), (first, lower)]
+        )
+    if wish.second and relation in ("front", "behind"):
+        back, front = _depth(rows, columns)
+        return (
+            [(second, back), (first, front)]
+            if relation == "front"
+            else [(first, back), (second, front)]
+        )
+    size = SIZES[wish.size]
+    if wish.second and wish.count == 1 and size != "none":
+        large, small = _uneven(rows, columns)
+        return (
+            [(first, large), (second, small)]
+            if size == "big"
+            else [(second, large), (first, small)]
+        )
+    extra = 1 if wish.second else 0
+    total = min(wish.count + extra, COUNT_MAX)
+    boxes = _group(total, rows, columns, small=size == "small")
+    return list(zip([first] * (total - extra) + [second] * extra, boxes, strict=True))
+
+
 def place(
     wish: Wish, grid: int, pose: int, area: tuple[int, int, int, int] | None = None
 ) -> list[Placement]:
@@ -118,22 +193,13 @@ def place(
     first_column, first_row = 0, 0
     if area is not None:
         first_column, first_row, columns, rows = area
-    relation = RELATIONS[wish.relation]
-    if wish.second and relation in ("on", "under"):
-        boxes = _stack(rows, columns)
-        order = [(wish.thing, wish.colour), (wish.second, 0)]
-        things = order if relation == "on" else order[::-1]
-    else:
-        extra = 1 if wish.second else 0
-        total = min(wish.count + extra, COUNT_MAX)
-        boxes = _group(total, rows, columns)
-        things = [(wish.thing, wish.colour)] * (total - extra) + [(wish.second, 0)] * extra
-    room_left = min(left for left, _, _ in boxes)
-    room_right = min(columns - left - side for left, _, side in boxes)
+    boxes = _boxes(wish, rows, columns)
+    room_left = min(left for _, (left, _, _) in boxes)
+    room_right = min(columns - left - side for _, (left, _, side) in boxes)
     shift = max(-min(1, room_left), min(pose - 1, min(1, room_right)))
     return [
         Placement(thing, colour, first_column + left + shift, first_row + top, side)
-        for (thing, colour), (left, top, side) in zip(things, boxes, strict=True)
+        for (thing, colour), (left, top, side) in boxes
     ]
 
 
@@ -160,6 +226,24 @@ def grounds(scene: int, variant: int, grid: int) -> np.ndarray:
     return _ground_start(scene, variant, grid) + np.arange(rows * columns, dtype=np.int64)
 
 
+def air_rows() -> int:
+    """How many rows the codebook of airs has."""
+    return 1 + AIRS * AIR_PATTERNS * GRID_CELLS
+
+
+def airs(hour: int, weather: int, variant: int, grid: int) -> np.ndarray:
+    """(2, cells): the parts of the hour's and of the weather's air."""
+    rows, columns = GRIDS[grid]
+    cells = np.arange(rows * columns, dtype=np.int64)
+    before = sum(r * c for r, c in GRIDS[:grid])
+    found = np.zeros((2, len(cells)), dtype=np.int64)
+    for which, kind in enumerate((hour - 1, weather + len(HOURS) - 2)):
+        if (hour, weather)[which]:
+            pattern = kind * AIR_PATTERNS + variant % AIR_PATTERNS
+            found[which] = 1 + pattern * GRID_CELLS + before + cells
+    return found
+
+
 def plan(
     wish: Wish,
     grid: int,
@@ -177,7 +261,9 @@ def plan(
         contents[area] = 2 + (box.thing - 1) * PARTS + _SIDE_START[box.side] + parts
         colours[area] = box.colour
     ground = grounds(wish.scene, variant, grid)
-    return Plan(contents.reshape(-1), colours.reshape(-1), ground, wish.scene, variant)
+    air = airs(wish.hour, wish.weather, variant, grid)
+    return Plan(contents.reshape(-1), colours.reshape(-1), ground, air,
+                wish.scene, variant, wish.hour, wish.weather)  # fmt: skip
 
 
 def dropped_plan(grid: int, scenes: int) -> Plan:
@@ -185,7 +271,7 @@ def dropped_plan(grid: int, scenes: int) -> Plan:
     cells = GRIDS[grid][0] * GRIDS[grid][1]
     contents = np.full(cells, DROPPED, dtype=np.int64)
     nothing = np.zeros(cells, dtype=np.int64)
-    return Plan(contents, nothing, nothing, scenes, VARIANTS)
+    return Plan(contents, nothing, nothing, np.stack([nothing, nothing]), scenes, VARIANTS, 0, 0)
 
 
 def positions(grid: int) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from danqing.engine.families import pocket_layout as layout
+from danqing.engine.families.pocket_sky import Sky
 
 Floats = npt.NDArray[np.float32]
 Cells = npt.NDArray[np.bool_]
@@ -40,6 +41,8 @@ class Ground:
     mirrored: bool
     error: float
     distances: Floats
+    hour: int = 0
+    weather: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +57,10 @@ class Reading:
 class Reader:
     """Reads latents. What bare scenes look like is drawn once a grid, at first use."""
 
-    def __init__(self, guess: Guess, scenes: int, looks: Path) -> None:
+    def __init__(self, guess: Guess, sky: Sky, looks: Path) -> None:
         self._guess = guess
-        self._scenes = scenes
-        self._grounds: dict[int, Floats] = {}
+        self._known = (list(sky.fair()), list(sky.unfair()))
+        self._grounds: dict[tuple[int, int], Floats] = {}
         self._looks: dict[int, Floats] = {}
         self._weights: dict[int, Floats] = {}
         with np.load(looks) as stored:
@@ -66,11 +69,21 @@ class Reader:
                 self._weights[side] = stored[f"weights{side}"].astype(np.float32)
 
     def ground(self, both: tuple[Floats, Floats], grid: int, known: Cells | None = None) -> Ground:
-        """The scene of a picture, given as it is and mirrored. Only `known` cells are looked at."""
+        """The scene of a picture, given as it is and mirrored. Only `known` cells are looked at.
+
+        Fair days are tried first: other hours and weathers are many.
+        """
+        fair = self._nearest(both, grid, known, 0)
+        if fair.error < SCENE_ERROR_MAX:
+            return fair
+        return min(fair, self._nearest(both, grid, known, 1), key=lambda ground: ground.error)
+
+    def _nearest(
+        self, both: tuple[Floats, Floats], grid: int, known: Cells | None, which: int
+    ) -> Ground:
         found: Ground | None = None
-        names = list(self._grounds_of(grid))
         for mirrored, latents in enumerate(both):
-            distances = ((self._bare(grid) - latents) ** 2).mean(2)
+            distances = ((self._bare(grid, which) - latents) ** 2).mean(2)
             seen = distances
             if known is not None and known.any():
                 seen = distances[:, known[:, ::-1].reshape(-1) if mirrored else known.reshape(-1)]
@@ -78,21 +91,23 @@ class Reader:
             errors = np.sort(seen, 1)[:, :bare].mean(1)
             best = int(errors.argmin())
             if found is None or errors[best] < found.error - 1e-6:
-                scene, variant = names[best]
+                scene, variant, hour, weather = self._known[which][best]
                 error = float(errors[best])
-                found = Ground(scene, variant, bool(mirrored), error, distances[best])
+                found = Ground(
+                    scene, variant, bool(mirrored), error, distances[best], hour, weather
+                )
         assert found is not None
         return found
 
     def things(self, latents: Floats, grid: int, ground: Ground) -> Reading:
         """What stands before the ground; `latents` mirrored as the ground is."""
-        bare = layout.Wish(0, scene=ground.scene)
+        bare = layout.Wish(0, scene=ground.scene, hour=ground.hour, weather=ground.weather)
         covered = ground.distances > max(COVERED, 3 * ground.error)
         if covered.sum() < 3:
             return Reading(bare, 1, ground.error < SCENE_ERROR_MAX)
         rows, columns = layout.GRIDS[grid]
         candidates = [
-            (replace(wish, scene=ground.scene), pose)
+            (replace(wish, scene=ground.scene, hour=ground.hour, weather=ground.weather), pose)
             for wish, pose, boxes in _placements(grid, covered.reshape(rows, columns))
             for wish in self._named(wish, boxes, latents.reshape(rows, columns, -1))
         ]
@@ -126,23 +141,20 @@ class Reader:
             [self._guess(np.stack([noisy] * len(part)), level, part, grid) for part in parts]
         )
 
-    def _grounds_of(self, grid: int) -> Iterator[tuple[int, int]]:
-        for scene in range(self._scenes):
-            variants = layout.COMPOSITIONS if scene else layout.VARIANTS
-            yield from ((scene, variant) for variant in range(variants))
-
-    def _bare(self, grid: int) -> Floats:
-        """Every scene without things: (scenes and variants, cells, channels)."""
-        if grid not in self._grounds:
+    def _bare(self, grid: int, which: int) -> Floats:
+        """Every scene without things, by fair days (0) or otherwise (1): (grounds, cells, channels)."""
+        if (grid, which) not in self._grounds:
             plans = [
-                layout.plan(layout.Wish(0, scene=scene), grid, 1, variant)
-                for scene, variant in self._grounds_of(grid)
+                layout.plan(
+                    layout.Wish(0, scene=scene, hour=hour, weather=weather), grid, 1, variant
+                )
+                for scene, variant, hour, weather in self._known[which]
             ]
             rows, columns = layout.GRIDS[grid]
             shape = (rows * columns, self._looks[3].shape[2])
             noise = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-            self._grounds[grid] = self._drawn(noise, 1.0, plans, grid)
-        return self._grounds[grid]
+            self._grounds[grid, which] = self._drawn(noise, 1.0, plans, grid)
+        return self._grounds[grid, which]
 
     def _named(
         self, wish: layout.Wish, boxes: list[layout.Placement], cells: Floats

@@ -26,6 +26,7 @@ from danqing.engine.families.pocket_read import (
     Reader,
     Reading,
 )
+from danqing.engine.families.pocket_sky import Sky
 from danqing.engine.messages import Job
 from danqing.engine.pixels import alpha_of
 
@@ -73,10 +74,10 @@ class _Seen:
 class Editor:
     """`encode`: framed pixels -> latents, one a cell. What was read of a reference is kept for its other images."""
 
-    def __init__(self, reader: Reader, encode: Callable[[Pixels], Floats], scenes: int) -> None:
+    def __init__(self, reader: Reader, encode: Callable[[Pixels], Floats], sky: Sky) -> None:
         self._reader = reader
         self._encode = encode
-        self._scenes = scenes
+        self._sky = sky
         self._recent: OrderedDict[tuple[object, ...], _Seen] = OrderedDict()
 
     def begin(self, job: Job, picture: Pixels, wish: layout.Wish, chance: Chance) -> Beginning:
@@ -132,12 +133,11 @@ class Editor:
         is_strange = not wish.scene and ground.error > SCENE_ERROR_MAX
         if is_strange:
             ground = replace(ground, scene=0, variant=chance.variant)
-        scene = wish.scene or ground.scene
-        variant = ground.variant if scene == ground.scene else chance.variant
+        wish = self._set_in(wish, ground)
+        variant = ground.variant if wish.scene == ground.scene else chance.variant
         mirrored = ground.mirrored if ground.scene else chance.mirrored
         turned = cells[:, ::-1] if mirrored else cells
         area = edit.area_of(turned)
-        wish = replace(wish, scene=scene)
         if area is not None:
             wish = edit.that_fits(wish, area)
         plan = layout.plan(wish, grid, chance.pose, variant, area)
@@ -154,9 +154,8 @@ class Editor:
     ) -> Beginning:
         """Other things, standing where the reference's stand."""
         grid, ground = layout.nearest_grid(job.width, job.height), seen.ground
-        scene = wish.scene or ground.scene
-        variant = ground.variant if scene == ground.scene else chance.variant
-        wish = replace(wish, scene=scene)
+        wish = self._set_in(wish, ground)
+        variant = ground.variant if wish.scene == ground.scene else chance.variant
         sides = (ground.mirrored,) if ground.scene else (False, True)
         poses = [(wish, pose) for pose in range(layout.POSES)]
         tried = [
@@ -181,8 +180,12 @@ class Editor:
     ) -> Beginning:
         """The reference's own things: in another colour or scene, or all of it once more, by the seed."""
         ground = seen.ground
-        scene = wish.scene or ground.scene
-        found = replace(reading.wish, colour=wish.colour or reading.wish.colour, scene=scene)
+        wanted = self._set_in(wish, ground)
+        scene = wanted.scene
+        found = replace(
+            reading.wish, colour=wish.colour or reading.wish.colour, scene=scene,
+            hour=wanted.hour, weather=wanted.weather,
+        )  # fmt: skip
         if wish.scene or wish.colour:
             variant = ground.variant if scene == ground.scene else chance.variant
             where = (reading.pose, variant, ground.mirrored)
@@ -192,12 +195,19 @@ class Editor:
         plan = layout.plan(found, grid, where[0], where[1])
         return _beginning(job, picture, seen, plan, chance, where)
 
+    def _set_in(self, wish: layout.Wish, ground: Ground) -> layout.Wish:
+        """The wish in its own place, or in the reference's, under what is said of hour and weather."""
+        set_in = self._sky.over(wish, ground.scene)
+        if not wish.scene and not (wish.hour or wish.weather):
+            set_in = replace(set_in, hour=ground.hour, weather=ground.weather)
+        return set_in
+
     def _varied(self, job: Job, picture: Pixels, chance: Chance, grid: int) -> Beginning:
         rng = np.random.default_rng(job.seed % 2**64)
         picture = edit.reframed(picture, rng, job.strength)
         latents = self._encode(edit.framed(picture, grid))
         canvas = edit.Canvas(picture, latents, chance.noise, adds_detail=True)
-        plan = layout.dropped_plan(grid, self._scenes)
+        plan = layout.dropped_plan(grid, self._sky.scenes)
         level = max(LEVEL_MIN, LEVEL_VARIED * job.strength)
         return Beginning(plan, chance.pose, chance.variant, False, level, canvas)
 

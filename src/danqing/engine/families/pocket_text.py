@@ -11,6 +11,16 @@ TOKENS_MAX = 96
 FEATURES = 16384  # rows of the embedding; row 0 is "nothing here"
 FEATURES_PER_TOKEN = 3
 
+# Clauses that say how to draw and not what. They are read past, as if they were not there.
+_MANNERS = frozenset(
+    "vivid colours,vivid colors,dramatic lighting,rich detail,natural colours,natural colors,natural light,"
+    "fine texture,high quality,best quality,masterpiece,highly detailed,4k,8k,"
+    "明快的色调,明亮的光线,细节丰富,素雅的色调,光线柔和,细节真实,高清,超高清,高质量,"
+    "鮮やかな色彩,印象的な光,豊かなディテール,自然な色合い,柔らかな光,リアルな質感,"
+    "선명한색감,극적인빛,풍부한디테일,자연스러운색감,부드러운빛,사실적인질감".replace(
+        " ", ""
+    ).split(",")
+)
 _TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)?|[0-9]+|[^\W_]|[^\w\s,.;:!?，。；：！？、]", re.UNICODE)
 _BREAK = re.compile(r"[,.;:!?，。；：！？、\n]")
 _LATIN = re.compile(r"[a-z]")
@@ -38,7 +48,7 @@ def split(prompt: str) -> list[list[str]]:
     """The prompt's clauses as lists of words (Latin) and single characters (everything else)."""
     folded = unicodedata.normalize("NFKC", prompt[:CHARACTERS_MAX]).lower()[:CHARACTERS_MAX]
     clauses = [_TOKEN.findall(clause) for clause in _BREAK.split(folded)]
-    return [clause for clause in clauses if clause]
+    return [clause for clause in clauses if clause and "".join(clause) not in _MANNERS]
 
 
 def tokenize(prompt: str) -> list[list[int]]:

@@ -1,0 +1,258 @@
+"""The probe's judge: says cell by cell what a square picture shows. Trained on renders; knows no drawing network."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from training.pocket import data
+from training.pocket import scenes as s
+from training.pocket import vocabulary as v
+from training.pocket.stream import stream
+from training.pocket.train_denoiser import learning_rate
+
+from danqing.engine.families import pocket_layout as layout
+
+SIDE_PX = 128
+ROWS, COLUMNS = layout.GRIDS[0]
+SAVE_EVERY_S = 120.0
+SHOWN = 0.04  # share of a cell that a thing must cover to be asked for there
+WHOLE = {"count": layout.COUNT_MAX, "scene": data.SCENES, "hour": len(layout.HOURS),
+         "weather": len(layout.WEATHERS)}  # fmt: skip
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels), nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(x + self.body(x))
+
+
+def _conv(into: int, out: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(into, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.SiLU()
+    )
+
+
+@dataclass
+class Answers:
+    """Logits: things and colours (b, kinds, rows, columns), the rest (b, kinds)."""
+
+    thing: Tensor
+    colour: Tensor
+    whole: dict[str, Tensor]
+
+
+class Recogniser(nn.Module):
+    """Residual convolutions down to one place a cell; things and colours by cell, the rest by picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.PixelUnshuffle(4), _conv(48, 64, 1), _conv(64, 128, 2), _Residual(128),
+            _conv(128, 224, 2), _Residual(224), _Residual(224), _Residual(224),
+        )  # fmt: skip
+        things = 1 + len(v.concepts())
+        self.thing, self.colour = nn.Conv2d(224, things, 1), nn.Conv2d(224, data.COLOURS, 1)
+        self.fold = nn.Sequential(nn.Conv2d(224, 24, 1), nn.SiLU(), nn.Flatten())
+        self.hidden = nn.Sequential(nn.Linear(24 * ROWS * COLUMNS, 192), nn.SiLU())
+        self.whole = nn.ModuleDict({name: nn.Linear(192, size) for name, size in WHOLE.items()})
+
+    def forward(self, x: Tensor) -> Answers:
+        y = self.body(x)
+        hidden = self.hidden(self.fold(y))
+        return Answers(
+            self.thing(y), self.colour(y), {n: head(hidden) for n, head in self.whole.items()}
+        )
+
+
+def small(pictures: list[np.ndarray]) -> np.ndarray:
+    """Pictures as the recogniser sees them: small, and blurred alike wherever they came from."""
+    size = (SIDE_PX, SIDE_PX)
+    return np.stack(
+        [np.asarray(Image.fromarray(p).resize(size, Image.Resampling.BOX)) for p in pictures]
+    )
+
+
+def picture_tensor(pictures: list[np.ndarray]) -> Tensor:
+    """The same, in -1..1."""
+    return data.to_tensor(list(small(pictures))).contiguous(memory_format=torch.channels_last)
+
+
+def cells_of(scene: s.Scene, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(things, colours) by cell, 0 where none is seen: where the picture differs from its bare ground."""
+    bare = s.render(s.Scene(layout.Wish(0, scene=scene.wish.scene, hour=scene.wish.hour,
+                                        weather=scene.wish.weather), 1, scene.variant))  # fmt: skip
+    differs = (np.abs(picture.astype(np.int16) - bare).max(2) > 12).astype(np.float32)
+    shown = differs.reshape(ROWS, s.CELL_PX, COLUMNS, s.CELL_PX).mean((1, 3)) > SHOWN
+    things, colours = np.zeros((2, ROWS, COLUMNS), np.int64)
+    for box in layout.place(scene.wish, 0, scene.pose):
+        area = (slice(box.top, box.top + box.side), slice(box.left, box.left + box.side))
+        things[area], colours[area] = box.thing, box.colour
+    return things * shown, colours * shown
+
+
+@dataclass
+class Batch:
+    """Pictures with the truth of each."""
+
+    pictures: list[np.ndarray]
+    wishes: list[layout.Wish]
+    things: np.ndarray
+    colours: np.ndarray
+
+
+def batch(rng: np.random.Generator, size: int) -> Batch:
+    """Square renders, mirrored half of the time as the family does."""
+    found = Batch([], [], np.empty(0), np.empty(0))
+    things, colours = [], []
+    for _ in range(size):
+        scene = s.sample(rng, grid=0)
+        picture = s.render(scene)
+        thing, colour = cells_of(scene, picture)
+        if rng.random() < 0.5:
+            picture, thing, colour = picture[:, ::-1], thing[:, ::-1], colour[:, ::-1]
+        found.pictures.append(np.ascontiguousarray(picture))
+        found.wishes.append(scene.wish)
+        things.append(thing)
+        colours.append(colour)
+    found.things = np.stack(things)
+    found.colours = np.stack(colours)
+    return found
+
+
+def arrays_of(found: Batch) -> tuple[dict[str, np.ndarray], None]:
+    """A batch as arrays: small pictures, the truth by cell and by picture."""
+    whole = [(w.count - 1, w.scene, w.hour, w.weather) for w in found.wishes]
+    return {"pictures": small(found.pictures), "things": found.things, "colours": found.colours,
+            "whole": np.array(whole)}, None  # fmt: skip
+
+
+def loss_of(answers: Answers, truth: dict[str, Tensor]) -> Tensor:
+    """Cross entropy of things everywhere, of colours where a thing is seen, of the rest by picture."""
+    seen = truth["things"] > 0
+    thing = F.cross_entropy(answers.thing, truth["things"], reduction="none")
+    colour = F.cross_entropy(answers.colour, truth["colours"], reduction="none")
+    rest = torch.stack([
+        F.cross_entropy(answers.whole[name], truth["whole"][:, k], label_smoothing=0.02)
+        for k, name in enumerate(WHOLE)
+    ])  # fmt: skip
+    return 2 * thing.mean() + thing[seen].mean() + 0.3 * colour[seen].mean() + 0.3 * rest.sum()
+
+
+def train(run: Path, minutes: float, seed: int, threads: int, size: int = 24,
+          device: str = "cpu", workers: int = 0) -> Recogniser:  # fmt: skip
+    """The run's recogniser, trained until `minutes` are used up over all resumes together."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    state = data.load(run / "recogniser.pt") or {"used_s": 0.0, "seen": 0}
+    used_s, seen = state["used_s"], state["seen"]
+    batches = stream(lambda rng: arrays_of(batch(rng, size)), [seed, 6, seen], workers)
+    ahead = next(batches) if workers else None
+    model = Recogniser()
+    if seen:
+        model.load_state_dict(state["model"])
+    model = model.to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-4)
+    if seen:
+        optimizer.load_state_dict(state["optimizer"])
+    begun = saved = time.monotonic()
+    step, now_s = seen // size, used_s
+    while now_s < minutes * 60:
+        arrays, _ = next(batches) if ahead is None else ahead
+        ahead = None
+        truth = {name: torch.from_numpy(values).to(device) for name, values in arrays.items()}
+        pictures = truth["pictures"].permute(0, 3, 1, 2).float() / 127.5 - 1
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(now_s / (minutes * 60), step, 2e-3)
+        pictures = pictures + 0.1 * torch.rand((), device=device) * torch.randn_like(pictures)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            answers = model(pictures.contiguous(memory_format=torch.channels_last))
+        answers = Answers(answers.thing.float(), answers.colour.float(),
+                          {n: a.float() for n, a in answers.whole.items()})  # fmt: skip
+        loss = loss_of(answers, truth)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        step, seen = step + 1, seen + size
+        now_s = used_s + time.monotonic() - begun
+        if step % 100 == 0:
+            print(f"recogniser: renders {seen} minute {now_s / 60:.1f} loss {loss.item():.3f}",
+                  flush=True)  # fmt: skip
+        if now_s >= minutes * 60 or time.monotonic() - saved > SAVE_EVERY_S:
+            kept = {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                    "used_s": now_s, "seen": seen}  # fmt: skip
+            data.save(run / "recogniser.pt", kept)
+            saved = time.monotonic()
+    return model.to("cpu").eval()
+
+
+@dataclass
+class Seen:
+    """What one picture shows. `things`: (how much of it, thing), most first; colours by thing."""
+
+    things: list[int]
+    colours: dict[int, int]
+    count: int
+    scene: int
+    hour: int
+    weather: int
+
+
+@torch.no_grad()
+def look(model: Recogniser, pictures: list[np.ndarray], asked: list[layout.Wish]) -> list[Seen]:
+    """What the pictures show; the colours of the things that were asked for."""
+    found: list[Seen] = []
+    for first in range(0, len(pictures), 32):
+        answers = model(picture_tensor(pictures[first : first + 32]))
+        shares = answers.thing.softmax(1)
+        amount = shares.sum((2, 3))
+        amount[:, 0] = 0
+        for i, wish in enumerate(asked[first : first + 32]):
+            top = amount[i].topk(5).indices.tolist()
+            colours = {
+                thing: int(
+                    (answers.colour[i].log_softmax(0) * shares[i, thing]).sum((1, 2)).argmax()
+                )
+                for thing in (wish.thing, wish.second)
+            }
+            whole = {name: int(a[i].argmax()) for name, a in answers.whole.items()}
+            found.append(
+                Seen(
+                    top,
+                    colours,
+                    whole["count"] + 1,
+                    whole["scene"],
+                    whole["hour"],
+                    whole["weather"],
+                )
+            )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="folder of checkpoints")
+    parser.add_argument("--minutes", type=float, default=40.0)
+    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--threads", type=int, default=2)
+    asked = parser.parse_args()
+    train(asked.run, asked.minutes, asked.seed, asked.threads)
+    print(json.dumps({"trained": str(asked.run / "recogniser.pt")}))
+
+
+if __name__ == "__main__":
+    main()
