@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from danqing.backends import FamilyRow
 from danqing.cli.inspect import FILE_BYTES_MAX
 from danqing.cli.main import app
-from danqing.service import labels
+from danqing.service import hidden_label
 from danqing.settings import Settings
 from tests.conftest import ROOT, clean_environment
 
@@ -105,22 +105,28 @@ def labelled(path: Path, packet: str) -> str:
     return png(path, info)
 
 
+FACTS = ("image_id", "visible", "metadata", "pixel_mark", "pixels_unchanged")
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
 def test_inspect_reads_our_own_label(tmp_path: Path, name: str) -> None:
-    packet = labels.xmp(producer="丹青", produce_id="0123456789a")
+    packet = hidden_label.xmp(hidden_label.label_fields(producer="丹青", produce_id="0123456789a"))
     path = str(tmp_path / name)
     if name == "a.png":
         labelled(tmp_path / name, packet)
     else:
         Image.new("RGB", (40, 30)).save(path, xmp=packet.encode())
     facts = json.loads(run("inspect", path, "--json").stdout)
-    assert list(facts) == ["image_id", "visible", "metadata", "pixel_mark", "pixels_unchanged"]
+    assert list(facts) == [*FACTS, "ours"]
     assert facts["image_id"] == "0123456789a"
     assert facts["metadata"]["Label"] == "1"
     assert facts["metadata"]["ContentProducer"] == "丹青"
-    assert facts["visible"] is facts["pixel_mark"] is facts["pixels_unchanged"] is None
-    shown = run("inspect", path).stdout.splitlines()
-    assert shown[0].endswith("made by AI")
+    assert facts["visible"] is False
+    assert facts["pixel_mark"] is facts["pixels_unchanged"] is facts["ours"] is None  # no keys
+    told = run("inspect", path)
+    assert "no key file" in told.stderr
+    shown = told.stdout.splitlines()
+    assert shown[1].endswith("made by AI")
     assert "  ContentProducer: 丹青" in shown
 
 
@@ -143,10 +149,13 @@ def test_inspect_reads_the_deviant_forms(tmp_path: Path) -> None:
 
 
 def test_inspect_of_an_image_without_a_label(tmp_path: Path) -> None:
-    bomb = '<!DOCTYPE a [<!ENTITY b "1">]>' + labels.xmp(producer="x", produce_id="y")
+    bomb = '<!DOCTYPE a [<!ENTITY b "1">]>' + hidden_label.xmp(
+        hidden_label.label_fields(producer="x", produce_id="y")
+    )
     for path in (png(tmp_path / "a.png"), labelled(tmp_path / "b.png", bomb)):
-        assert set(json.loads(run("inspect", path, "--json").stdout).values()) == {None}
-        assert run("inspect", path).stdout == "no AI label in the metadata\n"
+        facts = json.loads(run("inspect", path, "--json").stdout)
+        assert facts == dict.fromkeys([*FACTS, "ours"]) | {"visible": False}
+        assert "AI label in the metadata: none" in run("inspect", path).stdout
 
 
 def test_inspect_shows_no_strangers_terminal_codes(tmp_path: Path) -> None:
@@ -156,7 +165,7 @@ def test_inspect_shows_no_strangers_terminal_codes(tmp_path: Path) -> None:
     path = png(tmp_path / "a.png", info)
     shown = run("inspect", path).stdout
     assert all(sign.isprintable() or sign == "\n" for sign in shown)
-    assert len(shown.splitlines()) == 4
+    assert len(shown.splitlines()) == 5
     told = run("inspect", path, "--json").stdout
     assert told.isascii()
     assert json.loads(told)["metadata"] == value
@@ -172,7 +181,7 @@ def test_inspect_says_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "huge.png").write_bytes(huge)
     for name, word in (
         ("text.png", "not a PNG, JPEG or WebP"),
-        ("large.png", "64 MiB"),
+        ("large.png", "256 MiB"),
         ("huge.png", "65535 x 65535"),
         ("missing.png", "No such file"),
         ("", "directory"),

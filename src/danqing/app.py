@@ -32,6 +32,7 @@ from danqing.engine.families.load import LoadError, pipelines
 from danqing.engine.families.memory import cards
 from danqing.engine.messages import Begin, Job
 from danqing.guard import ASKED_AT_ONCE, make_extender, make_screen
+from danqing.labelling import make_finisher, make_inspector
 from danqing.net.outbound import Outbound
 from danqing.observability.logging import get_logger
 from danqing.observability.metrics import Metrics
@@ -395,7 +396,7 @@ def make_service(
     async def is_taken(image_id: str) -> bool:
         return await ledger.image(image_id) is not None
 
-    deliverer = Deliverer(blobs, signer, is_taken)
+    deliverer = Deliverer(blobs, signer, make_finisher(settings, books.keys), is_taken)
     gallery = Gallery(ledger, blobs, signer)
     budget = ByteBudget(settings.uploads.bytes_at_once_max)
     references = References(
@@ -465,6 +466,7 @@ def _context(
         auth=Authenticator(books.db, books.keys),
         pipeline=service.pipeline,
         gallery=service.gallery,
+        inspector=make_inspector(settings, books.keys),
         books=books,
         metrics=metrics,
         uploads=service.uploads,

@@ -52,6 +52,9 @@ class EngineSettings(BaseModel):
     """A "child" that takes longer to load its model is replaced."""
 
 
+Corner = Literal["top-left", "top-right", "bottom-left", "bottom-right"]
+
+
 class LabelSettings(BaseModel):
     """The AI-content labels (GB 45438-2025)."""
 
@@ -65,6 +68,30 @@ class LabelSettings(BaseModel):
     """ContentProducer of the hidden label: your name or code, printable ASCII without blanks."""
     waiver_drops_metadata: bool = False
     """Let a signed waiver drop the hidden label too."""
+    text_chinese: str = Field("AI生成", min_length=4, max_length=30)
+    """The visible label where the prompt is Chinese; says "AI" or "人工智能", and "生成" or "合成"."""
+    text_english: str = Field("AI-generated", min_length=4, max_length=30)
+    """The visible label where the prompt is in another language; says "AI" and "generated" or "made" (or as in Chinese)."""
+    corner: Corner = "bottom-right"
+    """Where the visible label is: "top-left", "top-right", "bottom-left" or "bottom-right"."""
+    margin_share: float = Field(default=0.02, ge=0, le=0.1)
+    """Between the visible label and the image's edges, as a share of its shorter side."""
+    pixel_mark: bool = True
+    """Hide the image's id in its pixels."""
+
+    @field_validator("text_chinese", "text_english")
+    @classmethod
+    def _says_so(cls, value: str) -> str:
+        folded = value.casefold()
+        who = any(
+            word in folded for word in ("ai", "人工智能", "人工智慧", "artificial intelligence")
+        )
+        what = any(
+            word in folded for word in ("生成", "合成", "generated", "made", "created", "synthetic")
+        )
+        if not (who and what) or not value.isprintable():
+            raise ValueError("the label must say that AI generated the image (GB 45438-2025)")
+        return value
 
 
 Score = Annotated[float, Field(ge=0, le=2)]

@@ -331,15 +331,14 @@ def test_the_sdk_edits(client: openai.OpenAI, masked: bool) -> None:
     assert usage.input_tokens_details.text_tokens == len("a dog")
     assert usage.input_tokens_details.image_tokens == (8192 if masked else 4096)
     assert usage.total_tokens == usage.input_tokens + usage.output_tokens
-    if (
-        masked
-    ):  # the right half stays as it was, to the pixel; in the looks as far as scaling lets it
+    if masked:  # the right half stays as it was, but for the new image's own mark
         right = (512, 0, 1024, 1024)
         kept, was = (
             np.asarray(one.convert("RGB").crop(right), int)
             for one in (pictures[2], Image.open(io.BytesIO(raw)))
         )
-        assert np.abs(kept - was).max() == 0
+        assert np.abs(kept - was).mean() < 2
+        assert np.abs(kept - was).max() < 20
 
 
 def test_the_sdk_raises_what_a_stream_says(live: LiveServer) -> None:

@@ -43,7 +43,7 @@ NEW_SINCE_0001 = {
     "tokens": {"kind": "key", "scopes": "draw", "models": None, "budget_total": None},
     "tasks": {"client_key": None, "fingerprint": None, "background": False, "draws": 1},
     "redeem_codes": {"kind": "credit", "expires_ms": None, "created_by": None},
-    "images": {"link_version": 0},
+    "images": {"link_version": 0, "label_pixel": False},
 }
 
 

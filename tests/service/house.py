@@ -140,6 +140,8 @@ async def house(
     outbound: Outbound | None = None,
     **options,
 ):
+    # Money, not pixels, is what these tests are about; a mark takes a while on a busy machine.
+    options.setdefault("labels", {"pixel_mark": False})
     configured = settings.load(data_dir=folder, **options)
     async with open_books(configured) as books:
         if account not in [one.name for one in await books.accounts.all()]:

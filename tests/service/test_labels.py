@@ -8,6 +8,7 @@ import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
+from pydantic import ValidationError
 
 from danqing.domain.card import ImageFormat
 from danqing.domain.task import Pixels
-from danqing.service import labels
+from danqing.service import hidden_label, labels
+from danqing.settings import Corner, LabelSettings
 from danqing.storage import codecs, metadata
 
 TEXTS = ["AI生成", "AI-generated"]
@@ -179,10 +182,49 @@ def test_the_font_has_every_character_and_its_licence() -> None:
 
 
 def test_wording_follows_the_prompts_language() -> None:
-    assert labels.wording("一只猫") == "AI生成"
-    assert labels.wording("a 猫") == "AI生成"
-    assert labels.wording("a cat, 😀") == "AI-generated"
-    assert labels.wording("") == "AI-generated"
+    settings = LabelSettings()
+    assert labels.wording("一只猫", settings) == "AI生成"
+    assert labels.wording("a 猫", settings) == "AI生成"
+    assert labels.wording("a cat, 😀", settings) == "AI-generated"
+    assert labels.wording("", settings) == "AI-generated"
+    own = LabelSettings(text_chinese="人工智能合成", text_english="Made by AI")
+    assert labels.wording("一只猫", own) == "人工智能合成"
+    assert labels.wording("a cat", own) == "Made by AI"
+
+
+@pytest.mark.parametrize("text", ["a nice picture", "人工智能", "AI\nmade", "AI"])
+def test_a_label_that_says_too_little_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError):
+        LabelSettings(text_english=text)
+
+
+def test_signs_that_the_font_has_not_are_named() -> None:
+    assert labels.unprintable("AI 生成, made by AI") == ""
+    assert labels.unprintable("AI生成 ж龘") == "ж龘"
+
+
+@pytest.mark.parametrize("corner", get_args(Corner))
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_corner_and_finding_the_label_there(corner: Corner, text: str) -> None:
+    place = labels.Place(corner, 0.04)
+    for number, plain in enumerate(
+        (flat(700, 400, (128, 128, 128)), noise(700, 400), checks(700, 400, 7))
+    ):
+        drawn = labels.draw_visible(plain, text, place)
+        changed = (drawn != plain).any(axis=2)
+        top, bottom, left, right = box_of(changed)
+        assert abs((400 - bottom if "bottom" in corner else top) - 16) <= 1
+        assert abs((700 - right if "right" in corner else left) - 16) <= 1
+        assert labels.shows(drawn, text, 0.04), number
+        assert not labels.shows(plain, text, 0.04), number
+        assert not any(labels.shows(drawn, other, 0.04) for other in TEXTS if other != text)
+
+
+def test_a_label_is_found_after_a_jpeg_and_at_half_the_size() -> None:
+    drawn = labels.draw_visible(noise(1024, 768) // 2 + 60, "AI生成")
+    with Image.open(io.BytesIO(codecs.encode(drawn, "jpeg", compression=60))) as image:
+        assert labels.shows(np.asarray(image), "AI生成")
+        assert labels.shows(np.asarray(image.resize((512, 384))), "AI生成")
 
 
 GUIDE = (
@@ -198,15 +240,17 @@ GUIDE = (
 
 
 def test_xmp_is_the_guides_form_to_the_letter() -> None:
-    assert labels.xmp(producer="Danqing", produce_id="0a1b2c3d4e5") == GUIDE
+    fields = hidden_label.label_fields(producer="Danqing", produce_id="0a1b2c3d4e5")
+    assert hidden_label.xmp(fields) == GUIDE
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
 def test_the_hidden_label_is_read_back_from_a_file(format: ImageFormat) -> None:
-    data = codecs.encode(noise(64, 64), format, xmp=labels.xmp(producer="P", produce_id="0a"))
+    fields = hidden_label.label_fields(producer="P", produce_id="0a")
+    data = codecs.encode(noise(64, 64), format, xmp=hidden_label.xmp(fields))
     packet = metadata.read(data).xmp
     assert packet is not None
-    assert labels.read_xmp(packet) == {
+    assert hidden_label.read_xmp(packet) == {
         "Label": "1", "ContentProducer": "P", "ProduceID": "0a", "ReservedCode1": "",
         "ContentPropagator": "", "PropagateID": "", "ReservedCode2": "",
     }  # fmt: skip
@@ -214,7 +258,9 @@ def test_the_hidden_label_is_read_back_from_a_file(format: ImageFormat) -> None:
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])))
 def test_any_producer_survives(producer: str) -> None:
-    found = labels.read_xmp(labels.xmp(producer=producer, produce_id="1"))
+    found = hidden_label.read_xmp(
+        hidden_label.xmp(hidden_label.label_fields(producer=producer, produce_id="1"))
+    )
     assert found is not None
     assert found["ContentProducer"] == producer
 
@@ -225,7 +271,7 @@ def packet(value: str, *, attribute: bool = False, prefix: str = "TC260") -> str
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
         '<r:RDF xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><r:Description r:about="" '
-        f'xmlns:{prefix}="{labels.XMP_NAMESPACE}"{inside}</r:RDF></x:xmpmeta><?xpacket end="w"?>'
+        f'xmlns:{prefix}="{hidden_label.XMP_NAMESPACE}"{inside}</r:RDF></x:xmpmeta><?xpacket end="w"?>'
     )
 
 
@@ -237,7 +283,7 @@ def test_deviant_forms_are_read() -> None:
             packet(json.dumps(value), attribute=True),
             packet(json.dumps(value), prefix="other") + "\0\n",
         ):
-            assert labels.read_xmp(text) == plain
+            assert hidden_label.read_xmp(text) == plain
 
 
 @pytest.mark.parametrize(
@@ -251,7 +297,7 @@ def test_deviant_forms_are_read() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_label_is_none(text: str) -> None:
-    assert labels.read_xmp(text) is None
+    assert hidden_label.read_xmp(text) is None
 
 
 def test_the_label_survives_a_jpeg_and_stays_high_enough() -> None:

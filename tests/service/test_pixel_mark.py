@@ -9,15 +9,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from bench._pictures import KINDS, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
+from tests.conftest import ROOT, clean_environment
 
-from bench._pictures import KINDS, picture
 from danqing.domain.task import Pixels
 from danqing.service import pixel_code
 from danqing.service.pixel_mark import SIDE_MIN, PixelMarker
-from tests.conftest import ROOT, clean_environment
 
 MARKER = PixelMarker(b"a secret of thirty-two bytes ...")
 ID = "0a1b2c3d4e5"
@@ -97,6 +97,14 @@ def test_too_small_for_a_mark(shape: tuple[int, int, int]) -> None:
     plain = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     assert (MARKER.mark(plain, ID) == plain).all()
     assert MARKER.find(plain) is None
+
+
+def test_an_edit_carries_its_own_mark_and_not_its_references() -> None:
+    for kind in ("landscape", "poster"):
+        again = MARKER.mark(MARKER.mark(picture(kind, 2, 512, 512), "11111111111"), ID)
+        found = MARKER.find(through(again, "JPEG", 75))
+        assert found is not None
+        assert found.image_id == ID
 
 
 def test_pictures_without_a_mark_show_none() -> None:

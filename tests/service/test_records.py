@@ -13,7 +13,7 @@ from danqing.domain import errors
 from danqing.domain.errors import DanqingError
 from danqing.domain.sizes import Size
 from danqing.domain.task import SEED_MAX, Delivery, ImageSource, ImageTask, SafetyLevel
-from danqing.service.delivery import LabelPlan
+from danqing.service.finishing import LabelPlan
 from danqing.service.records import (
     StoredRequest,
     StoredResult,

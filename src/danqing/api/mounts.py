@@ -17,6 +17,7 @@ from danqing.api import (
     admin_more,
     dashscope_tasks,
     images,
+    inspecting,
     models,
     schemas,
     sign_in,
@@ -119,6 +120,7 @@ def v1(context: Context) -> FastAPI:
     _add_drawing(app, "/images/variations", always(variations), context, variations, bodies=FORM)
     app.include_router(models.router)
     app.include_router(tasks.router)
+    app.include_router(inspecting.router)
     app.include_router(images.own)
     app.add_middleware(OpenAIHeaders)
     app.state.posts = {path: OpenAIHeaders(post) for path, post in app.state.posts.items()}

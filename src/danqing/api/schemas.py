@@ -298,6 +298,20 @@ STORED_TASK = _object(
     }
 )
 
+_MAYBE_TEXT = {"type": ["string", "null"]}
+_MAYBE = {"type": ["boolean", "null"]}
+INSPECTION = _object(
+    {
+        "object": {"const": "image.inspection"},
+        "image_id": _MAYBE_TEXT,
+        "visible": {"type": "boolean"},
+        "metadata": {"type": ["object", "null"]},
+        "pixel_mark": _MAYBE_TEXT,
+        "pixels_unchanged": _MAYBE,
+        "ours": _MAYBE,
+    }
+)
+
 STORED_IMAGE = _object(
     {
         "id": _TEXT,

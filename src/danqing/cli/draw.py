@@ -24,7 +24,9 @@ from danqing.domain.ids import uuid7
 from danqing.domain.ports import DrawOrder
 from danqing.domain.task import SEED_MAX, Drawn, Failed, ImageTask, InputImage
 from danqing.guard import open_screen
-from danqing.service.delivery import LabelPlan, finish, new_image_id
+from danqing.labelling import found_keys, make_finisher
+from danqing.service.delivery import new_image_id
+from danqing.service.finishing import LabelPlan
 from danqing.settings import Settings
 from danqing.storage.inputs import read_mask, read_reference, read_repainted
 
@@ -71,6 +73,7 @@ async def run(settings: Settings, options: DrawOptions) -> list[Path]:
     pictures = await asyncio.to_thread(_pictures, card, options)
     task = _task(card, options, pictures)
     plan = LabelPlan.of(card, True, False, settings.labels)
+    finisher = make_finisher(settings, found_keys(settings))
     seed = task.seed if task.seed is not None else secrets.randbelow(SEED_MAX + 1)
     format = _format(card, options.output)
     order = DrawOrder(
@@ -101,7 +104,7 @@ async def run(settings: Settings, options: DrawOptions) -> list[Path]:
                         await screen.image(event.pixels)
                         path = _path(options.output, event, task.n, format)
                         data = await asyncio.to_thread(
-                            finish,
+                            finisher.finish,
                             event.pixels,
                             image_id=new_image_id(),
                             format=format,

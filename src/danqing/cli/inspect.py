@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from danqing.cli.books import printable
+from danqing.cli.books import Config, DataDir, printable
 
-FILE_BYTES_MAX = 64 * 2**20
+if TYPE_CHECKING:
+    from danqing.service.inspection import Inspection
+
+FILE_BYTES_MAX = 256 * 2**20
+PIXELS_MAX = 100_000_000
 _MEANINGS = {"1": "made by AI", "2": "possibly made by AI", "3": "suspected to be made by AI"}
-_IMAGE_ID = re.compile(r"[0-9a-f]{11}")
+_UNCHANGED = {True: "unchanged since it was labelled", False: "CHANGED since it was labelled"}
 
 
 def register(app: typer.Typer) -> None:
@@ -23,42 +26,29 @@ def register(app: typer.Typer) -> None:
     def inspect(
         file: Annotated[Path, typer.Argument(metavar="FILE", help="A PNG, JPEG or WebP file.")],
         as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+        data_dir: DataDir = None,
+        config: Config = None,
     ) -> None:
-        """Show the AI label in an image's metadata; what cannot be told is null."""
-        from danqing.cli.main import fail
+        """Show an image's AI labels: visible, in its metadata, in its pixels; what cannot be told is null."""
+        from dataclasses import asdict
 
+        from danqing.cli.main import fail, read_settings
+        from danqing.labelling import found_keys, make_inspector
+
+        settings = read_settings(config, data_dir)
+        keys = found_keys(settings)
         try:
-            facts = label_facts(_read(file))
+            found = make_inspector(settings, keys).inspect(_read(file), pixels_max=PIXELS_MAX)
         except OSError as error:
             fail(f"{file}: {error.strerror or error}")
         except ValueError as error:
             fail(f"{file}: {error}")
         # ASCII: a stranger's text may hold terminal controls and lone surrogates.
-        for line in [json.dumps(facts)] if as_json else _lines(facts["metadata"]):
+        for line in [json.dumps(asdict(found))] if as_json else _lines(found):
             typer.echo(line)
-
-
-def label_facts(data: bytes) -> dict[str, object]:
-    """What an image file says of its labels. Raises ValueError where it is no image.
-
-    `metadata` is the AIGC fields or None; `image_id` is what they claim, where it is an id of our
-    form. The visible label, the pixel mark and changed pixels can't be told yet: None.
-    """
-    from danqing.service import labels  # loads numpy and Pillow: not for `--help`
-    from danqing.storage import metadata
-
-    found = metadata.read(data)
-    fields = None if found.xmp is None else labels.read_xmp(found.xmp)
-    if fields is None and found.aigc is not None:
-        fields = labels.read_value(found.aigc)
-    claimed = (fields or {}).get("ProduceID", "")
-    return {
-        "image_id": claimed if _IMAGE_ID.fullmatch(claimed) else None,
-        "visible": None,
-        "metadata": fields,
-        "pixel_mark": None,
-        "pixels_unchanged": None,
-    }
+        if keys is None:
+            why = f"no key file at {settings.key_file}: pixel marks and seals cannot be checked"
+            typer.echo(why, err=True)
 
 
 def _read(path: Path) -> bytes:
@@ -69,11 +59,17 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _lines(fields: object) -> list[str]:
-    if not isinstance(fields, dict):
-        return ["no AI label in the metadata"]
-    meaning = _MEANINGS.get(fields["Label"], "of unknown meaning")
-    return [
-        f"AI label in the metadata: {meaning}",
-        *(f"  {printable(key)}: {printable(value)}" for key, value in fields.items()),
-    ]
+def _lines(found: Inspection) -> list[str]:
+    lines = [f"visible label: {'yes' if found.visible else 'none of ours'}"]
+    if found.metadata is None:
+        lines.append("AI label in the metadata: none")
+    else:
+        meaning = _MEANINGS.get(found.metadata["Label"], "of unknown meaning")
+        lines.append(f"AI label in the metadata: {meaning}")
+        lines += [f"  {printable(name)}: {printable(v)}" for name, v in found.metadata.items()]
+    if found.ours is not None:
+        lines.append(f"mark in the pixels: {found.pixel_mark or 'none'}")
+        lines.append(f"ours: {'yes' if found.ours else 'no'}")
+    if found.pixels_unchanged is not None:
+        lines.append(f"pixels: {_UNCHANGED[found.pixels_unchanged]}")
+    return lines

@@ -230,6 +230,7 @@ class ImageRow:
     created_ms: int
     expires_ms: int
     deleted_ms: int | None = None
+    label_pixel: bool = False
     link_version: int = 0
     """Links of an earlier version are revoked."""
 

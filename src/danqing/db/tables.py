@@ -223,6 +223,7 @@ images = Table(
     Column("blob_key", Text, nullable=False),
     Column("label_visible", Boolean, nullable=False),
     Column("label_metadata", Boolean, nullable=False),
+    Column("label_pixel", Boolean, nullable=False, server_default=false()),
     Column("created_ms", BigInteger, nullable=False),
     Column("expires_ms", BigInteger, nullable=False),
     Column("deleted_ms", BigInteger),

@@ -26,7 +26,8 @@ from danqing.domain.task import (
     Turned,
 )
 from danqing.service.auth import Principal
-from danqing.service.delivery import LabelPlan, Life, StoredImage
+from danqing.service.delivery import Life, StoredImage
+from danqing.service.finishing import LabelPlan
 from danqing.service.ratelimit import Taken
 from danqing.service.references import Inputs
 from danqing.service.streaming import Feed
@@ -246,6 +247,7 @@ def image_row(image: StoredImage, task_id: str, account_id: str, index: int) -> 
         blob_key=image.blob_key,
         label_visible=image.plan.visible,
         label_metadata=image.plan.metadata,
+        label_pixel=image.plan.pixel,
         created_ms=image.created_ms,
         expires_ms=image.expires_ms,
     )

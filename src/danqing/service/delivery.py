@@ -14,39 +14,17 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-
-import numpy as np
 
 from danqing.domain.card import Card, ImageFormat
 from danqing.domain.errors import Unavailable
 from danqing.domain.sizes import Size
 from danqing.domain.task import DeliveredImage, Delivery, Drawn, Pixels
-from danqing.service import labels
+from danqing.service.finishing import Finisher, LabelPlan
 from danqing.service.links import LinkSigner
-from danqing.settings import LabelSettings
 from danqing.storage import codecs
 from danqing.storage.blobs import BlobExists, Blobs
-
-
-@dataclass(frozen=True, slots=True)
-class LabelPlan:
-    """Which labels one image gets. Decided before drawing, so that it can be checked and recorded."""
-
-    visible: bool
-    metadata: bool
-    producer: str
-
-    @classmethod
-    def of(cls, card: Card, wanted: bool, waived: bool, settings: LabelSettings) -> LabelPlan:
-        """`wanted` False drops the visible label; the caller has checked the waiver (`waived`)."""
-        visible = (card.label.visible and not card.comes_labelled) or settings.policy == "cn"
-        metadata = card.label.metadata
-        if not wanted and waived:
-            visible = False
-            metadata = metadata and not settings.waiver_drops_metadata
-        return cls(visible, metadata, settings.producer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,35 +88,19 @@ def new_image_id() -> str:
     return f"{secrets.randbits(44):011x}"
 
 
-def finish(
-    pixels: Pixels,
-    *,
-    image_id: str,
-    format: ImageFormat,
-    compression: int | None,
-    plan: LabelPlan,
-    prompt: str,
-) -> bytes:
-    """Label and encode one image (H x W x 3, uint8). CPU-bound: call it from a worker thread."""
-    if plan.visible:
-        colours = np.ascontiguousarray(pixels[..., :3])
-        marked = labels.draw_visible(colours, labels.wording(prompt))
-        if pixels.shape[2] == 4:  # what was transparent shows the label too
-            opacity = np.where((marked != colours).any(axis=2), 255, pixels[..., 3])
-            marked = np.dstack((marked, opacity.astype(np.uint8)))
-        pixels = marked
-    xmp = labels.xmp(producer=plan.producer, produce_id=image_id) if plan.metadata else None
-    return codecs.encode(pixels, format, xmp=xmp, compression=compression)
-
-
 class Deliverer:
     """Finishes and stores drawn images and makes their links."""
 
     def __init__(
-        self, blobs: Blobs, signer: LinkSigner, is_taken: Callable[[str], Awaitable[bool]]
+        self,
+        blobs: Blobs,
+        signer: LinkSigner,
+        finisher: Finisher,
+        is_taken: Callable[[str], Awaitable[bool]],
     ) -> None:
         """`is_taken` says whether an image has this id already."""
         self._blobs = blobs
+        self._finisher = finisher
         self._is_taken = is_taken
         self._signer = signer
         # More encoders than cores would only hold more pixels at once.
@@ -165,7 +127,7 @@ class Deliverer:
             started = time.perf_counter()
             async with self._cores:
                 data = await asyncio.to_thread(
-                    finish,
+                    self._finisher.finish,
                     drawn.pixels,
                     image_id=image_id,
                     format=delivery.format,
@@ -204,16 +166,17 @@ class Deliverer:
     ) -> tuple[Size, str]:
         """A look at an unfinished image, labelled as the image will be: its size and its bytes in base64.
 
-        It is never stored, so it has no image's id: `produce_id` (its task's) is what its hidden label says.
+        It is never stored, so it has no image's id: `produce_id` (its task's) is what its hidden label says, and it
+        carries no pixel mark.
         """
         async with self._cores:
             data = await asyncio.to_thread(
-                finish,
+                self._finisher.finish,
                 pixels,
                 image_id=produce_id,
                 format=delivery.format,
                 compression=delivery.compression,
-                plan=plan,
+                plan=replace(plan, pixel=False),
                 prompt=prompt,
             )
         height, width = pixels.shape[:2]

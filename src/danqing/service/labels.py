@@ -1,20 +1,14 @@
-"""The AI-content labels of GB 45438-2025: the visible one drawn on pixels, the hidden one as XMP text.
-
-Knows pixels and text only: no account, no task, no file format.
-"""
+"""The visible AI-content label of GB 45438-2025, drawn on pixels. Knows pixels and text: no account, no task, no file format."""
 
 from __future__ import annotations
 
 import functools
-import html
 import io
-import json
 import math
 import threading
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import cast
-from xml.etree import ElementTree
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from danqing.domain.task import Pixels
 from danqing.service.prompts import is_chinese
+from danqing.settings import Corner, LabelSettings
 
 HEIGHT_SHARE = 0.05
 """The least height of the text, as a share of the image's shorter side (GB 45438-2025)."""
@@ -31,38 +26,61 @@ LEGIBLE_PX = 11
 """Small images get a larger share, up to this height, as far as the label still fits."""
 CONTRAST_MIN = 4.5
 """Text to ground, as WCAG 2.2 section 1.4.3 defines it."""
+CORRELATION_MIN = 0.8
+"""Between a visible label's ink and what is where it should be."""
 
 _PAD_X, _PAD_Y = 0.42, 0.32  # inside the plate, in text heights
 _PLATE_ALPHA_MIN = 0.22  # a faint plate even where none is needed: every label looks of one kind
 _WHITE_BIAS = 0.25  # on middle tones white on darkened glass reads better than black on lightened
 _WHITE, _BLACK = 1.0, 0.07  # the text's two colours, as sRGB grey
 
-XMP_NAMESPACE = "http://www.tc260.org.cn/ns/AIGC/1.0/"
-_XMP_CHARS_MAX = 65_536
-_XMP = """\
-<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
-<rdf:Description rdf:about="" xmlns:TC260="{namespace}">
-<TC260:AIGC>{value}</TC260:AIGC>
-</rdf:Description></rdf:RDF></x:xmpmeta>"""
-
 Alpha = npt.NDArray[np.float32]
 """Coverage or light, 0-1."""
 
 
-def wording(prompt: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which corner, and how far from its edges as a share of the image's shorter side."""
+
+    corner: Corner = "bottom-right"
+    margin_share: float = MARGIN_SHARE
+
+
+BOTTOM_RIGHT = Place()
+
+
+def wording(prompt: str, settings: LabelSettings) -> str:
     """The visible label's words in the prompt's language."""
-    return "AI生成" if is_chinese(prompt) else "AI-generated"
+    return settings.text_chinese if is_chinese(prompt) else settings.text_english
 
 
-def draw_visible(pixels: Pixels, text: str) -> Pixels:
-    """A copy of the H x W x 3 uint8 image with `text` in its lower right corner.
+def unprintable(text: str) -> str:
+    """Those signs of a text that the label's font has not."""
+    with _drawing:
+        font = ImageFont.truetype(
+            io.BytesIO(_font_data()), 20, layout_engine=ImageFont.Layout.BASIC
+        )
+        missing = _drawn(font, "\U000f0000")
+        return "".join(
+            sign for sign in text if not sign.isspace() and _drawn(font, sign) == missing
+        )
+
+
+def _drawn(font: ImageFont.FreeTypeFont, sign: str) -> bytes:
+    canvas = Image.new("L", (40, 40))
+    ImageDraw.Draw(canvas).text((5, 5), sign, fill=255, font=font)
+    return canvas.tobytes()
+
+
+def draw_visible(pixels: Pixels, text: str, place: Place = BOTTOM_RIGHT) -> Pixels:
+    """A copy of the H x W x 3 uint8 image with `text` in one of its corners.
 
     The text's ink is at least 5 % of the shorter side high. Its plate is like frosted glass: it
     blurs the ground, and tints it as strongly as a contrast of 4.5 needs and no stronger.
     """
     height, width, _ = pixels.shape
-    box = _fitted(text, width, height)
-    top, left = max(0, height - box.margin - box.height), max(0, width - box.margin - box.width)
+    box = _fitted(text, width, height, place.margin_share)
+    top, left = box.corner(width, height, place.corner)
     out = pixels.copy()
     patch = out[top : top + box.height, left : left + box.width]
     # An image smaller than any label gets its lower right part.
@@ -76,6 +94,32 @@ def draw_visible(pixels: Pixels, text: str) -> Pixels:
     ground += (np.float32(text_grey) - ground) * ink
     patch[:] = np.rint(ground * 255).astype(np.uint8)
     return out
+
+
+def shows(pixels: Pixels, text: str, margin_share: float = MARGIN_SHARE) -> bool:
+    """Whether a label of ours with `text` stands in a corner of the H x W x 3 uint8 image, or within two pixels of it.
+
+    What is there is correlated with the text's ink, inside the plate: nothing else looks like it.
+    """
+    height, width, _ = pixels.shape
+    box = _fitted(text, width, height, margin_share)
+    if box.height > height or box.width > width:
+        return False
+    inside = box.plate > 0.99
+    ink = box.ink - box.ink[inside].mean()
+    ink[~inside] = 0
+    for corner in get_args(Corner):
+        top, left = box.corner(width, height, corner)
+        for y in range(max(0, top - 2), min(top + 2, height - box.height) + 1):
+            for x in range(max(0, left - 2), min(left + 2, width - box.width) + 1):
+                patch = (
+                    pixels[y : y + box.height, x : x + box.width].astype(np.float32).mean(axis=2)
+                )
+                there = patch[inside] - patch[inside].mean()
+                norm = float(np.linalg.norm(there) * np.linalg.norm(ink))
+                if abs(float(there @ ink[inside])) > CORRELATION_MIN * max(norm, 1e-6):
+                    return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +138,21 @@ class _Box:
     def width(self) -> int:
         return self.plate.shape[1]
 
+    def corner(self, width: int, height: int, corner: Corner) -> tuple[int, int]:
+        """Its top and left in an image of this size."""
+        upright, level = corner.split("-")
+        top = self.margin if upright == "top" else height - self.margin - self.height
+        left = self.margin if level == "left" else width - self.margin - self.width
+        return max(0, min(top, height - self.height)), max(0, min(left, width - self.width))
+
 
 _drawing = threading.Lock()  # FreeType faces are not made for several threads
 
 
 @functools.lru_cache(maxsize=64)
-def _fitted(text: str, width: int, height: int) -> _Box:
+def _fitted(text: str, width: int, height: int, margin_share: float) -> _Box:
     """The label for an image of this size: the tallest up to LEGIBLE_PX that fits, or the least."""
-    margin = round(min(width, height) * MARGIN_SHARE)
+    margin = round(min(width, height) * margin_share)
     least = math.ceil(min(width, height) * HEIGHT_SHARE)
     for ink_px in range(max(least, LEGIBLE_PX), least, -1):
         box = _boxed(text, ink_px, margin)
@@ -117,9 +168,14 @@ def _boxed(text: str, ink_px: int, margin: int) -> _Box:
     return _Box(ink, _rounded(*ink.shape), margin)
 
 
+@functools.cache
+def _font_data() -> bytes:
+    return files("danqing.service").joinpath("assets", "NotoSansCJKsc-Bold-labels.otf").read_bytes()
+
+
 def _ink(text: str, ink_px: int) -> Alpha:
     """The text, trimmed to its ink, whose solid part is at least `ink_px` high."""
-    data = files("danqing.service").joinpath("assets", "NotoSansCJKsc-Bold-labels.otf").read_bytes()
+    data = _font_data()
     size = ink_px
     while True:
         with _drawing:
@@ -172,53 +228,3 @@ def _linear(srgb: Alpha) -> Alpha:
 
 def _srgb(linear: float) -> float:
     return 12.92 * linear if linear <= 0.0031308 else 1.055 * linear ** (1 / 2.4) - 0.055
-
-
-def xmp(*, producer: str, produce_id: str) -> str:
-    """The hidden label as an XMP packet: property TC260:AIGC in the form of TC260's practice guide.
-
-    Label "1" says that the content is made by AI. `producer` is the service's name or code.
-    """
-    fields = {
-        "Label": "1",
-        "ContentProducer": producer,
-        "ProduceID": produce_id,
-        "ReservedCode1": "",
-        "ContentPropagator": "",
-        "PropagateID": "",
-        "ReservedCode2": "",
-    }
-    value = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
-    return _XMP.format(namespace=XMP_NAMESPACE, value=html.escape(value))
-
-
-def read_xmp(packet: str) -> dict[str, str] | None:
-    """The AIGC fields of an XMP packet from anywhere; None when it holds none that can be read.
-
-    Takes the property as an element or as an attribute.
-    """
-    if len(packet) > _XMP_CHARS_MAX or "<!" in packet:  # no DTD: XMP has none, attackers do
-        return None
-    name = f"{{{XMP_NAMESPACE}}}AIGC"
-    try:
-        root = ElementTree.fromstring(packet.strip("\0\ufeff \r\n\t"))  # noqa: S314 - no DTD, short
-    except ElementTree.ParseError:
-        return None
-    values = [element.attrib.get(name) or "" for element in root.iter()]
-    values += [element.text or "" for element in root.iter(name)]
-    return read_value(next(filter(None, values), ""))
-
-
-def read_value(text: str) -> dict[str, str] | None:
-    """The AIGC fields of a label's JSON, also inside the deviant {"AIGC": {…}}; None where it is none."""
-    if len(text) > _XMP_CHARS_MAX:
-        return None
-    try:
-        found: object = json.loads(text)
-        if isinstance(found, dict) and "AIGC" in found:
-            found = cast("dict[str, object]", found)["AIGC"]
-        if not isinstance(found, dict) or "Label" not in found:
-            return None
-        return {str(key): str(value) for key, value in cast("dict[str, object]", found).items()}
-    except (ValueError, RecursionError):
-        return None

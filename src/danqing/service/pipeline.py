@@ -35,8 +35,9 @@ from danqing.observability.logging import get_logger
 from danqing.service.auth import Principal
 from danqing.service.blocks import Blocks
 from danqing.service.calls import Accepted, Call, Outcome, Work
-from danqing.service.delivery import LabelPlan, Life
+from danqing.service.delivery import Life
 from danqing.service.drawing import Artist
+from danqing.service.finishing import LabelPlan
 from danqing.service.gallery import Gallery
 from danqing.service.ledger import KeyInUse, Ledger, StaleTask
 from danqing.service.ratelimit import RateLimiter, Taken

@@ -141,16 +141,16 @@ class PixelMarker:
                 residual = _residual(np.clip(seen, 0, 255))
                 limits = _limits(residual)
                 lacking = wanted - signs * self._correlated(np.clip(residual / limits, -1, 1))
-                slope = (
-                    np.abs(residual) < 1.25 * limits
-                ) / limits  # beyond the limit nothing moves
+                # Beyond the limit nothing moves.
+                slope = (np.abs(residual) < 1.25 * limits).astype(np.float32) / limits
                 if gain is not None:
                     slope *= gain
-                effect = self._correlated(self._polarity * (slope * weight) ** 2)
+                effect = self._correlated(self._polarity * np.square(slope * weight))
                 change = np.where(lacking > 0, 0.8, 0.4) * lacking / (0.6 * effect + 1e-4)
                 strength[at] = np.clip(strength[at] + change, 0, 300)
                 amplitude += strength[at][self._owner].reshape(_GRID, _GRID) * slope
-            pattern = np.clip(amplitude * weight**2, 0, _AMPLITUDE_MAX * weight) * polarity
+            pattern = np.minimum(np.maximum(amplitude * weight**2, 0), _AMPLITUDE_MAX * weight)
+            pattern *= polarity
             rms = float(np.sqrt((_as_it_arrives(pattern) ** 2).mean()))
             pattern *= np.float32(min(1.0, _RMS_MAX / max(rms, 1e-6)))
         return pattern
@@ -199,19 +199,20 @@ def _texture(small: Plane, cells: Plane) -> Plane:
     luma = (small @ _LUMA).reshape(_GRID, 2, _GRID, 2)
     fine = np.sqrt(np.abs(luma - cells[:, None, :, None])).mean(axis=(1, 3))
     coarse = np.sqrt(np.abs(_residual(cells)))
-    return _blurred(coarse, 2.0) ** 2 + _blurred(fine, 2.0) ** 2
+    return np.square(_blurred(coarse, 2.0)) + np.square(_blurred(fine, 2.0))
 
 
 def _blurred(plane: Plane, sigma: float) -> Plane:
     kernel = _gaussian(sigma)
-    return kernel @ plane @ kernel.T
+    return np.asarray(kernel @ plane @ kernel.T, np.float32)
 
 
 @functools.cache
 def _gaussian(sigma: float) -> Plane:
     at = np.arange(_GRID)
-    kernel = np.exp(-0.5 * ((at[:, None] - at[None, :]) / sigma) ** 2)
-    return (kernel / kernel.sum(axis=1, keepdims=True)).astype(np.float32)
+    kernel = np.exp(-0.5 * np.square((at[:, None] - at[None, :]) / sigma)).astype(np.float32)
+    total: Plane = kernel.sum(axis=1, keepdims=True, dtype=np.float32)
+    return kernel / total
 
 
 def _interpolator(length: int) -> Plane:
@@ -220,8 +221,9 @@ def _interpolator(length: int) -> Plane:
     distance = np.abs(at[:, None] - np.arange(_GRID)[None, :]).astype(np.float32)
     near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-    kernel = np.where(distance < 1, near, np.where(distance < 2, far, 0))
-    return (kernel / kernel.sum(axis=1, keepdims=True)).astype(np.float32)
+    kernel = np.where(distance < 1, near, np.where(distance < 2, far, 0)).astype(np.float32)
+    total: Plane = kernel.sum(axis=1, keepdims=True, dtype=np.float32)
+    return kernel / total
 
 
 @functools.lru_cache(maxsize=8)
@@ -237,7 +239,7 @@ def _arriving() -> Plane:
 
 def _as_it_arrives(pattern: Plane) -> Plane:
     kernel = _arriving()
-    return kernel @ pattern @ kernel.T
+    return np.asarray(kernel @ pattern @ kernel.T, np.float32)
 
 
 def _add(pixels: Pixels, pattern: Plane) -> Pixels:

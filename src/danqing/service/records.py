@@ -15,7 +15,8 @@ from danqing.domain.errors import DanqingError, NotFound
 from danqing.domain.sizes import Size
 from danqing.domain.task import Delivery, ImageSource, ImageTask, SafetyLevel, StreamHead
 from danqing.service.calls import Work
-from danqing.service.delivery import LabelPlan, Life
+from danqing.service.delivery import Life
+from danqing.service.finishing import LabelPlan
 from danqing.service.upstream import Upstream
 
 Json = Mapping[str, Any]

@@ -73,13 +73,33 @@ def read_pixels(data: bytes, *, pixels_max: int) -> Pixels:
     )
 
 
-def _guarded(data: bytes, pixels_max: int, read: Callable[[bytes, Image.Image], T]) -> T:
+def read_any(data: bytes, *, pixels_max: int) -> Pixels:
+    """A picture's pixels as they are stored, H x W x 3, whatever its shape; opacity is left out.
+
+    Raises ValueError saying what is wrong.
+    """
+    return _guarded(
+        data,
+        pixels_max,
+        lambda _, image: np.array(_eight_bits(image).convert("RGB")),
+        any_shape=True,
+    )
+
+
+def _guarded(
+    data: bytes,
+    pixels_max: int,
+    read: Callable[[bytes, Image.Image], T],
+    *,
+    any_shape: bool = False,
+) -> T:
     if not data:
         raise ValueError("is empty")
     _refuse_other_kinds(data)
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:  # reads the head alone
-            _check_size(image.size, pixels_max)
+            if not any_shape or image.width * image.height > pixels_max:
+                _check_size(image.size, pixels_max)
             _check_build(data, image, pixels_max)
             image.load()
             return read(data, image)

@@ -34,7 +34,7 @@ class Metadata:
     aigc: str | None = None
 
 
-def read(data: bytes) -> Metadata:
+def read(data: bytes, *, pixels_max: int = PIXELS_MAX) -> Metadata:
     """Read a file's size and text; where it has several texts of one kind, the first.
 
     Raises ValueError where it is no PNG, JPEG or WebP, is damaged, or has too many pixels.
@@ -52,8 +52,10 @@ def read(data: bytes) -> Metadata:
         raise ValueError("a damaged image") from None
     if not found.width or not found.height:
         raise ValueError("a damaged image: it has no size")
-    if found.width * found.height > PIXELS_MAX:
-        raise ValueError(f"too large: {found.width} x {found.height} pixels")
+    if found.width * found.height > pixels_max:
+        raise ValueError(
+            f"too large: {found.width} x {found.height} pixels, at most {pixels_max} in all are read"
+        )
     return found
 
 

@@ -1,0 +1,30 @@
+"""Makes what labels images and reads labels, as the settings ask for. Like app.py it may know every floor below; it knows no server."""
+
+from __future__ import annotations
+
+from danqing.domain.errors import DanqingError
+from danqing.service import labels
+from danqing.service.finishing import Finisher, Secrets
+from danqing.service.inspection import Inspector
+from danqing.service.keys import KeyFile
+from danqing.settings import Settings, SettingsError
+
+
+def make_finisher(settings: Settings, keys: KeyFile | None) -> Finisher:
+    """Raises SettingsError where the label's font cannot write the label's text."""
+    for name in ("text_chinese", "text_english"):
+        if missing := labels.unprintable(getattr(settings.labels, name)):
+            raise SettingsError(f"labels.{name}: the label's font has no '{missing}'")
+    return Finisher(settings.labels, None if keys is None else Secrets.of(keys))
+
+
+def make_inspector(settings: Settings, keys: KeyFile | None) -> Inspector:
+    return Inspector(settings.labels, None if keys is None else Secrets.of(keys))
+
+
+def found_keys(settings: Settings) -> KeyFile | None:
+    """The key file of these settings; None where there is none that can be read."""
+    try:
+        return KeyFile(settings.key_file)
+    except DanqingError:
+        return None

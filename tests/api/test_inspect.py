@@ -1,0 +1,169 @@
+"""Inspecting pictures over HTTP: what a server drew it knows again, in every format and after changes; bad files get clear errors."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from tests.conftest import LiveServer as Server
+
+ROUTE = "/v1/images/inspect"
+
+
+def drawn(server: Server, format: str, **body: object) -> tuple[str, bytes]:
+    """An image of a fresh task: its id in its link, and its file."""
+    if format == "png":
+        path, asked = "/paas/v4/images/generations", {"model": "cogview-4", "size": "512x512"}
+    else:  # gpt-image's answers are base64; its links are with the task
+        path, asked = "/v1/images/generations", {"model": "gpt-image-1", "size": "1024x1024"}
+        asked |= {"output_format": format}
+    answer = server.client.post(path, json={"prompt": "a red cat"} | asked | body)
+    assert answer.status_code == 200, answer.text
+    task = server.client.get(f"/v1/images/tasks/{answer.headers['x-danqing-task']}").json()
+    url = task["data"][0]["url"]
+    return url.rpartition("/")[2].partition(".")[0], server.client.get(url).content
+
+
+def inspected(server: Server, data: bytes) -> dict[str, object]:
+    answer = server.client.post(ROUTE, files={"image": ("a", data)})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
+def test_an_image_of_ours_is_known_again(live: Server, format: str) -> None:
+    image_id, data = drawn(live, format)
+    found = inspected(live, data)
+    assert found["image_id"] == found["pixel_mark"] == image_id
+    assert found["visible"] is (format == "png")  # CogView's rule; gpt-image's is without
+    assert found["ours"] is found["pixels_unchanged"] is True
+    assert found["metadata"]["ProduceID"] == image_id
+    as_json = {"image": f"data:image/{format};base64,{base64.b64encode(data).decode()}"}
+    assert live.client.post(ROUTE, json=as_json).json() == found
+    assert live.client.post(ROUTE, json={"image": base64.b64encode(data).decode()}).json() == found
+
+
+def test_what_was_changed_since_shows(live: Server) -> None:
+    image_id, data = drawn(live, "png")
+    with Image.open(io.BytesIO(data)) as image:
+        packet = image.info["XML:com.adobe.xmp"]
+        # Encoded anew without loss, the label kept: nothing has changed.
+        info = PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", packet)
+        out = io.BytesIO()
+        image.save(out, "PNG", pnginfo=info, optimize=True)
+        assert inspected(live, out.getvalue())["pixels_unchanged"] is True
+        # One pixel painted over.
+        image.putpixel((3, 3), (1, 2, 3))
+        out = io.BytesIO()
+        image.save(out, "PNG", pnginfo=info)
+        found = inspected(live, out.getvalue())
+        assert found["pixels_unchanged"] is False
+        assert found["ours"] is True
+        assert found["image_id"] == image_id
+        # The metadata lost, smaller and in another format: the pixels still tell.
+        out = io.BytesIO()
+        image.resize((384, 384)).save(out, "JPEG", quality=80)
+        found = inspected(live, out.getvalue())
+        assert found["metadata"] is found["pixels_unchanged"] is None
+        assert found["image_id"] == found["pixel_mark"] == image_id
+    # The label on a stranger's picture.
+    out = io.BytesIO()
+    Image.new("RGB", (300, 300), "teal").save(out, "PNG", pnginfo=info)
+    found = inspected(live, out.getvalue())
+    assert found["pixel_mark"] is None
+    assert found["pixels_unchanged"] is False
+    # Somebody else's name in our label.
+    info = PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", packet.replace("Danqing", "Somebody", 1))
+    out = io.BytesIO()
+    Image.open(io.BytesIO(data)).save(out, "PNG", pnginfo=info)
+    found = inspected(live, out.getvalue())
+    assert found["metadata"]["ContentProducer"] == "Somebody"
+    assert found["pixels_unchanged"] is None
+    assert found["pixel_mark"] == image_id
+
+
+def bad_files() -> dict[str, bytes]:
+    out = io.BytesIO()
+    Image.effect_noise((64, 64), 80).convert("RGB").save(out, "PNG")
+    whole = out.getvalue()
+    lying = whole[:16] + (60_000).to_bytes(4, "big") * 2 + whole[24:]
+    return {
+        "empty": b"",
+        "text": b"hello",
+        "truncated": whole[: len(whole) // 2],
+        "head alone": whole[:40],
+        "lying": lying,
+        "svg": b"<svg/>",
+        "gif": b"GIF89a" + b"\0" * 40,
+    }
+
+
+@pytest.mark.parametrize("name", list(bad_files()))
+def test_what_is_no_image_gets_a_clear_error(live: Server, name: str) -> None:
+    answer = live.client.post(ROUTE, files={"image": ("a.png", bad_files()[name])})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == "image"
+    assert "image" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "image"),
+        ({"image": 3}, "image"),
+        ({"image": "data:text/plain;base64,AAAA"}, "image"),
+        ({"image": "http://somewhere/a.png"}, "image"),
+        ({"image": "AAAA", "picture": "AAAA"}, "picture"),
+    ],
+)
+def test_bodies_without_an_image(live: Server, body: dict[str, object], param: str) -> None:
+    answer = live.client.post(ROUTE, json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+
+
+def test_strangers_inspect_nothing(live: Server) -> None:
+    answer = live.client.post(ROUTE, json={"image": "AAAA"}, headers={"authorization": "Bearer no"})
+    assert answer.status_code == 401
+
+
+def test_a_picture_of_one_pixel(live: Server) -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(out, "PNG")
+    found = inspected(live, out.getvalue())
+    assert found["image_id"] is found["pixel_mark"] is None
+    assert found["visible"] is found["ours"] is False
+
+
+EXIFTOOL = shutil.which("exiftool")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    EXIFTOOL is None, reason="needs exiftool (apt-get install libimage-exiftool-perl)"
+)
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
+def test_exiftool_reads_our_label(live: Server, tmp_path: Path, format: str) -> None:
+    assert EXIFTOOL is not None
+    image_id, data = drawn(live, format)
+    file = tmp_path / f"a.{format}"
+    file.write_bytes(data)
+    told = subprocess.run([EXIFTOOL, "-j", "-XMP:all", file], capture_output=True, check=True)
+    fields = json.loads(json.loads(told.stdout)[0]["Aigc"])
+    assert fields["Label"] == "1"
+    assert fields["ProduceID"] == image_id
+    # A metadata editor's work leaves the seal whole.
+    subprocess.run([EXIFTOOL, "-q", "-overwrite_original", "-XMP:Title=mine", file], check=True)
+    found = inspected(live, file.read_bytes())
+    assert found["pixels_unchanged"] is True
+    assert found["metadata"] == fields
