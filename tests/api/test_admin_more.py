@@ -281,7 +281,7 @@ def test_our_own_failures_have_the_same_shape_and_tell_nothing(fault: Exception)
 
 
 def test_the_reference_shows_the_routes(live: LiveServer) -> None:
-    page = live.client.get("/docs").text
+    page = live.client.get("/docs").text.replace("<wbr>", "")  # where long names may break
     paths = live.client.get("/openapi.json").json()["paths"]
     for path in ("/admin/v1/accounts/{account}/grants", "/account/v1/sign-up"):
         assert path in page

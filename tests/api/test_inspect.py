@@ -51,6 +51,20 @@ def test_an_image_of_ours_is_known_again(live: Server, format: str) -> None:
     assert live.client.post(ROUTE, json={"image": base64.b64encode(data).decode()}).json() == found
 
 
+def test_a_thing_without_its_background_is_known_again(server: Server) -> None:
+    body = {"model": "gpt-image-1", "prompt": "a red apple", "size": "1024x1024"}
+    answer = server.client.post(
+        "/v1/images/generations", json=body | {"background": "transparent", "seed": 3}
+    )
+    data = base64.b64decode(answer.json()["data"][0]["b64_json"])
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.mode == "RGBA"
+        assert image.getextrema()[3] == (0, 255)
+    found = inspected(server, data)
+    assert found["pixel_mark"] == found["metadata"]["ProduceID"] == found["image_id"]
+    assert found["ours"] is found["pixels_unchanged"] is True
+
+
 def test_what_was_changed_since_shows(live: Server) -> None:
     image_id, data = drawn(live, "png")
     with Image.open(io.BytesIO(data)) as image:
