@@ -146,6 +146,31 @@ def test_bodies_without_an_image(live: Server, body: dict[str, object], param: s
     assert answer.json()["error"]["param"] == param
 
 
+def test_a_sealed_picture_that_no_decoder_shows_vouches_for_no_other(live: Server) -> None:
+    _, webp = drawn(live, "webp")
+    sealed = webp[webp.index(b"VP8 ") :]  # and the label behind it
+    other = io.BytesIO()
+    Image.new("RGB", (1024, 1024), "red").save(other, "WEBP")
+    for forged in (other.getvalue() + sealed, other.getvalue() + sealed[:-1]):
+        assert inspected(live, forged)["pixels_unchanged"] is not True
+    _, png = drawn(live, "png")
+    with Image.open(io.BytesIO(png)) as still:
+        text, red = PngInfo(), Image.new("RGB", still.size, "red")
+        text.add_itxt("XML:com.adobe.xmp", still.text["XML:com.adobe.xmp"])
+        for frames, unchanged in (([], True), ([red, red], False)):
+            out = io.BytesIO()
+            moving = {"save_all": True, "append_images": frames, "default_image": True}
+            still.save(out, "PNG", pnginfo=text, **(moving if frames else {}))
+            assert inspected(live, out.getvalue())["pixels_unchanged"] is unchanged
+
+
+def test_a_label_of_half_a_character(live: Server) -> None:
+    text, out = PngInfo(), io.BytesIO()
+    text.add_text("AIGC", '{"Label":"\\ud800","ProduceID":"\\udfff\\ud83d\\ude00"}')
+    Image.new("RGB", (64, 64)).save(out, "PNG", pnginfo=text)
+    assert inspected(live, out.getvalue())["metadata"] == {"Label": "�", "ProduceID": "�😀"}
+
+
 def test_strangers_inspect_nothing(live: Server) -> None:
     answer = live.client.post(ROUTE, json={"image": "AAAA"}, headers={"authorization": "Bearer no"})
     assert answer.status_code == 401

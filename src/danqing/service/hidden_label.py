@@ -107,7 +107,10 @@ def read_xmp(packet: str) -> dict[str, str] | None:
 
 
 def read_value(text: str) -> dict[str, str] | None:
-    """The AIGC fields of a label's JSON, also inside the deviant {"AIGC": {…}}; None where it is none."""
+    """The AIGC fields of a label's JSON, also inside the deviant {"AIGC": {…}}; None where it is none.
+
+    Half a surrogate pair, which JSON may have and no answer, becomes the sign for what cannot be shown.
+    """
     if len(text) > _XMP_CHARS_MAX:
         return None
     try:
@@ -116,6 +119,11 @@ def read_value(text: str) -> dict[str, str] | None:
             found = cast("dict[str, object]", found)["AIGC"]
         if not isinstance(found, dict) or "Label" not in found:
             return None
-        return {str(key): str(value) for key, value in cast("dict[str, object]", found).items()}
+        fields = cast("dict[str, object]", found)
+        return {_sound(str(key)): _sound(str(value)) for key, value in fields.items()}
     except (ValueError, RecursionError):
         return None
+
+
+def _sound(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -27,6 +27,7 @@ _JPEG_XMP_BYTES_MAX = 65_533 - len(_JPEG_XMP)
 _JPEG_SAYS_NOTHING = frozenset({*range(0xE0, 0xEE), 0xEF, 0xFE})
 """APPn and COM; APP14 (Adobe) says how colours are coded."""
 _WEBP_ALPHA, _WEBP_XMP = 0x10, 0x04  # flags of VP8X
+_WEBP_CODED = (b"ALPH", b"VP8 ")
 
 
 def with_xmp(data: bytes, packet: str) -> bytes:
@@ -73,18 +74,28 @@ def _webp_with_xmp(data: bytes, xmp: bytes) -> bytes:
 def digest(data: bytes, pixels: Pixels | None = None) -> tuple[Method, bytes]:
     """How a file's picture was digested, and its SHA-256. Raises ValueError where it cannot be read.
 
-    `pixels`, where the caller has them, saves decoding a PNG.
+    `pixels`, where the caller has them, saves decoding a PNG. An animation shows more than one picture: the whole
+    file is digested, so that it is never a still one's.
     """
     try:
         if data.startswith(b"\xff\xd8"):
             return "coded", _hashed(_jpeg_parts(data))
         if data[:4] == b"RIFF":
-            kinds = dict(_webp_chunks(data))
+            chunks = list(_webp_chunks(data))
+            kinds = {kind for kind, _ in chunks}
             if b"VP8L" not in kinds and b"ANMF" not in kinds:
-                return "coded", _hashed(kinds[kind] for kind in (b"ALPH", b"VP8 ") if kind in kinds)
+                # Each of them: which of two a decoder takes is its own affair.
+                return "coded", _hashed(body for kind, body in chunks if kind in _WEBP_CODED)
+        if pixels is None and _moves(data):
+            return "pixels", _hashed(iter([data]))
         return "pixels", _hashed(_pixel_parts(_decoded(data) if pixels is None else pixels))
     except (struct.error, IndexError, OSError, SyntaxError) as error:
         raise ValueError("a damaged image") from error
+
+
+def _moves(data: bytes) -> bool:
+    with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image:
+        return getattr(image, "n_frames", 1) != 1
 
 
 def _decoded(data: bytes) -> Pixels:
@@ -129,8 +140,9 @@ def _jpeg_parts(data: bytes) -> Iterator[bytes | memoryview]:
 
 
 def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    at = 12
-    while at + 8 <= len(data):
+    """As far as the file says that it goes: what lies behind, no decoder looks at."""
+    at, end = 12, min(len(data), 8 + struct.unpack_from("<I", data, 4)[0])
+    while at + 8 <= end:
         kind, length = struct.unpack_from("<4sI", data, at)
         yield kind, data[at + 8 : at + 8 + length]
         at += 8 + length + (length & 1)
