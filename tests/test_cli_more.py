@@ -168,7 +168,8 @@ def test_inspect_shows_no_strangers_terminal_codes(tmp_path: Path) -> None:
     assert len(shown.splitlines()) == 5
     told = run("inspect", path, "--json").stdout
     assert told.isascii()
-    assert json.loads(told)["metadata"] == value
+    half = value["ContentProducer"].replace("\ud800", "\ufffd")  # half a pair is no text
+    assert json.loads(told)["metadata"] == value | {"ContentProducer": half}
 
 
 def test_inspect_says_what_is_wrong(tmp_path: Path) -> None:
