@@ -1,7 +1,8 @@
 """`python -m tests.null_server serve …`: the real server with a family that draws one colour in no time.
 
 NULL_STEP_S makes each denoising step last that long. NULL_SHUTDOWN_S and NULL_KEEP_ALIVE_S shorten what would
-make a test wait.
+make a test wait. Images carry no pixel mark unless DANQING_LABELS__PIXEL_MARK asks for it: it takes longer than
+all else that this server does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from danqing.api import streams
 from danqing.cli import serve
 from tests.engine.null_family import NullFamily
 
+os.environ.setdefault("DANQING_LABELS__PIXEL_MARK", "false")
 STEP_S = float(os.environ.get("NULL_STEP_S", "0"))
 
 app.FAMILY_FACTORY = "tests.engine.null_family:from_environment"

@@ -106,7 +106,7 @@ def test_a_stream_that_breaks(client: openai.OpenAI, node: Sdk) -> None:
 def test_a_stream_that_cannot_begin(client: openai.OpenAI, callers: Callers) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.images.generate(**GPT | {"prompt": REFUSED_PROMPT}, stream=True)
-    assert refused.value.code == "content_policy_violation"
+    assert refused.value.code == "moderation_blocked"
     with pytest.raises(openai.RateLimitError):
         client.with_options(api_key=callers.poor).images.generate(**GPT, stream=True)
 

@@ -178,7 +178,7 @@ def test_guidance_is_on_where_the_pipelines_have_it(families: Any) -> None:
         assert families["cogview4"].guided(job) is cogview4
         assert families["qwen_image"].guided(job) is qwen
         for family in families.values():
-            assert family.batch_key(job)[-1] is family.guided(job)
+            assert family.batch_key(job)[-2] is family.guided(job)
             assert (family.encode([job])[0].negative is not None) is family.guided(job)
 
 
