@@ -15,8 +15,8 @@ from tests.conftest import LiveServer, start_server, stop_server
 def live(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LiveServer]:
-    """A server that draws nothing much; its client is the operator."""
-    environment = {}
+    """A server that draws nothing much, with every label in place; its client is the operator."""
+    environment = {"DANQING_LABELS__PIXEL_MARK": "true"}
     if request.param == "postgresql":
         environment["DANQING_DATABASE_URL"] = request.getfixturevalue("postgres").create_database()
     folder = tmp_path_factory.mktemp("admin") / "data"
