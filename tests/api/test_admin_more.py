@@ -223,6 +223,49 @@ def test_blocked_end_users(live: LiveServer) -> None:
     assert draw("eve").status_code == 200
 
 
+def test_images_without_the_label_are_listed_after_their_account_is_gone(live: LiveServer) -> None:
+    account_id = made(live, "unlabelled")["id"]
+    signed = {"version": "1", "signer": "Ms Li"}
+    assert live.client.post("/admin/v1/accounts/unlabelled/waivers", json=signed).status_code == 201
+    body = {"model": "cogview-4", "prompt": "a cat", "size": "512x512", "user_id": "reader-7"}
+    path = "/paas/v4/images/generations"
+    headers = {"authorization": f"Bearer {token_of(live, 'unlabelled')['token']}"}
+    for switch in (True, False, False):
+        asked = body | {"watermark_enabled": switch}
+        assert live.client.post(path, json=asked, headers=headers).status_code == 200
+    assert live.client.delete("/admin/v1/accounts/unlabelled").status_code == 204
+
+    def page(**query: object) -> dict:
+        answer = live.client.get("/admin/v1/unlabelled", params={"account": account_id} | query)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    whole = page()
+    first, second = whole["data"]
+    assert not whole["has_more"]
+    assert first["object"] == "image.unlabelled"
+    assert (first["account_id"], first["account"]) == (account_id, f"deleted-{account_id}")
+    assert (first["end_user"], first["signer"], first["model"]) == (
+        "reader-7",
+        "Ms Li",
+        "cogview-4",
+    )
+    assert (first["size"], first["label_metadata"], len(first["sha256"])) == ("512x512", True, 64)
+    assert page(limit=1) == whole | {"data": [first], "last_id": first["id"], "has_more": True}
+    assert page(after=first["id"])["data"] == [second]
+    bad = live.client.get("/admin/v1/unlabelled", params={"after": "yesterday"})
+    refused(bad, 400, "after")
+    token = token_of(live, "operator", scopes=["draw"])["token"]
+    denied = {"authorization": f"Bearer {token}"}
+    assert live.client.get("/admin/v1/unlabelled", headers=denied).status_code == 403
+
+    lines = live.cli("images", "unlabelled", "--account", account_id, "--json").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == whole["data"]
+    told = live.cli("images", "unlabelled", "--after", first["id"]).stdout.splitlines()
+    cells = told[0].split("\t")
+    assert (cells[0], cells[5]) == (second["id"], second["image_id"])
+
+
 # The trail
 
 

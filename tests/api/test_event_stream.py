@@ -46,7 +46,7 @@ class Stage:
         self.reads.set()
         self.ends: list[str] = []
         self.was_cancelled = False
-        principal = Principal("a", "a", "t", False, frozenset(), False, 1000, None, None)
+        principal = Principal("a", "a", "t", None, frozenset(), False, 1000, None, None)
         card = CARDS["gpt-image-1"]
         task = ImageTask(card.name, "a cat", Size(64, 64), "high")
         delivery = Delivery("b64_json", stream=True)

@@ -41,7 +41,13 @@ NEW_SINCE_0001 = {
         "block_level": None,
     },
     "tokens": {"kind": "key", "scopes": "draw", "models": None, "budget_total": None},
-    "tasks": {"client_key": None, "fingerprint": None, "background": False, "draws": 1},
+    "tasks": {
+        "client_key": None,
+        "fingerprint": None,
+        "background": False,
+        "draws": 1,
+        "waiver_id": None,
+    },
     "redeem_codes": {"kind": "credit", "expires_ms": None, "created_by": None},
     "images": {"link_version": 0, "label_pixel": False},
 }
@@ -252,9 +258,33 @@ def test_waivers_are_moved(old_url: str) -> None:
             )
             facts = await books.db.read(lambda conn: queries.token_facts(conn, token_id))
             assert facts is not None
-            assert (facts.waiver, facts.scopes, facts.price_permille) == (True, "draw", 1000)
+            assert facts.waiver_id is not None
+            assert (facts.scopes, facts.price_permille) == ("draw", 1000)
 
     asyncio.run(main())
+
+
+def test_older_tasks_without_a_label_find_their_waiver(old_url: str) -> None:
+    """Also one that is older than the account's only waiver, and nobody's task of an account without one."""
+
+    def ask(connection: Connection) -> None:
+        for number, found in enumerate(connection.execute(text("SELECT id FROM tasks")).scalars()):
+            label = "true" if number == 0 else "false"
+            request = f'{{"task": {{"prompt": "", "ai_label": {label}}}}}'
+            values = {"id": found, "request": request}
+            connection.execute(text("UPDATE tasks SET request = :request WHERE id = :id"), values)
+
+    in_transaction(old_url, ask)
+    schema.upgrade(old_url)
+    after = in_transaction(old_url, as_dicts)
+    waivers = {row["account_id"]: row["id"] for row in after["waivers"]}
+    assert len(waivers) == 1
+    unlabelled = [row for row in after["tasks"] if not row["request"]["task"]["ai_label"]]
+    assert 2 < len(unlabelled) == len(after["tasks"]) - 1
+    for row in after["tasks"]:
+        expected = waivers.get(row["account_id"]) if row in unlabelled else None
+        assert row["waiver_id"] == expected
+    assert {row["waiver_id"] is None for row in unlabelled} == {True, False}
 
 
 def test_the_books_go_on(old_url: str) -> None:

@@ -1,4 +1,4 @@
-"""/admin/v1 but for accounts: tokens, codes, end users, refusals, audit trail, ledger check. Knows the services; no rule.
+"""/admin/v1 but for accounts: tokens, codes, end users, refusals, unlabelled images, audit trail, ledger check. Knows the services; no rule.
 
 Keys are rotated on the command line only: they lie in a file beside the database, and a stolen
 admin token must not be able to void everybody's tokens, or to keep its own from being voided.
@@ -161,6 +161,20 @@ async def list_refusals(
     account_id = None if account is None else (await named(request, account)).id
     rows = await context_of(request).books.refusals.page(after, limit + 1, account_id)
     return shapes.page(rows, limit, lambda row: row.id, shapes.refusal)
+
+
+@router.get("/unlabelled")
+async def list_unlabelled(
+    request: Request,
+    caller: Admin,
+    account: OfAccount = None,
+    after: After = "",
+    limit: Limit = 100,
+) -> dict[str, Any]:
+    """Every image given out without the AI label, oldest first: whose, for which end user, under which waiver. Kept for good."""
+    account_id = None if account is None else (await named(request, account)).id
+    rows = await context_of(request).books.images.unlabelled(after, limit + 1, account_id)
+    return shapes.page(rows, limit, lambda row: row.id, shapes.unlabelled)
 
 
 @router.post("/moderation/reload")

@@ -20,6 +20,7 @@ from danqing.db.rows import (
     TaskRow,
     TokenRow,
     TransferRow,
+    UnlabelledRow,
     WaiverRow,
 )
 from danqing.domain.errors import InvalidField
@@ -214,6 +215,29 @@ def refusal(row: RefusalRow) -> Record:
         "source": row.source,
         "category": row.category,
         "created": row.created_ms // 1000,
+    }
+
+
+def unlabelled(row: UnlabelledRow) -> Record:
+    """An image without the AI label: whose, under which waiver, how to know it again."""
+    return {
+        "id": row.id,
+        "object": "image.unlabelled",
+        "account_id": row.account_id,
+        "account": row.account_name,
+        "end_user": row.end_user,
+        "waiver_id": row.waiver_id,
+        "waiver_version": row.waiver_version,
+        "signer": row.signer,
+        "dialect": row.dialect,
+        "model": row.model,
+        "task_id": row.task_id,
+        "image_id": row.image_id,
+        "size": None if row.width is None else f"{row.width}x{row.height}",
+        "sha256": row.sha256,
+        "label_metadata": row.label_metadata,
+        "created": row.created_ms // 1000,
+        "deleted": _seconds(row.deleted_ms),
     }
 
 

@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
     images = typer.Typer(no_args_is_help=True, help="Stored images and their links.")
     app.add_typer(images, name="images")
     _add_images(images)
+    _add_unlabelled(images)
     _add_sweep(app)
 
 
@@ -109,6 +110,48 @@ def _add_images(images: typer.Typer) -> None:
         if (image_id is None) == (account is None):
             fail("name an image, or an account by --account", 2)
         typer.echo(f"links revoked: {run_on_books(data_dir, config, deed)} images")
+
+
+def _add_unlabelled(images: typer.Typer) -> None:
+    @images.command("unlabelled")
+    def unlabelled(
+        account: Annotated[
+            str | None,
+            typer.Option("--account", help="Of this account only; a deleted one by its id."),
+        ] = None,
+        after: Annotated[str, typer.Option("--after", help="Behind the one with this id.")] = "",
+        as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+        data_dir: DataDir = None,
+        config: Config = None,
+    ) -> None:
+        """List every image given out without the AI label, oldest first, also of deleted accounts: id, time, account, account's id, end user, image, SHA-256, size, hidden label, model, waiver's version, who signed it, deleted when; tab-separated."""
+
+        async def deed(books: Books, _: Settings) -> None:
+            from danqing.api.shapes import unlabelled as shape
+
+            account_id = None if account is None else (await books.accounts.get(account)).id
+            last = after
+            while rows := await books.images.unlabelled(last, IMAGE_ROWS, account_id):
+                for row in rows:
+                    if as_json:
+                        typer.echo(json.dumps(shape(row), ensure_ascii=False))
+                        continue
+                    size = None if row.width is None else f"{row.width}x{row.height}"
+                    hidden = None if row.label_metadata is None else str(row.label_metadata).lower()
+                    whose = row.account_name, row.account_id, row.end_user
+                    what = row.image_id, row.sha256, size, hidden, row.model
+                    waived = row.waiver_version, row.signer
+                    show(
+                        row.id,
+                        moment(row.created_ms),
+                        *whose,
+                        *what,
+                        *waived,
+                        moment(row.deleted_ms),
+                    )
+                last = rows[-1].id
+
+        run_on_books(data_dir, config, deed)
 
 
 def _add_sweep(app: typer.Typer) -> None:

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Integer, bindparam, func, select, tuple_, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Integer,
+    bindparam,
+    func,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
-from danqing.db.rows import ImageRow, values_of
+from danqing.db.rows import ImageRow, UnlabelledRow, values_of
 from danqing.db.statements import every, insert_rows, one
-from danqing.db.tables import images
+from danqing.db.tables import accounts, images, tasks, waivers
 from danqing.db.task_queries import first_id
 
 _IDS = bindparam("ids", expanding=True)
@@ -76,6 +86,42 @@ _REVOKE_OF = (
     .where(images.c.account_id == bindparam("of_account"), _LIVE_IMAGES)
     .values(link_version=_NEXT_VERSION)
 )
+_PLACE = func.coalesce(images.c.idx, -1)
+_UNLABELLED = (
+    select(
+        tasks.c.id.label("task_id"),
+        images.c.idx,
+        tasks.c.account_id,
+        accounts.c.name.label("account_name"),
+        tasks.c.end_user,
+        tasks.c.dialect,
+        tasks.c.model,
+        tasks.c.waiver_id,
+        waivers.c.version.label("waiver_version"),
+        waivers.c.signer,
+        images.c.id.label("image_id"),
+        images.c.width,
+        images.c.height,
+        images.c.sha256,
+        images.c.label_metadata,
+        func.coalesce(images.c.created_ms, tasks.c.created_ms).label("created_ms"),
+        images.c.deleted_ms,
+    )
+    .select_from(tasks)
+    .join(waivers, waivers.c.id == tasks.c.waiver_id)
+    .join(accounts, accounts.c.id == tasks.c.account_id)
+    .outerjoin(images, images.c.task_id == tasks.c.id)
+    .where(tasks.c.waiver_id.is_not(None), tasks.c.id >= bindparam("after_task"))
+    .where(
+        tuple_(tasks.c.id, _PLACE)
+        > tuple_(bindparam("after_task"), bindparam("after_idx", type_=Integer))
+    )
+    # Without a row of an image: links that were passed on, and looks at what was never finished.
+    .where(or_(images.c.id.is_not(None), tasks.c.state == "succeeded", tasks.c.charged > 0))
+    .order_by(tasks.c.id, _PLACE)
+    .limit(bindparam("rows_max"))
+)
+_UNLABELLED_OF = _UNLABELLED.where(tasks.c.account_id == bindparam("of_account"))
 _BLOBS_OF = select(images.c.blob_key).where(images.c.id.in_(_IDS), _LIVE_IMAGES)
 
 
@@ -154,6 +200,16 @@ def revoke_links(conn: Connection, image_id: str) -> None:
 def revoke_links_of(conn: Connection, account_id: str) -> int:
     """The same for all images of an account; how many."""
     return conn.execute(_REVOKE_OF, {"of_account": account_id}).rowcount
+
+
+def unlabelled(
+    conn: Connection, after: tuple[str, int], rows_max: int, account_id: str | None = None
+) -> list[UnlabelledRow]:
+    """What was given out without the AI label behind this task and place, oldest first; of one account, or of all."""
+    values: dict[str, Any] = {"after_task": after[0], "after_idx": after[1], "rows_max": rows_max}
+    if account_id is None:
+        return every(conn, UnlabelledRow, _UNLABELLED, **values)
+    return every(conn, UnlabelledRow, _UNLABELLED_OF, of_account=account_id, **values)
 
 
 def blobs_named_by(conn: Connection, keys: Collection[str]) -> set[str]:

@@ -153,9 +153,12 @@ _TOKEN_FACTS = Prepared(
         accounts.c.price_permille,
         accounts.c.block_level,
         accounts.c.image_days,
-        exists()
+        select(waivers.c.id)
         .where(waivers.c.account_id == accounts.c.id, waivers.c.revoked_ms.is_(None))
-        .label("waiver"),
+        .order_by(waivers.c.signed_ms.desc(), waivers.c.id.desc())
+        .limit(1)
+        .scalar_subquery()
+        .label("waiver_id"),
     )
     .join_from(tokens, accounts)
     .where(tokens.c.id == bindparam("id"))

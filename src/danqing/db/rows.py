@@ -129,7 +129,8 @@ class TokenFacts:
     is_admin: bool
     price_permille: int
     image_days: int | None
-    waiver: bool
+    waiver_id: str | None
+    """The label waiver in force."""
     block_level: int | None
 
 
@@ -164,6 +165,8 @@ class NewTask:
     """Digest of the body that came with the key."""
     background: bool = False
     """Nobody's connection waits for it."""
+    waiver_id: str | None = None
+    """The waiver under which it is drawn without the AI label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +207,8 @@ class TaskRow:
     draws: int = 1
     cancel_ms: int | None = None
     """When its account asked to have it cancelled; its owner sees it with the next heartbeat."""
+    waiver_id: str | None = None
+    """The waiver under which it is drawn without the AI label; None where it has the label."""
 
     @property
     def is_open(self) -> bool:
@@ -233,6 +238,41 @@ class ImageRow:
     label_pixel: bool = False
     link_version: int = 0
     """Links of an earlier version are revoked."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnlabelledRow:
+    """One image that was given out without the AI label, and under which waiver.
+
+    Of links that were passed on, and of looks at images that a cancelled task never finished, there
+    is one row for the task, without `idx` and what is the image's.
+    """
+
+    task_id: str
+    idx: int | None
+    account_id: str
+    account_name: str
+    end_user: str | None
+    dialect: str
+    model: str
+    waiver_id: str
+    waiver_version: str
+    signer: str
+    image_id: str | None
+    width: int | None
+    height: int | None
+    sha256: str | None
+    """Of the file, hex."""
+    label_metadata: bool | None
+    """Whether the hidden label stayed."""
+    created_ms: int
+    deleted_ms: int | None
+    """When the image itself was; the record stays."""
+
+    @property
+    def id(self) -> str:
+        """Where it stands in the list: its task's id, and the image's place in it."""
+        return self.task_id if self.idx is None else f"{self.task_id}.{self.idx}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,7 @@ transfers = Table(
 _OPEN = text("state IN ('queued', 'running')")
 _THERE = text("deleted_ms IS NULL")
 _KEYED = text("client_key IS NOT NULL")
+_WAIVED = text("waiver_id IS NOT NULL")
 
 tasks = Table(
     "tasks",
@@ -184,6 +185,8 @@ tasks = Table(
     Column("background", Boolean, nullable=False, server_default=false()),
     Column("draws", Integer, nullable=False, server_default=text("1")),
     Column("cancel_ms", BigInteger),
+    # The label waiver that was in force for a task without the AI label; NULL for all others.
+    Column("waiver_id", ForeignKey("waivers.id")),
     CheckConstraint(
         "state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="tasks_state"
     ),
@@ -205,6 +208,7 @@ tasks = Table(
         sqlite_where=_KEYED,
         postgresql_where=_KEYED,
     ),
+    Index("tasks_unlabelled", "id", sqlite_where=_WAIVED, postgresql_where=_WAIVED),
 )
 
 images = Table(

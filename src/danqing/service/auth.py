@@ -47,12 +47,12 @@ _TOKEN_ID = re.compile(r"sk-([0-9a-f]{32})")
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who is asking, authenticated. `waiver`: the account signed the label waiver."""
+    """Who is asking, authenticated. `waiver_id`: of the label waiver that the account signed."""
 
     account_id: str
     account_name: str
     token_id: str
-    waiver: bool
+    waiver_id: str | None
     scopes: frozenset[str]
     is_admin: bool
     price_permille: int
@@ -196,7 +196,7 @@ def _principal(facts: TokenFacts) -> Principal:
         account_id=facts.account_id,
         account_name=facts.account_name,
         token_id=facts.token_id,
-        waiver=facts.waiver,
+        waiver_id=facts.waiver_id,
         # The token may be older than the loss of the account's rights.
         scopes=scopes if facts.is_admin else scopes - {"admin"},
         is_admin=facts.is_admin,

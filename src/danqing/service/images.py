@@ -9,13 +9,14 @@ import re
 from collections.abc import Callable
 
 from danqing.db import image_queries
-from danqing.db.rows import ImageRow
+from danqing.db.rows import ImageRow, UnlabelledRow
 from danqing.db.session import Connection, Database
 from danqing.domain.errors import InvalidField, NotFound
 from danqing.service.ledger import wall_clock_ms
 from danqing.service.trail import Trail, of_account
 
 _ID = re.compile(r"[0-9a-f]{11}|[0-9a-f-]{36}")  # version 0.1.0 had UUIDs
+_PLACE = re.compile(r"([0-9a-f-]{36})(?:\.([0-9]{1,4}))?", re.ASCII)
 
 
 class Images:
@@ -39,6 +40,22 @@ class Images:
             return image_queries.images_page(conn, account_id, now_ms, rows_max, behind)
 
         return await self._db.read(work)
+
+    async def unlabelled(
+        self, after: str, rows_max: int, account_id: str | None = None
+    ) -> list[UnlabelledRow]:
+        """Every image that was given out without the AI label, oldest first, from the one behind `after`.
+
+        Also those of deleted accounts, and those that are kept no longer: nothing ever deletes these records
+        (Measures for Labelling AI-Generated Synthetic Content (2025), article 9: six months at least). Raises InvalidField.
+        """
+        place = _PLACE.fullmatch(after)
+        if after and place is None:
+            raise InvalidField("'after' is the 'last_id' of an earlier page.", "after")
+        behind = ("", -1) if place is None else (place[1], int(place[2] or -1))
+        return await self._db.read(
+            lambda conn: image_queries.unlabelled(conn, behind, rows_max, account_id)
+        )
 
     async def get(self, image_id: str, account_id: str | None = None) -> ImageRow:
         """An image that is kept. Raises NotFound, also for somebody else's."""

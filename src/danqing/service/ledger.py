@@ -96,6 +96,7 @@ class Ledger:
             client_key=task.client_key,
             fingerprint=task.fingerprint,
             background=task.background,
+            waiver_id=task.waiver_id,
         )
         return await self._db.write_batched(
             booking.open_tasks, Opening(row, characters), [row.account_id]

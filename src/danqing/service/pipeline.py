@@ -159,7 +159,7 @@ class Pipeline:
                 account_id=row.account_id,
                 account_name="",
                 token_id=row.token_id or "",
-                waiver=not stored.task.ai_label,
+                waiver_id=row.waiver_id,
                 scopes=frozenset(),
                 is_admin=False,
                 price_permille=PERMILLE,
@@ -218,7 +218,7 @@ class Pipeline:
         if principal.models is not None and not names & principal.models:
             raise ModelNotAllowed(call.card.name)
         self._drawable(call.card)
-        if not call.task.ai_label and not principal.waiver:
+        if not call.task.ai_label and principal.waiver_id is None:
             raise WaiverRequired(call.label_switch)
         await self._artist.check(call)
         if call.task.end_user is not None:
@@ -287,7 +287,9 @@ class Pipeline:
                 label_switch=call.label_switch,
                 links=call.delivery.form == "url",
             ),
-            plan=LabelPlan.of(card, task.ai_label, principal.waiver, self._settings.labels),
+            plan=LabelPlan.of(
+                card, task.ai_label, principal.waiver_id is not None, self._settings.labels
+            ),
             life=Life.of(card, principal.image_days, self._settings.image_days_max),
         )
         if inputs is not None:
@@ -349,6 +351,7 @@ class Pipeline:
             client_key=None if key is None else key.digest,
             fingerprint=None if key is None else key.fingerprint,
             background=call.background,
+            waiver_id=None if order.task.ai_label else call.principal.waiver_id,
         )
         hold_id = uuid7()
         for left in reversed(range(OPEN_TRIES)):
