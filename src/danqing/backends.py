@@ -26,7 +26,7 @@ LORA_FAMILIES = ("qwen_image",)
 LABELLING = frozenset({"zhipu", "ark"})
 """Whose APIs have a visible AI label: Zhipu's is there unless it is declined, Ark is asked for it."""
 
-RelayDialect = Literal["openai", "zhipu", "dashscope", "ark", "chat", "draw"]
+RelayDialect = Literal["openai", "zhipu", "dashscope", "ark", "chat", "draw", "jimeng", "qwen"]
 
 
 class LoraRow(BaseModel):

@@ -38,7 +38,17 @@ WIRES = {
     "dashscope": Wire("dashscope", "/api/v1", "qwen-image-2.0", edits=True),
     "dashscope-task": Wire("dashscope", "/api/v1", "qwen-image-2.0", background=True, edits=True),
     "ark": Wire("ark", "/api/v3", "doubao-seedream-4-0-250828", edits=True),
+    "jimeng": Wire(
+        "jimeng", "/v1", "jimeng-4.0", extras=("images", "seed", "watermark"), edits=True
+    ),
+    "qwen": Wire("qwen", "/v1", "qwen-image-2.0", edits=True),
 }
+
+SECOND = """
+[models."jimeng-4.0".price]
+per = "image"
+"""
+"""The other server's catalog: all of its models cost the same."""
 
 CATALOG = """
 [backends."{name}"]

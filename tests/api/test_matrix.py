@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from danqing.api import schemas
-from tests.api.matrix import EDITS, INBOUND, STREAMS, WIRES, fetched, table_of
+from tests.api.matrix import EDITS, INBOUND, SECOND, STREAMS, WIRES, fetched, table_of
 from tests.api.sse import all_events
 from tests.conftest import LiveServer, start_server, stop_server
 
@@ -28,7 +28,13 @@ REFUSED_PROMPT = "lolicon"
 
 @pytest.fixture(scope="module")
 def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    live = start_server(tmp_path_factory.mktemp("second") / "data", module="tests.null_server")
+    folder = tmp_path_factory.mktemp("second")
+    (folder / "catalog.toml").write_text(SECOND)
+    live = start_server(
+        folder / "data",
+        module="tests.null_server",
+        DANQING_CATALOG_FILE=str(folder / "catalog.toml"),
+    )
     yield live
     assert stop_server(live) == 0
 

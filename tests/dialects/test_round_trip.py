@@ -29,7 +29,9 @@ from danqing.dialects.client import (
     Target,
 )
 from danqing.dialects.forms import form_body
-from danqing.dialects.registry import CLIENTS, DIALECTS
+from danqing.dialects.jimeng_client import EXTRAS, SIZES, JimengClient
+from danqing.dialects.registry import CLIENTS as SPOKEN
+from danqing.dialects.registry import DIALECTS
 from danqing.domain import errors
 from danqing.domain.card import Card, Preset
 from danqing.domain.errors import DanqingError
@@ -46,16 +48,26 @@ from danqing.domain.task import (
     TaskReport,
 )
 
+CLIENTS: dict[str, ClientDialect] = {
+    **SPOKEN,
+    # With `width` its sizes are free; without, they are ratios.
+    "jimeng-ratio": JimengClient(EXTRAS - {"width"}),
+}
 NAMES = sorted(CLIENTS)
 
 MODEL = "qwen-image"
 """A name that each side takes as it is."""
 
+RATIOS = {
+    tier.upper(): {ratio: size for ratio, text in sizes.items() if (size := Size.parse(text))}
+    for tier, sizes in SIZES.items()
+}
 CARD: Card = card(
     MODEL,
     sizes=SizeRule(
         default=Size(1024, 1024),
         free=SizeRange(side_min=512, side_max=2048, multiple=16, pixels_max=2048 * 2048),
+        tiers=RATIOS,
     ),
     n_max=10,
     qualities={name: Preset(8, 4.0) for name in ("standard", "hd")},
@@ -63,10 +75,13 @@ CARD: Card = card(
     features=frozenset({"response_format", "output_format", "style", "watermark", "sequential"}),
 )
 """A model that can do everything, so that only the wire sets limits."""
+JIMENG: Card = replace(CARD, features=CARD.features | {"jimeng"})
+CARDS = {"jimeng": JIMENG, "jimeng-ratio": JIMENG}
+"""A card of its own for a wire whose habits go by the model."""
 
 PLAIN: dict[str, Any] = {
     field.name: field.default for kind in (ImageTask, Delivery) for field in fields(kind)
-} | {"quality": CARD.quality_default, "prompt": "a cat"}
+} | {"quality": CARD.quality_default, "prompt": "a cat", "size": CARD.sizes.default}
 """Every field's value that says nothing."""
 
 
@@ -88,6 +103,8 @@ pictures = st.builds(
 def tasks(draw: st.DrawFn) -> tuple[ImageTask, Target]:
     """A task with any of its fields set, and where it goes: the pictures fetched."""
     side = st.integers(32, 128).map(lambda tiles: tiles * 16)
+    free = st.builds(Size, side, side)
+    named = st.sampled_from([size for sizes in RATIOS.values() for size in sizes.values()])
     references = draw(st.just([]) | st.lists(pictures, min_size=1, max_size=3))
     mask = draw(st.none() | pictures) if references else None
     text = st.just("猫") | storable(40).map(lambda text: "猫" + text)
@@ -99,7 +116,7 @@ def tasks(draw: st.DrawFn) -> tuple[ImageTask, Target]:
     task = ImageTask(
         model=MODEL,
         prompt=prompt,
-        size=Size(draw(side), draw(side)),
+        size=draw(free if draw(st.booleans()) else named),
         quality=draw(st.sampled_from(qualities)),
         n=draw(st.just(1) | st.integers(1, 10)),
         negative_prompt=draw(st.just("") | storable(40)),
@@ -144,6 +161,9 @@ SERVERS = {
     ("dashscope", "/services/aigc/multimodal-generation/generation"): "dashscope_native",
     ("dashscope", "/services/aigc/image-generation/generation"): "dashscope_native",
     ("dashscope", "/services/aigc/text2image/image-synthesis"): "dashscope_synthesis",
+    ("jimeng", "/images/generations"): "openai",
+    ("jimeng-ratio", "/images/generations"): "openai",
+    ("qwen", "/images/generations"): "dashscope",
 }
 """The server side of a route, by client and path; where none is named it has the client's own name."""
 TASKS = ("zhipu", "dashscope")
@@ -162,7 +182,7 @@ def heard(sent: Outgoing) -> Mapping[str, object]:
     return parse_json(json.dumps(sent.json).encode())
 
 
-DELIVERY_LOST = dict.fromkeys(("chat", "draw"), ("format",))
+DELIVERY_LOST = dict.fromkeys(("chat", "draw", "jimeng", "jimeng-ratio"), ("format",))
 """What a wire does not carry of how to answer, and need not: the relay takes the pictures as they come."""
 
 
@@ -182,7 +202,7 @@ def test_the_server_hears_what_the_client_says(
         background,
     )
     sent = client.encode_request(task, delivery, target)
-    read, how = server_of(name, sent).decode_request(heard(sent), CARD)
+    read, how = server_of(name, sent).decode_request(heard(sent), CARDS.get(name, CARD))
     assert read == task
     kept = {lost: getattr(how, lost) for lost in DELIVERY_LOST.get(name, ())}
     # The name that the client wrote is the server's to repeat; the relay knows it.
@@ -212,6 +232,9 @@ RESULT_LOST: dict[str, frozenset[str]] = {
     "dashscope": frozenset({"safety"}),
     "ark": frozenset({"safety", "revised_prompt"}),
     "chat": frozenset({"safety", "revised_prompt"}),
+    "jimeng": frozenset({"safety"}),
+    "jimeng-ratio": frozenset({"safety"}),
+    "qwen": frozenset({"safety"}),
 }
 ALWAYS_LOST = frozenset({"image_id", "seed", "created", "model", "prompt", "quality"})
 """Ours alone: no wire has them, or the relay knows them already."""

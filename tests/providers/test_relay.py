@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from danqing.domain import errors
+from danqing.domain.sizes import Size
 from danqing.domain.task import (
     Drawn,
     Failed,
@@ -25,7 +26,7 @@ from danqing.domain.task import (
     Stepped,
 )
 from danqing.providers import results
-from danqing.providers.upstream import Untaken
+from danqing.providers.upstream import FAILURES_MAX, Untaken
 from danqing.storage import codecs
 from tests.net.servers import Received, answer, run, serving
 from tests.providers.provider_server import (
@@ -760,5 +761,41 @@ def test_the_time_for_a_request_is_bounded() -> None:
             started = time.monotonic()
             assert isinstance(await failure(far), errors.ProviderFailed)
             assert time.monotonic() - started < 20
+
+    run(test)
+
+
+SQUARE = Size(1024, 1024)
+
+
+def jimeng(code: int) -> Any:
+    return says({"code": code, "message": "[no]", "data": None})
+
+
+@pytest.mark.parametrize("dialect", ["jimeng", "openai"])
+@pytest.mark.parametrize("code", [-2002, -2009])
+def test_a_key_refused_with_200_rests_and_another_one_draws(dialect: str, code: int) -> None:
+    """jimeng's relays: a token that has expired, points that are used up. Nothing was drawn for it."""
+
+    async def test() -> None:
+        keys = [("key-number-one", 1), ("key-number-two", 1)]
+        async with bench(jimeng(code), inline(7), keys=keys, dialect=dialect) as far:
+            assert len(shades(await far.draw(size=SQUARE))) == 1
+            assert far.relay.health()["keys_usable"] == 1
+        async with bench(jimeng(code), keys=keys[:1], dialect=dialect) as far:
+            with pytest.raises(Untaken):  # so a fallback may be asked
+                await far.draw(size=SQUARE)
+
+    run(test)
+
+
+def test_a_refusal_with_200_stays_one_and_leaves_the_circuit_closed() -> None:
+    async def test() -> None:
+        async with bench(jimeng(-2006), dialect="jimeng") as far:
+            for _ in range(FAILURES_MAX):
+                events = await far.draw(size=SQUARE)
+                (failed,) = [one for one in events if isinstance(one, Failed)]
+                assert isinstance(failed.error, errors.ContentRefused)
+            assert far.relay.health()["circuit"] == "closed"
 
     run(test)

@@ -69,7 +69,7 @@ _SHUT_OUT = frozenset(
 _REFUSED = frozenset({"DataInspectionFailed", "DataInspection", "IPInfringementSuspect"})
 _OVERLOADED = frozenset({"ModelUnavailable", "ModelServingError"})
 
-_FIELDS = {
+FIELDS = {
     "size": "size",
     "n": "n",
     "seed": "seed",
@@ -262,11 +262,11 @@ def _mendable(code: str, text: str) -> DanqingError | None:
         return TooManyImages("n", 1)
     if code == "InvalidParameter.DataInspection":  # it could not read the picture to inspect
         return InvalidImage(text, "image")
-    named = [name for name in _QUOTED.findall(text) if name in _FIELDS]
+    named = [name for name in _QUOTED.findall(text) if name in FIELDS]
     if not named:  # "the image size …" is about the size
         bare = {match.lower() for match in _NAMED.findall(text)}
-        named = [name for name in _FIELDS if name in bare]
+        named = [name for name in FIELDS if name in bare]
     if not named:
         return None
-    field = _FIELDS[named[0]]
+    field = FIELDS[named[0]]
     return (InvalidImage if field == "image" else InvalidField)(text, field)

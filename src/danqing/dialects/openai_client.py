@@ -34,6 +34,7 @@ from danqing.dialects.client import (
     ProviderResult,
     Target,
 )
+from danqing.dialects.jimeng_failures import read_failure
 from danqing.domain.card import ImageFormat
 from danqing.domain.errors import (
     ContentRefused,
@@ -172,6 +173,8 @@ class OpenAIClient(ClientDialect):
     def decode_error(self, answer: Incoming) -> DanqingError | None:
         body = read_object(answer) or {}
         stated = body.get("error")
+        if (failure := read_failure(body, answer)) is not None:
+            return failure
         if answer.status < 400 and (not stated or list_of(body.get("data"))):
             return None
         return _error(answer, mapping_of(stated) or _plain_error(body, stated))

@@ -14,9 +14,11 @@ from danqing.dialects.client import ClientDialect
 from danqing.dialects.dashscope import DashScopeDialect
 from danqing.dialects.dashscope_client import DashScopeClient
 from danqing.dialects.dashscope_native import DashScopeMessages, DashScopePrompt
+from danqing.dialects.jimeng_client import JimengClient
 from danqing.dialects.openai import OpenAIDialect
 from danqing.dialects.openai_client import OpenAIClient
 from danqing.dialects.openai_edits import OpenAIEditsDialect, OpenAIVariationsDialect
+from danqing.dialects.qwen_client import QwenClient
 from danqing.dialects.zhipu import ZhipuDialect
 from danqing.dialects.zhipu_client import ZhipuClient
 
@@ -33,17 +35,29 @@ _ALL: tuple[Dialect, ...] = (
     DashScopePrompt(),
 )
 
-_CLIENTS: tuple[ClientDialect, ...] = (
+_Client = (
+    OpenAIClient
+    | ArkClient
+    | ChatClient
+    | DrawClient
+    | ZhipuClient
+    | DashScopeClient
+    | JimengClient
+    | QwenClient
+)
+_CLIENTS: tuple[_Client, ...] = (
     OpenAIClient(),
     ArkClient(),
     ChatClient(),
     DrawClient(),
     ZhipuClient(),
     DashScopeClient(),
+    JimengClient(),
+    QwenClient(),
 )
 
 DIALECTS: Mapping[str, Dialect] = MappingProxyType({dialect.name: dialect for dialect in _ALL})
-CLIENTS: Mapping[str, ClientDialect] = MappingProxyType({one.name: one for one in _CLIENTS})
+CLIENTS: Mapping[str, _Client] = MappingProxyType({one.name: one for one in _CLIENTS})
 """What a relay can speak."""
 
 
@@ -53,10 +67,4 @@ def client_of(name: str, extras: frozenset[str]) -> ClientDialect:
     Raises KeyError for a dialect that has no client side, ValueError for an extra it has not.
     """
     client = CLIENTS[name]
-    if isinstance(
-        client, OpenAIClient | ArkClient | ChatClient | DrawClient | ZhipuClient | DashScopeClient
-    ):
-        return type(client)(extras)
-    if extras:
-        raise ValueError(f"{name} has none, not {', '.join(sorted(extras))}")
-    return client
+    return type(client)(extras)

@@ -1,7 +1,7 @@
 """Asking a provider: one request, again where that is free, and polled until it is done. Knows no order and no image.
 
 What is sent again, and what never: a request of which nothing left this machine, and one that was answered by
-401, 402, 403, 429 or 503, drew nothing. After anything else (a timeout, a cut connection, 500, an answer that
+401, 402, 403, 429 or 503, or by a code for a key that may not or has no money, drew nothing. After anything else (a timeout, a cut connection, 500, an answer that
 makes no sense) the provider may have been paid, so that nobody is asked again.
 """
 
@@ -194,8 +194,8 @@ class Asker:
             self.ring.rest(key, KEY_OFF_S, "unauthorized")
         elif isinstance(error, Busy):
             self.ring.rest(key, max(1.0, retry_after_s(answer.headers)), "rate_limited")
-        elif isinstance(error, ProviderFailed) and (
-            answer.status in (402, 403, 429) or error.message in (NO_MONEY, SHUT_OUT)
+        elif _is_ours(error) or (
+            isinstance(error, ProviderFailed) and answer.status in (402, 403, 429)
         ):  # DashScope says 400 to who owes, Zhipu 434 to whom it does not let in
             self.ring.rest(key, KEY_POOR_S, "quota_or_permission")
         else:
@@ -322,7 +322,12 @@ def _is_free(answer: Incoming, error: DanqingError) -> bool:
 def _is_undrawn(answer: Incoming, error: DanqingError) -> bool:
     """Whether an error answer says for certain that nothing was drawn."""
     refused = 400 <= answer.status < 500 and answer.status not in _LATE
-    return refused or answer.status == 503 or isinstance(error, Busy)
+    return refused or answer.status == 503 or isinstance(error, Busy) or _is_ours(error)
+
+
+def _is_ours(error: DanqingError) -> bool:
+    """Whether a provider turned our key away; draw's and jimeng's say so with HTTP 200."""
+    return isinstance(error, ProviderFailed) and error.message in (NO_MONEY, SHUT_OUT)
 
 
 def _without(key: Key, said: AnyStr) -> AnyStr:
