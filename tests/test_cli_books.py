@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import sqlite3
 from pathlib import Path
 
@@ -13,18 +12,11 @@ import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import create_engine
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from danqing.cli.main import app
 from danqing.db import schema
 from danqing.db.migrations.versions import m0001_first
-from tests.test_cli_more import one_line, run
-
-
-@pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("DANQING_")]:
-        monkeypatch.delenv(name)
+from tests.commands import invoke, one_line, run
 
 
 @pytest.fixture
@@ -102,7 +94,7 @@ def test_adjust_and_statement(where: tuple[str, str]) -> None:
 
 def test_a_password_is_asked_for(where: tuple[str, str]) -> None:
     def typed(text: str) -> Result:
-        return CliRunner().invoke(app, ["account", "password", "alice", *where], input=text)
+        return invoke("account", "password", "alice", *where, input=text)
 
     assert shown(where)["password"] is False
     assert typed("a long enough one\nanother one by far\n").exit_code != 0
@@ -118,7 +110,7 @@ def test_a_password_is_asked_for(where: tuple[str, str]) -> None:
 
 
 def test_delete(where: tuple[str, str]) -> None:
-    declined = CliRunner().invoke(app, ["account", "delete", "alice", *where], input="n\n")
+    declined = invoke("account", "delete", "alice", *where, input="n\n")
     assert declined.exit_code == 1
     assert shown(where)["name"] == "alice"
     run("account", "delete", "alice", "--yes", *where)

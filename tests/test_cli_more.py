@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,35 +11,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from typer.testing import CliRunner, Result
 
 from danqing.backends import FamilyRow
 from danqing.cli.inspect import FILE_BYTES_MAX
-from danqing.cli.main import app
 from danqing.service import hidden_label
 from danqing.settings import Settings
+from tests.commands import one_line, run
 from tests.conftest import ROOT, clean_environment
-
-
-@pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("DANQING_")]:
-        monkeypatch.delenv(name)
-
-
-def run(*args: str, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, list(args))
-    assert result.exit_code == code, (result.output, result.exception)
-    if code:
-        assert "Traceback" not in result.stderr
-    return result
-
-
-def one_line(result: Result) -> str:
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    return line
-
 
 # redeem
 

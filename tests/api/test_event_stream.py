@@ -45,6 +45,7 @@ class Stage:
         self.reads = asyncio.Event()
         self.reads.set()
         self.ends: list[str] = []
+        self.is_drawing = self.is_answered = False
         self.was_cancelled = False
         principal = Principal("a", "a", "t", None, frozenset(), False, 1000, None, None)
         card = CARDS["gpt-image-1"]
@@ -57,6 +58,7 @@ class Stage:
     async def draw(self, call: Call) -> Outcome:
         """The pipeline's face."""
         assert call is self.call
+        self.is_drawing = True
         try:
             await self.play(self)
         except asyncio.CancelledError:
@@ -71,6 +73,7 @@ class Stage:
         return {"type": "http.disconnect"}
 
     async def send(self, message: dict[str, Any]) -> None:
+        self.is_answered = True
         await self.reads.wait()
         self.sent.append(message)
 
@@ -112,12 +115,21 @@ async def forever(stage: Stage) -> None:
     await asyncio.Event().wait()
 
 
+async def silent(stage: Stage) -> None:
+    await asyncio.Event().wait()
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    while not happened():
+        await asyncio.sleep(0.002)
+
+
 def failing(error: Exception, *, begun: bool = True) -> Callable[[Stage], Awaitable[None]]:
     async def play(stage: Stage) -> None:
         stage.feed.open(HEAD)
         if begun:
             stage.feed.admit()
-            await asyncio.sleep(0.05)
+            await until(lambda: stage.is_answered)
         raise error
 
     return play
@@ -173,7 +185,7 @@ def test_the_stream_begins_without_a_word_after_a_while(monkeypatch: pytest.Monk
 
     async def slow(stage: Stage) -> None:
         stage.feed.open(HEAD)
-        await asyncio.sleep(0.5)
+        await until(lambda: stage.is_answered)
         raise EngineFailed
 
     stage = on_stage(slow, Stage.run)
@@ -186,21 +198,16 @@ def test_silence_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def slow(stage: Stage) -> None:
         await well(stage)
-        await asyncio.sleep(0.3)
+        await until(lambda: stage.text.count(": keep-alive\n\n") >= 2)
 
-    stage = on_stage(slow, Stage.run)
-    assert stage.text.count(": keep-alive\n\n") >= 2
-    assert stage.is_whole
+    assert on_stage(slow, Stage.run).is_whole
 
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_the_client_leaves(begun: bool) -> None:
-    async def silent(stage: Stage) -> None:
-        await asyncio.Event().wait()
-
     async def deed(stage: Stage) -> None:
         running = asyncio.create_task(stage.run())
-        await asyncio.sleep(0.05)
+        await until(lambda: stage.is_answered if begun else stage.is_drawing)
         stage.gone.set()
         if begun:
             await running
@@ -216,12 +223,9 @@ def test_the_client_leaves(begun: bool) -> None:
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_the_server_stops(begun: bool) -> None:
-    async def silent(stage: Stage) -> None:
-        await asyncio.Event().wait()
-
     async def deed(stage: Stage) -> None:
         running = asyncio.create_task(stage.run())
-        await asyncio.sleep(0.05)
+        await until(lambda: stage.is_answered if begun else stage.is_drawing)
         running.cancel()
         if begun:
             await running
@@ -245,7 +249,7 @@ def test_the_server_stops_before_a_reader_that_sleeps(monkeypatch: pytest.Monkey
     async def deed(stage: Stage) -> None:
         stage.reads.clear()
         running = asyncio.create_task(stage.run())
-        await asyncio.sleep(0.05)
+        await until(lambda: stage.is_answered)
         running.cancel()
         await asyncio.wait({running}, timeout=5)
         assert running.done()
@@ -258,7 +262,7 @@ def test_the_server_stops_before_a_reader_that_sleeps(monkeypatch: pytest.Monkey
 def test_the_server_stops_when_the_client_has_just_left() -> None:
     async def deed(stage: Stage) -> None:
         running = asyncio.create_task(stage.run())
-        await asyncio.sleep(0.05)
+        await until(lambda: stage.is_answered)
         stage.gone.set()
         running.cancel()
         await running
@@ -307,11 +311,11 @@ def test_pictures_count_until_the_drawing_is_over_and_no_longer() -> None:
         stage.reads.clear()
         answer = await stage.begin()
         sending = asyncio.ensure_future(answer({}, stage.receive, stage.send))  # type: ignore[arg-type]
-        await asyncio.sleep(0.01)
+        await until(lambda: stage.is_answered)
         assert stage.uploads.taken == 50
         drawn.set()
-        await asyncio.sleep(0.01)
-        assert (stage.uploads.taken, stage.sent) == (0, [])
+        await until(lambda: stage.uploads.taken == 0)
+        assert stage.sent == []
         held = [name for one in (answer, answer._running) for name in vars(one)]  # type: ignore[attr-defined]
         assert "call" not in held, "whose task has the pictures"
         stage.reads.set()
