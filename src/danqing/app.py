@@ -288,7 +288,7 @@ async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books,
     metrics = Metrics()
     async with (
         open_books(settings) as books,
-        open_blobs(settings.blob_root) as blobs,
+        open_blobs(settings.blob_root, fsync=settings.blob_fsync) as blobs,
         open_engines(settings, models, metrics) as engines,
         open_outbound() as outbound,
         open_outbound(sum(row.concurrency_max for row in models.relays.values())) as relaying,

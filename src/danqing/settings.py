@@ -223,6 +223,8 @@ class Settings(BaseSettings):
     """The keys behind all tokens and links; `keys.json` in the data directory by default. Servers on one database share it."""
     blob_url: str | None = None
     """Where images are kept: a folder (in the data directory by default), or `s3://BUCKET/PREFIX?endpoint=URL&region=NAME`, whose credentials are in `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`."""
+    blob_fsync: bool = True
+    """Have an image that is kept in a folder on the disk before it is paid for, so that a power cut loses none; S3 does so anyhow."""
     image_days_max: float | None = Field(default=None, gt=0, le=3650)
     """No image is kept for longer than this many days, whatever its model or its account says."""
     public_url: str | None = Field(default=None, pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")

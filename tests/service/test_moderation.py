@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -257,6 +258,20 @@ def test_an_unreadable_list_is_named(tmp_path: Path) -> None:
     for name in ("missing.txt", "latin1.txt"):
         with pytest.raises(ValueError, match=name):
             TextModerator([tmp_path / name])
+
+
+@pytest.mark.timeout(20)
+def test_a_list_is_a_plain_file(tmp_path: Path) -> None:
+    """A pipe would be waited for, a device read for ever. A link to a file is fine: deployments swap those."""
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "folder.txt").mkdir()
+    for path in (tmp_path / "pipe.txt", tmp_path / "folder.txt", Path("/dev/zero")):
+        for lists in ({"paths": [path]}, {"allow_paths": [path]}):
+            with pytest.raises(ValueError, match=f"{path}: "):
+                TextModerator(**lists)
+    (tmp_path / "list.txt").write_text("bomb\t0\tx\n", "utf-8")
+    (tmp_path / "link.txt").symlink_to("list.txt")
+    assert TextModerator([tmp_path / "link.txt"]).terms_count == 1
 
 
 def test_every_bundled_term_is_found_in_itself() -> None:

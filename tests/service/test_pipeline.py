@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections import Counter
 from collections.abc import AsyncGenerator
@@ -598,5 +599,33 @@ def test_what_a_provider_does_not_label_we_do(
             (blob,) = h.blobs()
             colours = {tuple(pixel) for pixel in codecs.decode(blob.read_bytes()).reshape(-1, 3)}
             assert (len(colours) > 2) is ours
+
+    run(check())
+
+
+def test_an_image_is_on_the_disk_before_it_is_paid_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        async with house(tmp_path) as h:
+            order: list[str] = []
+            fsync, settle = os.fsync, h.ledger.settle
+
+            def seen(handle: int) -> None:
+                fsync(handle)
+                order.append(os.readlink(f"/proc/self/fd/{handle}"))
+
+            async def paid(*args, **how) -> None:
+                order.append("paid")
+                await settle(*args, **how)
+
+            monkeypatch.setattr(os, "fsync", seen)
+            monkeypatch.setattr(h.ledger, "settle", paid)
+            outcome = await h.draw(n=2)
+            at = order.index("paid")
+            for image in await h.ledger.images(outcome.task_id):
+                path = str(h.images / image.blob_key)
+                (written,) = [one for one in order[:at] if one.startswith(f"{path}#")]
+                assert os.path.dirname(path) in order[order.index(written) : at]
 
     run(check())

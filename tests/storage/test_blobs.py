@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 from tests.s3 import S3Server, failing_front
 
 from danqing.domain.errors import NotFound, Unavailable
+from danqing.storage import durable
 from danqing.storage.blobs import S3_RETRIES, BlobExists, Blobs, open_blobs
 
 KEY = "3f/3f5a2c00001.png"
@@ -261,3 +265,78 @@ def test_a_store_that_fails_is_unavailable(tmp_path: Path) -> None:
         asyncio.run(blobs.put(KEY, b"x"))
     assert str(tmp_path) not in str(caught.value)
     assert caught.value.__cause__ is not None
+
+
+class Disk:
+    """What is asked of the operating system, in order, by names within a folder."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[tuple[str, str]] = []
+
+        def told(path: str | Path) -> str:
+            return re.sub(r"#[0-9]+$", "#N", str(Path(path).relative_to(root)))
+
+        fsync, link = os.fsync, os.link
+
+        def seen_fsync(handle: int) -> None:
+            self.calls.append(("fsync", told(os.readlink(f"/proc/self/fd/{handle}"))))
+            fsync(handle)
+
+        def seen_link(part: Path, path: Path) -> None:
+            assert part.read_bytes()  # written through, not in a buffer of ours
+            self.calls.append(("link", told(path)))
+            link(part, path)
+
+        monkeypatch.setattr(os, "fsync", seen_fsync)
+        monkeypatch.setattr(os, "link", seen_link)
+
+
+def test_a_blob_is_on_the_disk_before_it_has_its_name_and_its_name_before_put_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(tmp_path, monkeypatch)
+    key = "20261126/task/0-3f5a2c00001.png"
+
+    async def scenario() -> None:
+        blobs = Blobs(tmp_path / "images")
+        assert disk.calls == [("fsync", ".")]
+        disk.calls.clear()
+        await blobs.put(key, b"x" * 100_000)
+        assert disk.calls == [
+            ("fsync", f"images/{key}#N"),
+            ("link", f"images/{key}"),
+            ("fsync", "images/20261126/task"),
+            ("fsync", "images/20261126"),
+            ("fsync", "images"),
+        ]
+        disk.calls.clear()
+        await Blobs(tmp_path / "images", fsync=False).put(key.replace("0-", "1-"), b"x")
+        assert [what for what, _ in disk.calls] == ["link"]
+
+    asyncio.run(scenario())
+
+
+def test_a_folder_that_is_deleted_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever deletes a task's last blob deletes its folder; one that takes the whole store away does not get it back."""
+    write, folder, lost = durable._write, tmp_path / "images", [1]
+
+    def late(part: Path, data: bytes, sync: bool) -> None:
+        if lost:
+            lost.pop()
+            shutil.rmtree(folder / "3f")
+        write(part, data, sync)
+
+    monkeypatch.setattr(durable, "_write", late)
+
+    async def scenario() -> None:
+        blobs = Blobs(folder)
+        await blobs.put(KEY, b"x")
+        assert await blobs.get(KEY) == b"x"
+        shutil.rmtree(folder)
+        with pytest.raises(Unavailable):
+            await blobs.put(KEY, b"x")
+        assert not folder.exists()
+
+    asyncio.run(scenario())

@@ -26,6 +26,7 @@ from obstore.exceptions import UnauthenticatedError as Unauthenticated
 from obstore.store import LocalStore, S3Store
 
 from danqing.domain.errors import NotFound, Unavailable
+from danqing.storage import durable
 
 _FOLDER = re.compile(r"[a-z0-9]{1,16}(?:/[a-z0-9-]{1,64})?", re.ASCII)
 _KEY = re.compile(_FOLDER.pattern + r"/[a-z0-9-]{1,64}\.(?:png|jpeg|webp)", re.ASCII)
@@ -121,9 +122,9 @@ def is_folder(name: str) -> bool:
 
 
 @asynccontextmanager
-async def open_blobs(root: str | Path) -> AsyncIterator[Blobs]:
+async def open_blobs(root: str | Path, *, fsync: bool = True) -> AsyncIterator[Blobs]:
     """A store that was tried out. Raises ValueError naming the setting, OSError."""
-    blobs = Blobs(root)
+    blobs = Blobs(root, fsync=fsync)
     try:
         await blobs.check()
         yield blobs
@@ -138,11 +139,12 @@ class Blobs:
     ValueError for a key that is not of our form, which no client can cause.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, *, fsync: bool = True) -> None:
         """`root` is a folder, a file:// URL, or s3://BUCKET/PREFIX. A folder is made if missing, and closed to other users.
 
-        Raises ValueError for another URL and OSError when the folder cannot be made.
+        With `fsync` a blob in a folder is on the disk when `put` returns, as one in S3 always is. Raises ValueError for another URL and OSError when the folder cannot be made.
         """
+        self._fsync = fsync
         text = str(root).removeprefix("file://")
         self._folder: Path | None = None
         self._shown = text.partition("?")[0]
@@ -157,6 +159,8 @@ class Blobs:
             self._folder = Path(text).absolute()
             self._folder.mkdir(parents=True, exist_ok=True)
             self._folder.chmod(0o700)
+            if fsync:
+                durable.sync_folder(self._folder.parent)
             self._store = LocalStore(self._folder, automatic_cleanup=True)
         # Not the loop's own threads: those encode pictures, and waiting for a network must not hold that up.
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="danqing-blobs")
@@ -195,18 +199,17 @@ class Blobs:
         path = _checked(key)
 
         def write() -> None:
-            if self._folder is None:
-                kind = {"Content-Type": f"image/{path.rpartition('.')[2]}"}
-                obstore.put(
-                    self._store, path, data, attributes=kind, mode="create", use_multipart=False
-                )
+            if self._folder is not None:
+                durable.write_new(self._folder, path, data, sync=self._fsync)
                 return
-            obstore.put(self._store, path, data, mode="create", use_multipart=False)
-            (self._folder / path).chmod(0o600)  # the folder is closed; this is for copies of it
+            kind = {"Content-Type": f"image/{path.rpartition('.')[2]}"}
+            obstore.put(
+                self._store, path, data, attributes=kind, mode="create", use_multipart=False
+            )
 
         try:
             await self._run(write)
-        except AlreadyExistsError:
+        except (AlreadyExistsError, FileExistsError):
             raise BlobExists(key) from None
         except FileNotFoundError as error:  # no such bucket, or the folder was taken away meanwhile
             raise Unavailable("The image store does not answer.") from error
@@ -274,7 +277,7 @@ class Blobs:
         """
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, deed)
-        except AlreadyExistsError:
+        except (AlreadyExistsError, FileExistsError):
             raise
         except FileNotFoundError as error:
             if "NoSuchBucket" in str(error):
@@ -286,7 +289,7 @@ class Blobs:
     async def sweep_parts(self, older_than_s: float, *, dry_run: bool = False) -> int:
         """Remove what writers that were killed left half written, and their probes; how many there were.
 
-        A folder's store writes to "NAME#1" and renames; its listing does not show those. S3 has none.
+        A folder's blobs are written to "NAME#1" first (durable.py); obstore's listing does not show those. S3 has none.
         """
 
         def sweep() -> int:
