@@ -101,10 +101,50 @@ def test_different_prompts_draw_different_pictures(pocket: Pocket) -> None:
         assert np.abs(pictures[a].astype(int) - pictures[b].astype(int)).mean() > 10
 
 
-def test_a_negative_prompt_changes_the_picture(pocket: Pocket) -> None:
-    plain = drawn(pocket, job("a cat in the snow", guidance=2.0, steps=4))
-    without = drawn(pocket, job("a cat in the snow", guidance=2.0, steps=4, negative="snow"))
-    assert np.abs(plain.astype(int) - without.astype(int)).mean() > 0.5
+def _sky_white(pixels: np.ndarray) -> float:
+    """The share of the upper third that is as white as a cloud."""
+    return float((pixels[: len(pixels) // 3].min(axis=2) > 225).mean())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "negative"),
+    [
+        ("a dog in a meadow, no clouds", ""),
+        ("草地上的一只狗，没有云", ""),
+        ("a dog in a meadow", "blurry, clouds"),
+        ("草地上的一只狗", "不要云"),
+    ],
+)
+def test_no_clouds_means_a_clear_sky(pocket: Pocket, prompt: str, negative: str) -> None:
+    size, seeds = (256, 256), (1, 2)
+    for seed in seeds:
+        cloudy = drawn(pocket, job("a dog in a meadow", seed=seed, steps=4, size=size))
+        clear = drawn(pocket, job(prompt, seed=seed, steps=4, size=size, negative=negative))
+        assert _sky_white(cloudy) > 0.03
+        assert _sky_white(clear) < 0.003
+        below = np.abs(cloudy.astype(int) - clear)[140:].mean()
+        assert below < 4, "the dog and the meadow stay"
+
+
+def test_what_a_negative_prompt_names_is_not_drawn(pocket: Pocket) -> None:
+    def wish(prompt: str, negative: str) -> layout.Wish:
+        return pocket.encode([job(prompt, negative=negative)])[0].wish
+
+    assert wish("a cat and a dog on the beach", "dog") == wish("a cat on the beach", "")
+    assert wish("a cat next to a red dog", "cats, text") == wish("a red dog", "")
+    assert wish("a castle on the beach at night", "night").hour == 0
+    assert wish("a cat in the snow", "snow").scene == 0
+    assert wish("a red car", "red").colour == 0
+    assert wish("a cat", "cat") == wish("a cat", ""), "what alone is asked for stays"
+    for words in ("a cat", "a dog and no cat", "一只狗，不要猫"):
+        assert pocket.things[wish(words, "blurry, ugly, bad hands").thing] in ("cat", "dog")
+    assert wish("a dog and no cat", "").second == 0
+
+
+def test_a_landscape_of_the_seeds_choosing_is_not_one_that_is_denied(pocket: Pocket) -> None:
+    for seed in range(12):
+        plan = begin(pocket, job("glorbnak", seed=seed, negative="beach, sea, snow")).plan
+        assert pocket.scenes[plan.scene] not in ("beach", "sea", "snow")
 
 
 def test_steps_previews_and_finiteness(pocket: Pocket) -> None:

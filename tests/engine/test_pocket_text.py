@@ -55,3 +55,50 @@ def test_word_order_shows() -> None:
 
 def test_hashes_are_the_ones_the_weights_were_trained_with() -> None:
     assert text.tokenize("小猫 cat") == [[10549, 3366, 7157], [5025, 4658, 0], [14346, 0, 5930]]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wanted", "denied"),
+    [
+        ("a cat in a meadow, no clouds", "a cat in a meadow,", ["clouds"]),
+        ("a cat in a meadow without any clouds", "a cat in a meadow", ["clouds"]),
+        ("a beach with no people and a red boat", "a beach and a red boat", ["people"]),
+        ("no clouds or birds in a blue sky", "in a blue sky", ["clouds", "birds"]),
+        ("A dog. There are no clouds. A ball.", "a dog. . a ball.", ["clouds"]),
+        ("a cloudless sky", "a sky", ["clouds"]),
+        ("please don't draw clouds, a pig", "please , a pig", ["clouds"]),
+        ("一只猫在草地上，没有云", "一只猫在草地上,", ["云"]),
+        ("没有云的天空下有一只狗", "天空下有一只狗", ["云"]),
+        ("一只狗，不要任何云和鸟，也不要太阳", "一只狗,,", ["云", "鸟", "太阳"]),
+        ("不要白色的云，一只猪", ",一只猪", ["白色的云"]),
+        ("万里无云的海滩上有一艘船", "海滩上有一艘船", ["云"]),
+        ("沒有雲的海邊", "海邊", ["雲"]),
+        ("请不要画云朵但要画一只羊", "请但要画一只羊", ["云朵"]),
+    ],
+)
+def test_what_is_not_wanted_is_told_apart(prompt: str, wanted: str, denied: list[str]) -> None:
+    said, unwanted = text.apart(prompt)
+    assert (" ".join(said.split()), list(unwanted)) == (wanted, denied)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["no more than two cats", "no. 5", "a no parking sign", "a piano", "有没有一只猫", "不要紧的小猫",
+     "无人机在天上", "一个无花果", "a know-it-all owl", "there is no doubt: a cat"],
+)  # fmt: skip
+def test_words_that_only_look_like_a_denial_are_left(prompt: str) -> None:
+    assert text.apart(prompt) == (prompt, ())
+
+
+@given(st.text(max_size=300))
+def test_telling_apart_adds_nothing_and_ends(prompt: str) -> None:
+    wanted, unwanted = text.apart(prompt)
+    assert sum(map(len, (wanted, *unwanted))) <= max(len(prompt), text.CHARACTERS_MAX)
+    if not unwanted:
+        assert text.tokenize(wanted) == text.tokenize(prompt)
+
+
+def test_the_sky_is_known_by_its_words() -> None:
+    assert text.sky_of(("fluffy clouds", "太阳")) == "sun cloud"
+    assert text.sky_of(("雲",)) == "cloud"
+    assert text.sky_of(("sunflowers", "cats")) == ""

@@ -232,18 +232,21 @@ _painted: dict[tuple[object, ...], Image.Image] = {}
 
 def background(
     scene: str, variant: int, rows: int, columns: int, hour: int = 0, weather: int = 0,
-    px: int = CELL_PX,
+    px: int = CELL_PX, without: str = "",
 ) -> Image.Image:  # fmt: skip
-    """The scene's background at `px` a cell; the same arguments always give the same picture."""
+    """The scene's background at `px` a cell; the same arguments always give the same picture.
+
+    `without`: what a canvas leaves out.
+    """
     if scene == "plain":
         return Image.new("RGB", (columns * px, rows * px), PASTELS[variant % len(PASTELS)])
     composition = variant % layout.COMPOSITIONS
-    key = (scene, composition, rows, columns, hour, weather, px)
+    key = (scene, composition, rows, columns, hour, weather, px, without)
     if key not in _painted:
         rng = np.random.default_rng([zlib.crc32(scene.encode()), composition, rows, columns])
         canvas = Canvas(
             rows, columns, rng, px * SUPERSAMPLE,
-            layout.HOURS[hour], layout.WEATHERS[weather], variant % layout.AIR_PATTERNS,
+            layout.HOURS[hour], layout.WEATHERS[weather], variant % layout.AIR_PATTERNS, without,
         )  # fmt: skip
         PAINTERS[scene](canvas)
         _painted[key] = canvas.weathered(scene == "windowsill").reduce(SUPERSAMPLE)
@@ -252,4 +255,4 @@ def background(
 
 def remember(job: tuple[str, int, int, int, int, int], picture: Image.Image) -> None:
     """Keep what another process painted."""
-    _painted[(*job, CELL_PX)] = picture
+    _painted[(*job, CELL_PX, "")] = picture

@@ -45,12 +45,15 @@ class Canvas:
 
     def __init__(
         self, rows: int, columns: int, rng: np.random.Generator, px: int,
-        hour: str = "day", weather: str = "fair", pattern: int = 0,
+        hour: str = "day", weather: str = "fair", pattern: int = 0, without: str = "",
     ) -> None:  # fmt: skip
-        """`px`: pixels a cell. `pattern` decides where stars, drops and flakes are, whatever the place."""
+        """`px`: pixels a cell. `pattern` decides where stars, drops and flakes are, whatever the place.
+
+        `without`: "cloud", "sun" or "sun cloud", which are then left out.
+        """
         self.h, self.w, self.rng = float(rows), float(columns), rng
         self._pattern = (pattern, rows, columns)
-        self.hour, self.weather = hour, weather
+        self.hour, self.weather, self._without = hour, weather, without
         self._scale = px
         self.image = Image.new("RGB", (columns * px, rows * px))
         self._draw = ImageDraw.Draw(self.image)
@@ -87,7 +90,11 @@ class Canvas:
 
     def sun(self, x: float, y: float, r: float, fill: Rgb) -> None:
         """A sun, by day and in fair weather."""
-        if self.hour == "day" and self.weather in ("fair", "rainbow"):
+        if (
+            self.hour == "day"
+            and self.weather in ("fair", "rainbow")
+            and "sun" not in self._without
+        ):
             self.ellipse(x, y, r, r, fill)
             if self._sky is not None:
                 self._sky = self.image.copy()
@@ -183,6 +190,8 @@ class Canvas:
         self.polygon([*points, (self.w, self.h), (0, self.h)], fill)
 
     def cloud(self, x: float, y: float, size: float, fill: Rgb = (255, 255, 255)) -> None:
+        if "cloud" in self._without:
+            return
         for dx, dy, r in (
             (-0.9, 0.1, 0.45),
             (-0.3, -0.2, 0.62),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,8 @@ SIDE_PX = 128
 ROWS, COLUMNS = layout.GRIDS[0]
 SAVE_EVERY_S = 120.0
 SHOWN = 0.04  # share of a cell that a thing must cover to be asked for there
+TINTED = 0.5  # share of things that training tints: the colours are learnt last, so it shows more of them
+PEAK = 1.5e-3  # learning rate
 WHOLE = {"count": layout.COUNT_MAX, "scene": data.SCENES, "hour": len(layout.HOURS),
          "weather": len(layout.WEATHERS)}  # fmt: skip
 
@@ -96,8 +98,11 @@ def cells_of(scene: s.Scene, picture: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """(things, colours) by cell, 0 where none is seen: where the picture differs from its bare ground."""
     bare = s.render(s.Scene(layout.Wish(0, scene=scene.wish.scene, hour=scene.wish.hour,
                                         weather=scene.wish.weather), 1, scene.variant))  # fmt: skip
-    differs = (np.abs(picture.astype(np.int16) - bare).max(2) > 12).astype(np.float32)
-    shown = differs.reshape(ROWS, s.CELL_PX, COLUMNS, s.CELL_PX).mean((1, 3)) > SHOWN
+    apart = np.maximum(picture, bare) - np.minimum(picture, bare)
+    differs = np.maximum(np.maximum(apart[..., 0], apart[..., 1]), apart[..., 2]) > 12
+    shown = (
+        differs.astype(np.float32).reshape(ROWS, s.CELL_PX, COLUMNS, s.CELL_PX).mean((1, 3)) > SHOWN
+    )
     things, colours = np.zeros((2, ROWS, COLUMNS), np.int64)
     for box in layout.place(scene.wish, 0, scene.pose):
         area = (slice(box.top, box.top + box.side), slice(box.left, box.left + box.side))
@@ -115,12 +120,23 @@ class Batch:
     colours: np.ndarray
 
 
-def batch(rng: np.random.Generator, size: int) -> Batch:
-    """Square renders, mirrored half of the time as the family does."""
+def _tinted(rng: np.random.Generator, wish: layout.Wish) -> layout.Wish:
+    """The wish with each thing in a colour of its own, or none, as training shows them."""
+    first, second = (int(rng.integers(1, data.COLOURS)) if rng.random() < TINTED else 0
+                     for _ in range(2))  # fmt: skip
+    return replace(
+        wish, colour=first if wish.thing else 0, second_colour=second if wish.second else 0
+    )
+
+
+def batch(rng: np.random.Generator, size: int, training: bool = False) -> Batch:
+    """Square renders, mirrored half of the time as the family does; in training, more of them tinted."""
     found = Batch([], [], np.empty(0), np.empty(0))
     things, colours = [], []
     for _ in range(size):
         scene = s.sample(rng, grid=0)
+        if training:
+            scene = replace(scene, wish=_tinted(rng, scene.wish))
         picture = s.render(scene)
         thing, colour = cells_of(scene, picture)
         if rng.random() < 0.5:
@@ -150,7 +166,7 @@ def loss_of(answers: Answers, truth: dict[str, Tensor]) -> Tensor:
         F.cross_entropy(answers.whole[name], truth["whole"][:, k], label_smoothing=0.02)
         for k, name in enumerate(WHOLE)
     ])  # fmt: skip
-    return 2 * thing.mean() + thing[seen].mean() + 0.3 * colour[seen].mean() + 0.3 * rest.sum()
+    return 2 * thing.mean() + thing[seen].mean() + colour[seen].mean() + 0.3 * rest.sum()
 
 
 def train(run: Path, minutes: float, seed: int, threads: int, size: int = 24,
@@ -160,24 +176,26 @@ def train(run: Path, minutes: float, seed: int, threads: int, size: int = 24,
     torch.manual_seed(seed)
     state = data.load(run / "recogniser.pt") or {"used_s": 0.0, "seen": 0}
     used_s, seen = state["used_s"], state["seen"]
-    batches = stream(lambda rng: arrays_of(batch(rng, size)), [seed, 6, seen], workers)
+    batches = stream(
+        lambda rng: arrays_of(batch(rng, size, training=True)), [seed, 6, seen], workers
+    )
     ahead = next(batches) if workers else None
     model = Recogniser()
     if seen:
         model.load_state_dict(state["model"])
     model = model.to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-4)
-    if seen:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK, weight_decay=1e-4)
+    if "optimizer" in state:
         optimizer.load_state_dict(state["optimizer"])
     begun = saved = time.monotonic()
-    step, now_s = seen // size, used_s
+    step, now_s = seen // size if "optimizer" in state else 0, used_s
     while now_s < minutes * 60:
         arrays, _ = next(batches) if ahead is None else ahead
         ahead = None
         truth = {name: torch.from_numpy(values).to(device) for name, values in arrays.items()}
         pictures = truth["pictures"].permute(0, 3, 1, 2).float() / 127.5 - 1
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(now_s / (minutes * 60), step, 2e-3)
+            group["lr"] = learning_rate(now_s / (minutes * 60), step, PEAK)
         pictures = pictures + 0.1 * torch.rand((), device=device) * torch.randn_like(pictures)
         with torch.autocast(device, dtype=torch.bfloat16):
             answers = model(pictures.contiguous(memory_format=torch.channels_last))
@@ -190,8 +208,8 @@ def train(run: Path, minutes: float, seed: int, threads: int, size: int = 24,
         step, seen = step + 1, seen + size
         now_s = used_s + time.monotonic() - begun
         if step % 100 == 0:
-            print(f"recogniser: renders {seen} minute {now_s / 60:.1f} loss {loss.item():.3f}",
-                  flush=True)  # fmt: skip
+            print(f"recogniser: renders {seen} minute {now_s / 60:.1f} of {minutes:g} "
+                  f"loss {loss.item():.3f}", flush=True)  # fmt: skip
         if now_s >= minutes * 60 or time.monotonic() - saved > SAVE_EVERY_S:
             kept = {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
                     "used_s": now_s, "seen": seen}  # fmt: skip
@@ -249,8 +267,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=40.0)
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=0, help="processes that render ahead")
     asked = parser.parse_args()
-    train(asked.run, asked.minutes, asked.seed, asked.threads)
+    train(asked.run, asked.minutes, asked.seed, asked.threads, workers=asked.workers)
     print(json.dumps({"trained": str(asked.run / "recogniser.pt")}))
 
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from training.pocket import (
+    clear,
     export,
     looks,
     train_decoder,
@@ -37,6 +38,7 @@ def main() -> None:
     train_decoder.train(run, minutes["follow"], 8, 5e-4, seed, threads, follow=True)
     train_upscaler.train(run, minutes["upscaler"], 2e-3, seed, threads)
     export.export(run, asked.out, seed)
+    clear.write(asked.out)
     looks.write(asked.out)
 
 

@@ -21,12 +21,13 @@ import onnxruntime
 from danqing.domain.task import Pixels
 from danqing.engine.families import pocket_layout as layout
 from danqing.engine.families.base import preview_size
+from danqing.engine.families.pocket_clear import Clear
 from danqing.engine.families.pocket_cut import without_ground
 from danqing.engine.families.pocket_edit import Canvas, laid
 from danqing.engine.families.pocket_read import Reader
 from danqing.engine.families.pocket_sky import Sky
 from danqing.engine.families.pocket_start import Chance, Editor
-from danqing.engine.families.pocket_text import CHARACTERS_MAX, tokenize
+from danqing.engine.families.pocket_text import CHARACTERS_MAX, apart, phrases, sky_of, tokenize
 from danqing.engine.messages import Job
 from danqing.engine.pixels import fit
 
@@ -44,11 +45,14 @@ OPEN_AIR = ("meadow", "beach", "sea", "mountains", "forest", "night", "sunset", 
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """What a prompt and a negative prompt ask for; None where there is no negative prompt."""
+    """What a prompt and a negative prompt ask for together."""
 
     wish: layout.Wish
-    negative: layout.Wish | None
     understood: bool
+    without: str = ""
+    """What the sky is to be clear of (`sky_of`)."""
+    nowhere: frozenset[int] = frozenset()
+    """Scenes that are not to be chosen."""
 
 
 @dataclass(slots=True)
@@ -60,7 +64,6 @@ class PocketState:
     grid: int
     mirrored: bool
     plan: layout.Plan
-    negative: layout.Plan
     latents: Floats
     clean: Floats
     """The last guess of the finished latents, for previews."""
@@ -100,13 +103,13 @@ class Pocket:
         self._slots: list[str] = about["slots"]
         self.things: list[str] = about["things"]
         self.colours: list[str] = about["colours"]
-        self.colours: list[str] = about["colours"]
         self.scenes: list[str] = about["scenes"]
         self._sky = Sky(self.scenes, about["open_air"])
         self._text = _session(weights / "text.onnx", threads)
         self._denoiser = _session(weights / "denoiser.onnx", threads)
         self._decoder = _session(weights / "decoder.onnx", threads)
         self._upscaler = _session(weights / "upscaler.onnx", threads)
+        self._clear = Clear(weights / "clear.npz")
         self._weights = weights
         self._threads = threads
         self._editor: Editor | None = None  # made for the first edit
@@ -121,13 +124,19 @@ class Pocket:
         """It reads texts of any length."""
 
     def encode(self, jobs: Sequence[Job]) -> list[Conditioning]:
-        found: list[Conditioning] = []
-        for job in jobs:
-            wish = self._read(job.prompt)
-            unsaid = not job.negative_prompt.strip()
-            negative = None if unsaid else self._read(job.negative_prompt)
-            found.append(Conditioning(wish, negative, bool(wish.thing or wish.scene)))
-        return found
+        return [self._asked(job.prompt, job.negative_prompt) for job in jobs]
+
+    def _asked(self, prompt: str, negative: str) -> Conditioning:
+        """The prompt, less what it or the negative prompt says is not wanted."""
+        wanted, denied = apart(prompt)
+        wish = self._read(wanted)
+        more, most = apart(negative)
+        denied += (*phrases(more), *most)
+        unwanted = [self._sky.said(self._read(phrase)) for phrase in denied]
+        for each in unwanted:
+            wish = layout.less(wish, each)
+        nowhere = frozenset(each.scene for each in unwanted if each.scene and not each.thing)
+        return Conditioning(wish, bool(wish.thing or wish.scene), sky_of(denied), nowhere)
 
     def start(self, job: Job, conditioning: Conditioning) -> PocketState:
         rng = seeded(job.seed)
@@ -137,7 +146,9 @@ class Pocket:
         if (
             job.reference is None and not conditioning.understood
         ):  # a landscape is better than an empty page
-            wish = replace(wish, scene=self.scenes.index(OPEN_AIR[elsewhere]))
+            places = [self.scenes.index(key) for key in OPEN_AIR]
+            around = places[elsewhere:] + places[:elsewhere]
+            wish = replace(wish, scene=next(k for k in around if k not in conditioning.nowhere))
         if (
             job.transparent and wish.thing
         ):  # the thing alone, before a ground that it can be told from
@@ -149,6 +160,7 @@ class Pocket:
         noise = rng.standard_normal((rows * columns, self.channels), dtype=np.float32)
         latents, level, canvas = noise, 1.0, None
         if job.reference is None:
+            variant = self._clear.variant(conditioning.without, wish.scene, variant, grid)
             plan = layout.plan(wish, grid, pose, variant)
         else:
             chance = Chance(pose, variant, mirrored, noise)
@@ -156,10 +168,8 @@ class Pocket:
             plan, pose, variant, mirrored = begun.plan, begun.pose, begun.variant, begun.mirrored
             level, canvas = begun.level, begun.canvas
             latents = (1 - level) * canvas.latents + level * noise
-        negative = layout.dropped_plan(grid, len(self.scenes))
-        if conditioning.negative is not None:
-            negative = self._negative(conditioning.negative, negative, grid, pose, variant)
-        return PocketState(job, 0, grid, mirrored, plan, negative, latents, latents, level, canvas)
+        plan = self._clear.plan(conditioning.without, plan)
+        return PocketState(job, 0, grid, mirrored, plan, latents, latents, level, canvas)
 
     def step(self, states: Sequence[PocketState]) -> None:
         """One denoising step of each: t runs from its level (1: noise) to 0 in job.steps_drawn equal steps.
@@ -230,33 +240,15 @@ class Pocket:
             self._wishes.popitem(last=False)
         return wish
 
-    @staticmethod
-    def _negative(
-        wish: layout.Wish, dropped: layout.Plan, grid: int, pose: int, variant: int
-    ) -> layout.Plan:
-        """Only what the negative prompt names is pushed away; the rest stays open."""
-        plan = layout.plan(wish, grid, pose, variant)
-        return replace(
-            dropped,
-            contents=plan.contents if wish.thing else dropped.contents,
-            colours=plan.colours,
-            grounds=plan.grounds if wish.scene else dropped.grounds,
-            airs=plan.airs,
-            scene=plan.scene if wish.scene else dropped.scene,
-            variant=plan.variant if wish.scene else dropped.variant,
-            hour=plan.hour,
-            weather=plan.weather,
-        )
-
     def _guided(self, states: Sequence[PocketState], t: Floats) -> Floats:
-        """The clean latents, away from the negative half where there is one (guidance)."""
+        """The clean latents, away from what is drawn for no plan at all (guidance)."""
         latents = np.stack([s.latents for s in states])
         plans = [s.plan for s in states]
         guidance = np.array([s.job.guidance for s in states], np.float32)[:, None, None]
         guided = any(s.job.guidance != 1.0 for s in states)
         if guided:
             latents, t = np.concatenate([latents, latents]), np.concatenate([t, t])
-            plans += [s.negative for s in states]
+            plans += [layout.dropped_plan(s.grid, len(self.scenes)) for s in states]
         clean = self.guess(latents, t, plans, states[0].grid)
         if not guided:
             return clean

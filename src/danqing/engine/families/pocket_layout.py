@@ -6,7 +6,7 @@ sees the same plans in both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -88,6 +88,25 @@ class Plan:
     variant: int
     hour: int
     weather: int
+
+
+def less(wish: Wish, denied: Wish) -> Wish:
+    """The wish without what is denied of it. The only thing that is asked for stays, whatever is denied."""
+    if denied.thing and wish.second == denied.thing:
+        wish = replace(wish, second=0, second_colour=0, relation=0)
+    elif denied.thing and wish.second and wish.thing == denied.thing:
+        wish = replace(wish, thing=wish.second, colour=wish.second_colour, count=1, size=0,
+                       second=0, second_colour=0, relation=0)  # fmt: skip
+    if denied.thing:
+        return wish
+    return replace(
+        wish,
+        colour=0 if wish.colour == denied.colour else wish.colour,
+        second_colour=0 if wish.second_colour == denied.colour else wish.second_colour,
+        scene=0 if wish.scene == denied.scene else wish.scene,
+        hour=0 if wish.hour == denied.hour else wish.hour,
+        weather=0 if wish.weather == denied.weather else wish.weather,
+    )
 
 
 @lru_cache(maxsize=256)

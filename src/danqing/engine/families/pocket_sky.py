@@ -44,6 +44,11 @@ class Sky:
             hour = weather = 0
         return replace(wish, scene=scene, hour=hour, weather=weather)
 
+    def said(self, wish: layout.Wish) -> layout.Wish:
+        """The wish with the hour and the weather that its scene is: "night" is a scene and an hour."""
+        hour, weather = self._alone.get(wish.scene, (wish.hour, wish.weather))
+        return replace(wish, hour=hour, weather=weather)
+
     def over(self, wish: layout.Wish, scene: int) -> layout.Wish:
         """The wish over a place known otherwise: "at night" is that place at night, no other one."""
         if not wish.scene or (wish.scene in self._alone and scene in self._open):

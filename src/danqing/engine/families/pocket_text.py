@@ -25,6 +25,64 @@ _TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)?|[0-9]+|[^\W_]|[^\w\s,.;:!?，。；：�
 _BREAK = re.compile(r"[,.;:!?，。；：！？、\n]")
 _LATIN = re.compile(r"[a-z]")
 
+# What is not wanted: the words that say so, and how far they reach.
+_STOPS = r"and\s+(?:an?|the|one|some|two|three|four|five|with)|but|with|in|on|at|under|beside|near|by|behind|above|over|below"
+_DENIED = re.compile(
+    rf"""
+    (?:\b(?:with|there\s+(?:is|are)|and|but)\s+)?
+    (?:\b(?:no|without|free\s+of|(?:do\s+not|don'?t)\s+(?:draw|include|show|add|put|want))
+    \s+(?!(?:more|less|fewer|longer|matter|doubt|one|idea|problem|parking|smoking|entry)\b|[0-9])
+    (?:(?:any|a|an|the)\s+)?
+    (?P<en>[^\W_](?:(?!\s(?:{_STOPS})\b)[^,.;:!?，。；：！？、\n()])*))
+    | (?:也|并且?|而且|又|还)?
+    (?:(?<![有要])(?:没有|沒有|不要(?!紧|緊|[有画畫]?[个個])|不想要|不需要|不带|不含)|没(?=[云太]))
+    (?:画|畫|出现|出現|加|有)?(?:任何|一[丝点片朵个只])?
+    (?P<zh>(?:(?:[红橙黄绿青蓝紫粉棕黑白灰]色?|多余|其他|其它|[大小])的)*
+    (?:(?!但|而|只有|[在坐站])[^的,.;:!?，。；：！？\n()\s])+)的?
+    | \b(?P<less>cloud|sun)less\b | (?:万里无|萬里無|无(?=云)|無(?=雲))(?P<no>[云雲])的?
+    """,
+    re.VERBOSE,
+)  # fmt: skip
+_AND = re.compile(r"\s*(?:\band\b|\bor\b|&|和|与|與|及|或者?|、)\s*")
+_SKY = {
+    "sun": re.compile(r"\b(?:sun|suns|sunshine|sunlight)\b|太阳|太陽"),
+    "cloud": re.compile(r"\b(?:clouds?|cloudy|overcast)\b|云|雲"),
+}
+
+
+def apart(prompt: str) -> tuple[str, tuple[str, ...]]:
+    """(the prompt without what it says is not wanted, each thing that is not): "a cat, no clouds or birds"."""
+    folded = _folded(prompt)
+    denied: list[str] = []
+
+    def taken(found: re.Match[str]) -> str:
+        if found["less"]:
+            denied.append(found["less"] + "s")
+        else:
+            said = found["en"] or found["zh"] or found["no"]
+            denied.extend(part for word in _AND.split(said) if (part := word.strip()))
+        return ""
+
+    wanted = _DENIED.sub(taken, folded)
+    return (wanted, tuple(denied)) if denied else (prompt, ())
+
+
+def phrases(negative: str) -> tuple[str, ...]:
+    """A negative prompt's phrases, each by itself."""
+    parts = (
+        part.strip() for clause in _BREAK.split(_folded(negative)) for part in _AND.split(clause)
+    )
+    return tuple(part for part in parts if part)
+
+
+def sky_of(said: tuple[str, ...]) -> str:
+    """Which of the sun and the clouds the phrases name: "", "sun", "cloud" or "sun cloud"."""
+    return " ".join(kind for kind, words in _SKY.items() if any(words.search(p) for p in said))
+
+
+def _folded(prompt: str) -> str:
+    return unicodedata.normalize("NFKC", prompt[:CHARACTERS_MAX]).lower()[:CHARACTERS_MAX]
+
 
 def _feature(kind: str, text: str) -> int:
     return 1 + zlib.crc32(f"{kind}:{text}".encode()) % (FEATURES - 1)
@@ -46,8 +104,7 @@ def _stem(word: str) -> str:
 
 def split(prompt: str) -> list[list[str]]:
     """The prompt's clauses as lists of words (Latin) and single characters (everything else)."""
-    folded = unicodedata.normalize("NFKC", prompt[:CHARACTERS_MAX]).lower()[:CHARACTERS_MAX]
-    clauses = [_TOKEN.findall(clause) for clause in _BREAK.split(folded)]
+    clauses = [_TOKEN.findall(clause) for clause in _BREAK.split(_folded(prompt))]
     return [clause for clause in clauses if clause and "".join(clause) not in _MANNERS]
 
 
