@@ -9,6 +9,7 @@ import socket
 import httpx2
 import pytest
 import uvicorn
+import uvloop
 
 from danqing.api import protocol
 
@@ -133,6 +134,37 @@ def test_who_never_reads_a_stream_is_cut_off(
             assert max(kept) < 500_000
 
     asyncio.run(check())
+
+
+@pytest.mark.parametrize("behind", [b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"POST"])
+def test_who_hangs_up_behind_a_second_request_is_seen(
+    monkeypatch: pytest.MonkeyPatch, behind: bytes
+) -> None:
+    """The connection is not read while a request waits; nor does what is unread before the end hide it."""
+    monkeypatch.setattr(protocol, "LISTEN_S", 0.05)
+    asked, gone = asyncio.Event(), asyncio.Event()
+    if behind == b"POST":
+        behind = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 150000\r\n\r\n" + bytes(150_000)
+
+    async def patient(scope, receive, send) -> None:
+        await receive()
+        asked.set()
+        told = await asyncio.wait_for(receive(), 30)
+        assert told["type"] == "http.disconnect"
+        gone.set()
+
+    async def check() -> None:
+        async with serving(patient) as port:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            await asyncio.wait_for(asked.wait(), 30)
+            writer.write(behind)
+            await asyncio.sleep(0.3)
+            assert not gone.is_set()  # it is still there
+            writer.transport.abort()
+            await asyncio.wait_for(gone.wait(), 30)
+
+    uvloop.run(check())
 
 
 def test_who_reads_slowly_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import httpx2
+import pytest
 
 from tests.conftest import LiveServer
 
@@ -14,6 +15,17 @@ def test_health_and_readiness(server: LiveServer) -> None:
     health = server.client.get("/healthz")
     assert health.status_code == 200
     assert health.json()["engine"]["alive"] is True
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/"])
+def test_head_is_get_without_its_body(server: LiveServer, path: str) -> None:
+    """What balancers and uptime checks ask."""
+    head, got = server.client.head(path), server.client.get(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == got.headers["content-type"]
+    assert (
+        server.client.get(path).status_code == 200
+    )  # on the same connection: no byte was left over
 
 
 def test_metrics_move(server: LiveServer) -> None:

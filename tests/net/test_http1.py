@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 
 import pytest
 
@@ -211,6 +213,42 @@ def test_an_answer_before_its_request_has_left_whole_ends_the_connection() -> No
         listener.close()
 
     run(test)
+
+
+@pytest.mark.parametrize("late", [OK + b"Content-Length: 1\r\n\r\nb", b"H", b"\r\n", b""])
+def test_what_lies_unread_at_check_out_is_no_answer(late: bytes) -> None:
+    """A second answer, or the end, that came while the loop was busy: nobody has been told of it yet."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    answered, said = threading.Event(), threading.Event()
+
+    def talk() -> None:
+        with listener.accept()[0] as first:
+            first.recv(65_536)
+            first.sendall(OK + b"Content-Length: 1\r\n\r\na")
+            assert answered.wait(30)
+            if late:
+                first.sendall(late)
+            else:
+                first.shutdown(socket.SHUT_WR)
+            said.set()
+            with listener.accept()[0] as second:
+                second.recv(65_536)
+                second.sendall(OK + b"Content-Length: 1\r\n\r\nc")
+
+    async def test() -> None:
+        outbound = Outbound()
+        assert (await get(outbound, url)).content == b"a"
+        answered.set()
+        assert said.wait(30)  # the loop stands still
+        assert (await get(outbound, url)).content == b"c"
+        await outbound.aclose()
+
+    thread = threading.Thread(target=talk, daemon=True)
+    thread.start()
+    run(test)
+    thread.join(30)
+    listener.close()
 
 
 def test_a_connection_that_was_lost_before_it_is_asked_fails_at_once() -> None:

@@ -30,6 +30,7 @@ _FORWARDED = (
 """Headers by which proxies show; one without any must be kept from /metrics by its own configuration."""
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def healthz(request: Request) -> Response:
     """Whether the server and its engine work: 200 or 503, with the facts."""
@@ -40,6 +41,7 @@ async def healthz(request: Request) -> Response:
     )
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
     """200 while requests can be drawn: the engine works, the database answers, images can be kept."""
@@ -52,6 +54,7 @@ async def readyz(request: Request) -> Response:
     return JSONResponse({"ready": ready} | facts, status_code=200 if ready else 503)
 
 
+@router.head("/metrics", include_in_schema=False)
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Prometheus text, for loopback or for the metrics token."""
@@ -67,6 +70,7 @@ async def metrics(request: Request) -> Response:
     return Response(context.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
+@router.head("/", include_in_schema=False)
 @router.get("/", include_in_schema=False)
 async def index() -> Response:
     """The start page: where things are."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn._types import ASGI3Application
@@ -20,6 +21,10 @@ PIPELINED_MAX = 64
 UNREAD_S_MAX = 30.0
 UNREAD_BYTES = 100_000
 """Who has an answer waiting takes so much of it at least in each such while, or all there is."""
+LISTEN_S = 1.0
+"""While a connection is not read, whether its client is still there is asked of the system this often."""
+# Linux alone tells that the other side has ended while something before that is still unread.
+_GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -34,6 +39,7 @@ class GuardedProtocol(HttpToolsProtocol):
     """What came is no HTTP, and so is nothing that comes behind it."""
     _deadline: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
+    _listening: asyncio.TimerHandle | None = None
     _in_head = True
     _bytes = 0
     """Of the request that comes in, and of its body:"""
@@ -57,6 +63,7 @@ class GuardedProtocol(HttpToolsProtocol):
         except HttpParserError:
             self._spoil()
         self._watch()
+        self._listen()
 
     def _spoil(self) -> None:
         """Refuse what makes no sense; a request before it that came whole is answered first, and is the last."""
@@ -140,6 +147,27 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         self._unwatch()
         self._relax()
+        if self._listening is not None:
+            self._listening.cancel()
+
+    def _listen(self) -> None:
+        """Uvicorn reads no further while a request waits behind another, and so would see no hang-up.
+
+        Nor does the system hear of one behind more than its buffers take, some hundred kilobytes.
+        """
+        if self.flow.read_paused and self._listening is None:
+            self._listening = self.loop.call_later(LISTEN_S, self._ask)
+
+    def _ask(self) -> None:
+        self._listening = None
+        if self.transport.is_closing() or not self.flow.read_paused:
+            return
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), _GONE)
+        if poll.poll(0):
+            self.transport.abort()
+        else:
+            self._listen()
 
     def _expect(self) -> None:
         """Look later whether enough of what waits now has been read."""
