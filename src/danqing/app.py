@@ -61,7 +61,7 @@ from danqing.service.screening import Screen
 from danqing.service.settling import Settler
 from danqing.service.webhooks import WebhookSender
 from danqing.settings import Settings, SettingsError
-from danqing.storage.blobs import Blobs, open_blobs
+from danqing.storage.blobs import Blobs
 
 __all__ = ["LoadError", "cards", "pipelines"]  # what the floor above needs of the engine's
 
@@ -288,7 +288,7 @@ async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books,
     metrics = Metrics()
     async with (
         open_books(settings) as books,
-        open_blobs(settings.blob_root, fsync=settings.blob_fsync) as blobs,
+        books.open_blobs(settings) as blobs,
         open_engines(settings, models, metrics) as engines,
         open_outbound() as outbound,
         open_outbound(sum(row.concurrency_max for row in models.relays.values())) as relaying,

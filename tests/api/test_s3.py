@@ -10,6 +10,7 @@ import httpx2
 import pytest
 from PIL import Image
 
+from danqing.storage.blobs import OWNER_KEY
 from tests.api.test_idempotency import ROUTES
 from tests.conftest import LiveServer, clean_environment, cli
 from tests.s3 import S3Server, failing_front
@@ -23,7 +24,8 @@ Make = Callable[..., LiveServer]
 def keys_in(s3: S3Server, bucket: str) -> list[str]:
     """What lies in a bucket, by S3's own API."""
     text = httpx2.get(f"{s3.endpoint}/{bucket}?list-type=2").text
-    return [part.partition("</Key>")[0] for part in text.split("<Key>")[1:]]
+    keys = [part.partition("</Key>")[0] for part in text.split("<Key>")[1:]]
+    return [key for key in keys if key != f"some/where/{OWNER_KEY}"]
 
 
 def test_images_are_drawn_kept_served_and_deleted(null_server: Make, s3: S3Server) -> None:
@@ -76,7 +78,7 @@ def test_s3_gone_and_back(null_server: Make, s3: S3Server) -> None:
         assert server.balance("operator") == 1_000_000 - 10_000
 
 
-@pytest.mark.parametrize("fault", ["no bucket", "no access"])
+@pytest.mark.parametrize("fault", ["no bucket", "no access", "another's"])
 def test_a_store_that_cannot_be_used_refuses_to_start(tmp_path, s3: S3Server, fault: str) -> None:
     def start(bucket: str) -> str:
         environment = clean_environment(DANQING_BLOB_URL=s3.url(bucket))
@@ -89,6 +91,12 @@ def test_a_store_that_cannot_be_used_refuses_to_start(tmp_path, s3: S3Server, fa
         assert start("nowhere").endswith("there is no such bucket")
         return
     bucket = s3.make_bucket()
+    if fault == "another's":
+        httpx2.put(f"{s3.endpoint}/{bucket}/some/where/{OWNER_KEY}", content=b"0193-theirs\n")
+        line = start(bucket)
+        assert line.startswith(f"danqing: blob_url: s3://{bucket}/some/where is the image store of")
+        assert "'0193-theirs'" in line
+        return
     with s3.checking_credentials():
         line = start(bucket)
         assert line.startswith(f"danqing: blob_url: s3://{bucket}/some/where: access is denied")

@@ -18,6 +18,8 @@ from tests.service.house import House, house, run
 from danqing.domain.ids import uuid7
 from danqing.service.delivery import DAY_S, Life, day_folder, task_folder
 from danqing.service.thumbnails import copies_of, copy_key, is_copy, stem_of
+from danqing.settings import SettingsError, load
+from danqing.storage.blobs import OWNER_KEY, Blobs
 
 DAY_MS = DAY_S * 1000
 
@@ -34,6 +36,11 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
         return {}
     s3: S3Server = request.getfixturevalue("s3")
     return {"blob_url": s3.url(s3.make_bucket())}
+
+
+@pytest.fixture
+def root_of_nobody(where: dict[str, str], tmp_path: Path) -> str:
+    return where.get("blob_url", str(tmp_path / "images"))
 
 
 def test_a_sweep_of_everything(tmp_path: Path, where: dict[str, str]) -> None:
@@ -79,6 +86,49 @@ def test_a_sweep_of_everything(tmp_path: Path, where: dict[str, str]) -> None:
             left = [key for folder in await blobs.folders() for key in await blobs.list(folder)]
             assert sorted(left) == sorted([stranger, old_stranger])
             assert await h.retention.sweep() == replace(dry, expired=0, expired_bytes=0, missing=[])
+
+    run(check())
+
+
+def test_two_databases_never_have_one_store(tmp_path: Path, where: dict[str, str]) -> None:
+    """The sweeper of one would take what the other's clients sent for a dead server's: it is not let in."""
+
+    async def check() -> None:
+        shared = {"blob_url": str(tmp_path / "shared")} | where
+        theirs = tmp_path / "theirs"
+        async with house(tmp_path, **shared) as h, house(theirs, **shared) as other:
+            settings = load(data_dir=tmp_path, **shared)
+            async with h.books.open_blobs(settings, dry_run=True):
+                pass
+            async with other.books.open_blobs(settings, dry_run=True):  # nobody's yet
+                pass
+            async with h.books.open_blobs(settings) as blobs:
+                waiting = f"{task_folder(uuid7())}/input-0.png"
+                await blobs.put(waiting, b"x")
+            for dry_run in (True, False):
+                with pytest.raises(SettingsError, match="image store of another database"):
+                    async with other.books.open_blobs(settings, dry_run=dry_run) as blobs:
+                        raise AssertionError("it may sweep here")
+            async with h.books.open_blobs(settings) as blobs:  # again, and as often as it likes
+                assert await blobs.list(waiting.rpartition("/")[0]) == [waiting]
+                assert await blobs.folders() == [waiting.partition("/")[0]]
+                obstore.delete(blobs._store, OWNER_KEY)
+            async with other.books.open_blobs(settings):  # as the message says
+                pass
+            with pytest.raises(SettingsError, match=OWNER_KEY):
+                async with h.books.open_blobs(settings):
+                    pass
+
+    run(check())
+
+
+def test_of_two_that_claim_a_store_at_once_one_gets_it(root_of_nobody: str) -> None:
+    async def check() -> None:
+        stores = [Blobs(root_of_nobody) for _ in range(8)]
+        owners = await asyncio.gather(
+            *[blobs.claim(f"database-{number}") for number, blobs in enumerate(stores)]
+        )
+        assert len(set(owners)) == 1
 
     run(check())
 

@@ -37,15 +37,16 @@ def _with_blobs(
     data_dir: Path | None,
     config: Path | None,
     deed: Callable[[Books, Blobs, Settings], Awaitable[T]],
+    *,
+    dry_run: bool = False,
 ) -> T:
     """What `deed` returns, done on the open books and the image store."""
 
     async def inside(books: Books, settings: Settings) -> T:
         from danqing.observability.logging import configure
-        from danqing.storage.blobs import open_blobs
 
         configure(settings)  # what housekeeping logs is no result: it goes to stderr
-        async with open_blobs(settings.blob_root) as blobs:
+        async with books.open_blobs(settings, dry_run=dry_run) as blobs:
             return await deed(books, blobs, settings)
 
     return run_on_books(data_dir, config, inside)
@@ -171,7 +172,7 @@ def _add_sweep(app: typer.Typer) -> None:
             swept = await Retention(books.db, books.ledger, blobs).sweep(dry_run=dry_run)
             return swept, await forgetting.sweep(dry_run=dry_run)
 
-        swept, prompts = _with_blobs(data_dir, config, deed)
+        swept, prompts = _with_blobs(data_dir, config, deed, dry_run=dry_run)
         if as_json:
             typer.echo(json.dumps({"dry_run": dry_run} | asdict(swept) | {"prompts": prompts}))
         else:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from danqing.db import queries
 from danqing.db.session import Database
+from danqing.domain.ids import uuid7
 from danqing.service.accounts import Accounts
 from danqing.service.blocks import Blocks
 from danqing.service.codes import Codes
@@ -20,7 +22,8 @@ from danqing.service.tokens import Tokens
 from danqing.service.topup import TopUp
 from danqing.service.trail import Trail
 from danqing.service.webhooks import parse_secret
-from danqing.settings import Settings
+from danqing.settings import Settings, SettingsError
+from danqing.storage.blobs import OWNER_KEY, Blobs, open_blobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,4 +101,28 @@ class Books:
             raise KeyFileError(
                 "The key file is not the one this database was made with: put that one back "
                 "(DANQING_KEYS_FILE says where it is)."
+            )
+
+    @asynccontextmanager
+    async def open_blobs(
+        self, settings: Settings, *, dry_run: bool = False
+    ) -> AsyncGenerator[Blobs]:
+        """The image store, tried out and this database's own. Raises ValueError, OSError, SettingsError, Unavailable."""
+        async with open_blobs(settings.blob_root, fsync=settings.blob_fsync) as blobs:
+            await self.match_blobs(blobs, dry_run=dry_run)
+            yield blobs
+
+    async def match_blobs(self, blobs: Blobs, *, dry_run: bool = False) -> None:
+        """Raise SettingsError where the image store is another database's.
+
+        Its sweeper would take what this one's clients sent for a dead server's, and delete it. A store
+        that was nobody's is this database's from now on, but for a `dry_run`. Raises Unavailable.
+        """
+        mine = await self.db.write(lambda conn: queries.claim_fact(conn, "database", uuid7()))
+        owner = await blobs.claim(mine, dry_run=dry_run)
+        if owner != mine:
+            raise SettingsError(
+                f"blob_url: {blobs.shown} is the image store of another database ({owner[:64]!r}, this "
+                f"one is {mine!r}): name another folder or PREFIX. Where that database is gone for good, "
+                f"delete '{OWNER_KEY}' there, and this one takes the store over."
             )

@@ -32,6 +32,8 @@ _FOLDER = re.compile(r"[a-z0-9]{1,16}(?:/[a-z0-9-]{1,64})?", re.ASCII)
 _KEY = re.compile(_FOLDER.pattern + r"/[a-z0-9-]{1,64}\.(?:png|jpeg|webp)", re.ASCII)
 _PART = re.compile(r"(.+)#[0-9]+")
 _PROBE = "probe"
+OWNER_KEY = "danqing-database"
+"""At the top of the store: which database the blobs belong to."""
 T = TypeVar("T")
 
 THREADS = 32
@@ -147,7 +149,8 @@ class Blobs:
         self._fsync = fsync
         text = str(root).removeprefix("file://")
         self._folder: Path | None = None
-        self._shown = text.partition("?")[0]
+        self.shown = text.partition("?")[0]
+        """Where it is, without anything that is nobody's business."""
         if text.startswith("s3://"):
             try:
                 self._store: LocalStore | S3Store = S3Location.parse(text).open()
@@ -173,7 +176,35 @@ class Blobs:
             await self.get(key)
             await self.delete(key)
         except (Unavailable, NotFound) as error:
-            raise ValueError(f"blob_url: {self._shown}: {_why(error.__cause__)}") from error
+            raise ValueError(f"blob_url: {self.shown}: {_why(error.__cause__)}") from error
+
+    async def claim(self, owner: str, *, dry_run: bool = False) -> str:
+        """Whose blobs these are: `owner`'s from now on where they were nobody's. `dry_run` writes nothing."""
+
+        def read() -> str | None:
+            try:
+                return bytes(obstore.get(self._store, OWNER_KEY).bytes()).decode().strip()
+            except FileNotFoundError as error:
+                if "NoSuchBucket" in str(error):
+                    raise
+                return None
+
+        def deed() -> str:
+            known = read()
+            if known is not None or dry_run:
+                return owner if known is None else known
+            line = f"{owner}\n".encode()
+            with suppress(AlreadyExistsError, FileExistsError):
+                if self._folder is not None:
+                    durable.write_new(self._folder, OWNER_KEY, line, sync=self._fsync)
+                else:
+                    obstore.put(self._store, OWNER_KEY, line, mode="create", use_multipart=False)
+            return read() or owner
+
+        try:
+            return await self._run(deed)
+        except FileNotFoundError as error:
+            raise _unavailable(error) from error
 
     async def answers(self, seconds: float) -> bool:
         """Whether images can be kept now, by a probe: of a folder a small file is written, of S3 something is asked for."""
