@@ -47,7 +47,7 @@ class EngineSettings(BaseModel):
     process: Literal["auto", "thread", "child"] = "auto"
     """"thread": draw within the server; "child": in a process of its own, which is replaced when it dies or hangs; "auto": pocket within the server, every other family in a process."""
     step_timeout_s: float = Field(default=120, ge=0.5, le=3600)
-    """A step or decoding that takes longer hangs: /healthz says so, and a "child" is replaced."""
+    """A step, reading or decoding that takes longer hangs: /healthz says so, and a "child" is replaced."""
     load_timeout_s: float = Field(default=600, ge=1, le=86_400)
     """A "child" that takes longer to load its model is replaced."""
 

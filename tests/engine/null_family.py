@@ -2,7 +2,7 @@
 
 Prompts, words separated by spaces: `fail@K` and `nan@K` (at the step that follows K done ones), `die@K` and `lost@K`
 (end the engine's thread), `kill@K` and `kill-once@K` (its process), `hang@K` and `hang-once@K`, `fail-encode`,
-`fail-start`, `fail-preview@K`, `fail-decode`, `wrong-shape`, `nan-seed@S` (only the image of that seed).
+`fail-start`, `hang-decode-once`, `fail-preview@K`, `fail-decode`, `wrong-shape`, `nan-seed@S` (only the image of that seed).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,9 @@ class NullFamily:
         fits: int | None = None,
         gated: bool = False,
         flag: str | None = None,
+        is_beside: bool = False,
     ) -> None:
+        self.is_beside = is_beside
         self.step_s = step_s
         self.flag = None if flag is None else Path(flag)
         self.fits = fits
@@ -62,6 +65,7 @@ class NullFamily:
         self.previewed: list[tuple[str, int]] = []
         """(job id, steps done) of every preview that was tried."""
         self.on_decode: Callable[[], None] = lambda: None
+        self.on_encode: Callable[[Sequence[Job]], None] = lambda jobs: None
         self.on_preview: Callable[[], None] = lambda: None
         self.entered = threading.Semaphore(0)
         self._permits = threading.Semaphore(0)
@@ -81,10 +85,14 @@ class NullFamily:
     def batch_key(self, job: Job) -> Hashable:
         return (job.width, job.height)
 
+    def beside(self) -> AbstractContextManager[object] | None:
+        return nullcontext() if self.is_beside else None
+
     def measure(self, prompt: str) -> tuple[int, int]:
         return len(prompt.split()), WORDS_MAX
 
     def encode(self, jobs: Sequence[Job]) -> list[str]:
+        self.on_encode(jobs)
         if any("fail-encode" in job.prompt for job in jobs):
             raise ValueError("a prompt that cannot be read")
         return [job.prompt for job in jobs]
@@ -128,6 +136,12 @@ class NullFamily:
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(3600)
 
+    def _hang_once(self, word: str, states: Sequence[NullState]) -> None:
+        asked = any(word in state.job.prompt.split() for state in states)
+        if asked and self.flag is not None and not self.flag.exists():
+            self.flag.touch()
+            time.sleep(3600)
+
     def is_finite(self, state: NullState) -> bool:
         return state.finite
 
@@ -145,6 +159,7 @@ class NullFamily:
     def decode(self, states: Sequence[NullState]) -> list[Pixels]:
         self.decoded += [state.job.id for state in states]
         self.on_decode()
+        self._hang_once("hang-decode-once", states)
         if any("fail-decode" in state.job.prompt for state in states):
             raise ValueError("no pixels")
         extra = 1 if any("wrong-shape" in state.job.prompt for state in states) else 0

@@ -49,7 +49,12 @@ class Desk:
     """A child engine and everything that was told."""
 
     def __init__(
-        self, *, factory: str = "NullFamily", queue_max: int = 256, **options: Any
+        self,
+        *,
+        factory: str = "NullFamily",
+        queue_max: int = 256,
+        hang_s: float = HANG_S,
+        **options: Any,
     ) -> None:
         self.later_s = 0.0
         """How far the watchdog's clock is ahead of time."""
@@ -59,7 +64,7 @@ class Desk:
         begin = Begin(f"tests.engine.null_family:{factory}", options, queue_max, 16, 1, None)
         self.core = ChildCore(
             begin,
-            hang_s=HANG_S,
+            hang_s=hang_s,
             load_s=HANG_S,
             on_step=lambda *step: self.steps.append(step),
             clock=lambda: time.monotonic() + self.later_s,
@@ -380,3 +385,17 @@ def test_the_process_ends_with_its_service() -> None:
         assert time.monotonic() < deadline, "the engine process outlives its service"
         time.sleep(0.1)
     service.stdout.close()
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_beside_its_steps_is_replaced(
+    open_desk: Callable[..., Desk], tmp_path: Path
+) -> None:
+    """Its steps go on, so to the service it looks alive: the process itself must notice."""
+    desk = open_desk(is_beside=True, hang_s=5, step_s=0.02, flag=str(tmp_path / "flag"))
+    desk.submit(make_job("other", account_id="b", steps=500))
+    desk.submit(make_job("x", prompt="hang-decode-once", steps=1))
+    desk.wait_ended("x", "other")
+    assert isinstance(desk.last("x"), JobDrawn)
+    assert isinstance(desk.last("other"), JobDrawn)
+    assert desk.core.health().restarts == 1

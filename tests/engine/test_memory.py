@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from danqing.engine.families import memory
+from danqing.engine.families.load import Fit
 from danqing.engine.families.memory import GIB, PUBLISHED
 from danqing.engine.families.weights import Part
 
@@ -59,6 +60,18 @@ def test_the_message_is_plain() -> None:
     assert fault == (
         "cuda:0 has 24.0 GiB free, but the weights take 53.7 GiB and drawing 2.5 GiB at 512x512"
     )
+
+
+@given(st.sampled_from(FAMILIES), st.floats(0, 100))
+def test_decoding_beside_steps_needs_its_own_memory(family: str, gib: float) -> None:
+    """Where there is none, it takes turns with them; what fits with turns is not refused for that."""
+    wanted = memory.need(family, PUBLISHED[family], "bfloat16", text_on_cpu=False)
+    alone = memory.need(family, PUBLISHED[family], "bfloat16", text_on_cpu=False, side=1024)
+    fit = Fit(wanted, round(wanted.weights_bytes + gib * GIB))
+    assert wanted.overlap_bytes + wanted.work_bytes > alone.work_bytes
+    assert fit.overlaps == (gib * GIB > wanted.work_bytes + wanted.overlap_bytes - 1)
+    assert not fit.overlaps or memory.shortage("cuda:0", wanted, fit.free_bytes or 0) is None
+    assert Fit(wanted, None).overlaps
 
 
 def test_this_machine_has_memory() -> None:

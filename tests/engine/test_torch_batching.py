@@ -70,8 +70,10 @@ class Watched:
             self.latents[state.job.id] = state.latents.clone()
 
 
-def draw_all(family: Watched, bursts: list[list[Job]], batch: int) -> list[JobEvent]:
-    """Through the real core, burst after burst while it runs. Every job's terminal event."""
+def draw_all(
+    family: Watched, bursts: list[list[Job]], batch: int, after: threading.Event | None = None
+) -> list[JobEvent]:
+    """Through the real core, burst after burst while it runs, those but the first `after` that. Every job's terminal event."""
     core = EngineCore(lambda: family, warm_up=None, live_max=16)
     # Batches as large as may be: what pays on this machine is not what is tested.
     core._scheduler.pace.batch_size = lambda key: batch  # type: ignore[method-assign]
@@ -87,7 +89,9 @@ def draw_all(family: Watched, bursts: list[list[Job]], batch: int) -> list[JobEv
     core.listen(listen)
     core.start()
     core.loaded.result(30)
-    for burst in bursts:
+    for place, burst in enumerate(bursts):
+        if place and after is not None:
+            assert after.wait(60)
         core.submit(Submit(tuple(burst)))
     count = sum(len(burst) for burst in bursts)
     with told:
@@ -142,6 +146,43 @@ def test_what_does_not_fit_is_split_and_drawn(families: dict[str, Any]) -> None:
         assert (
             watched.latents[job.id] - alone(families["cogview4"], job)[-1]
         ).abs().max() <= SEED_LAW
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_image_is_drawn_while_another_is_decoded_and_a_third_read(
+    name: str, families: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Proved by order: neither the decoding nor the reading ends before the second image has done its steps."""
+    family: FlowFamily = families[name]
+    jobs = [make_job(id=i, task_id=i, account_id=i, prompt=f"a {i} apple") for i in "abc"]
+    expected = {job.id: alone(family, job)[-1] for job in jobs}
+    family._embeddings.clear()
+    stepped, decoding = threading.Event(), threading.Event()
+    watched = Watched(family)
+    step, decode, read = watched.step, family.pictures.decode, family._read
+
+    def stepping(states: Sequence[FlowState]) -> None:
+        step(states)
+        if any(state.job.id == "b" and state.step == 4 for state in states):
+            stepped.set()
+
+    def slowly(latents: Any) -> Any:
+        decoding.set()
+        assert stepped.wait(60)
+        return decode(latents)
+
+    def reading(prompt: str) -> Any:
+        assert "c" not in prompt.split() or stepped.wait(60)
+        return read(prompt)
+
+    monkeypatch.setattr(watched, "step", stepping)
+    monkeypatch.setattr(family.pictures, "decode", slowly)
+    monkeypatch.setattr(family, "_read", reading)
+    first, *others = jobs
+    ends = draw_all(watched, [[first], others], 1, after=decoding)
+    assert {end.job_id for end in ends if isinstance(end, JobDrawn)} == {"a", "b", "c"}
+    for job in jobs:
+        assert (watched.latents[job.id] - expected[job.id]).abs().max() <= SEED_LAW
 
 
 @pytest.mark.parametrize("name", FAMILIES)

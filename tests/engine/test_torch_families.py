@@ -201,7 +201,7 @@ def test_folded_vae_is_the_whole_one(folders: dict[str, Path], families: Any) ->
     latents = torch.randn((2, 4, 6, 10), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         difference = whole.decode(latents) - families["qwen_image"].pictures.decode(latents)
-    assert difference.abs().max() <= 1e-5
+    assert difference.abs().max() <= 2e-5  # of -1..1; processors sum in other orders
     kinds = {
         type(module).__name__ for module in families["qwen_image"].pictures._vae.decoder.modules()
     }

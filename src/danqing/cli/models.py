@@ -178,7 +178,9 @@ def _fitted(backend: Backend, family_row: FamilyRow, settings: Settings) -> dict
     try:
         fit = check_fit(family_row, settings)
     except LoadError as error:
+        row |= {"overlaps": None}
         return row | {"loads": False, "needs_mib": None, "free_mib": None, "fault": str(error)}
+    row |= {"overlaps": fit.overlaps}
     free_mib = None if fit.free_bytes is None else fit.free_bytes // 2**20
     needs_mib = -(-fit.need.device_bytes // 2**20)
     return row | {"loads": True, "needs_mib": needs_mib, "free_mib": free_mib, "fault": None}
@@ -218,7 +220,11 @@ def _line(row: dict[str, object]) -> str:
         return f"{row['backend']:<20} asks {row['base_url']} ({row['relay']}), {keys}"
     if "needs_mib" in row:
         there = "" if row["free_mib"] is None else f" of {row['free_mib']} MiB free"
-        return f"{row['backend']:<20} can draw on {row['device']}: {row['family']} in {row['dtype']} needs {row['needs_mib']} MiB{there}"
+        turns = "beside" if row["overlaps"] else "between"
+        return (
+            f"{row['backend']:<20} can draw on {row['device']}: {row['family']} in {row['dtype']} needs {row['needs_mib']} MiB{there};"
+            f" reads and decodes {turns} the steps"
+        )
     memory = "unknown memory" if row["resident_mib"] is None else f"{row['resident_mib']} MiB"
     return f"{row['backend']:<20} can draw: loads in {row['load_s']} s, takes {memory}"
 

@@ -83,7 +83,7 @@ class ChildCore:
     ) -> None:
         """`hang_s`: a process with work that ends no step, and no job, for so long is replaced. `load_s`: the
         same for its start. `on_step` as EngineCore's."""
-        self._begin = begin
+        self._begin = replace(begin, hang_s=hang_s)
         self._hang_s = hang_s
         self._load_s = load_s
         self._on_step = on_step

@@ -1,4 +1,7 @@
-"""The engine's loop: pick → step → update, in one thread of its own. Knows no asyncio, no service, no tensor."""
+"""The engine's loop: pick → step → update, in one thread of its own. Knows no asyncio, no service, no tensor.
+
+Where the family allows it, prompts are read and images decoded beside the steps, in two more threads (beside.py).
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,13 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from danqing.domain.errors import Busy, EngineFailed
 from danqing.domain.task import Pixels
 from danqing.engine import messages
+from danqing.engine.beside import Beside, Call, Hung
 from danqing.engine.families.base import Family
 from danqing.engine.messages import (
     Cancel,
@@ -71,7 +76,7 @@ class EngineHealth:
     last_step_age_s: float | None
     """Seconds since the last step ended; None before the first."""
     busy_s: float | None = None
-    """Seconds that the step or decoding at hand has lasted; None while idle."""
+    """Seconds that the oldest step, reading or decoding at hand has lasted; None while idle."""
     restarts: int = 0
     """Processes of the engine that died or hung, and were replaced."""
 
@@ -93,16 +98,22 @@ class EngineCore:
         batch_max: int = 8,
         on_step: Callable[[float, int], None] | None = None,
         warm_up: Job | None = WARM_UP,
+        hang_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`family_factory` loads the weights, in the engine's thread. `on_step(seconds, batch_size)`
-        hears of every step. `warm_up` is drawn once before the engine is ready."""
+        hears of every step. `warm_up` is drawn once before the engine is ready. `hang_s`: what is done beside the
+        steps and lasts longer ends the engine."""
         self._factory = family_factory
         self._on_step = on_step
         self._warm_up_job = warm_up
+        self._hang_s = hang_s
         self._clock = clock
         self._scheduler = Scheduler(queue_max=queue_max, live_max=live_max, batch_max=batch_max)
         self._works: dict[str, Work] = {}
+        self._beside: Beside | None = None
+        self._unread: deque[list[Work]] = deque()
+        """Batches picked and not begun, for the thread that reads prompts."""
         self._undecoded: deque[Work] = deque()
         self._pixel_bytes = 0
         self._condition = threading.Condition()
@@ -134,14 +145,19 @@ class EngineCore:
         """End after the step at hand; unfinished jobs fail. False when the step outlasts the timeout."""
         with self._condition:
             self._stopping = True
+            if self._beside is not None:
+                self._beside.stop()
             self._condition.notify_all()
             if self._thread is None:
                 self._end("stopped")
                 return True
+        ends_s = time.monotonic() + timeout_s
         self._thread.join(timeout_s)
+        left_s = max(0.0, ends_s - time.monotonic())
+        ended = self._beside is None or self._beside.join(left_s)
         with self._condition:
             self._end("stopped")
-        return not self._thread.is_alive()
+        return ended and not self._thread.is_alive()
 
     def submit(self, message: Submit) -> None:
         """Admit all the jobs (a JobQueued each) or none (a JobRefused each).
@@ -186,7 +202,9 @@ class EngineCore:
     def health(self) -> EngineHealth:
         """The facts at this moment; waits for no step."""
         with self._condition:
-            stepped_at_s, busy_since_s = self._stepped_at_s, self._busy_since_s
+            stepped_at_s = self._stepped_at_s
+            beside_s = None if self._beside is None else self._beside.busy_since_s()
+            busy = [since_s for since_s in (self._busy_since_s, beside_s) if since_s is not None]
             running = self._thread is not None and self._thread.is_alive()
             return EngineHealth(
                 alive=running and self._family is not None and not self._stopping,
@@ -199,25 +217,27 @@ class EngineCore:
                 batch_size_last=self._batch_size_last,
                 step_s_last=self._step_s_last,
                 last_step_age_s=None if stepped_at_s is None else self._clock() - stepped_at_s,
-                busy_s=None if busy_since_s is None else self._clock() - busy_since_s,
+                busy_s=self._clock() - min(busy) if busy else None,
             )
 
     def _main(self) -> None:
         """The thread: load, warm up, loop; whatever ends it, no job is left without an answer."""
         try:
             family = self._factory()
-            runner = Runner(family, self._clock)
+            runner = Runner(family, self._clock, self._hush)
             if self._warm_up_job is not None:
                 self._warm_up(family, runner, self._warm_up_job)
             with self._condition:
                 self._family = family
+                if family.beside() is not None and not self._stopping:
+                    self._open_beside(family, runner)
             self.loaded.set_result(None)
             while self._beat(runner):
                 pass
         except BaseException as error:  # the thread's last line: nothing above it would hear of it
             log.exception("the engine died")
             with self._condition:
-                self._end(f"{type(error).__name__}: {error}")
+                self._end(_told(error))
         else:
             with self._condition:
                 self._end("stopped")
@@ -234,12 +254,25 @@ class EngineCore:
             raise EngineFailed(f"warm-up: {work.fault}")
         self._scheduler.pace.learn_ending(family.batch_key(job), self._clock() - began_s)
 
+    def _open_beside(self, family: Family, runner: Runner) -> None:
+        """The threads that read and decode from now on. Steps hush them where memory is short."""
+        around = lambda: family.beside() or nullcontext()  # noqa: E731
+        died = lambda error: self._end(_told(error))  # noqa: E731
+        self._beside = Beside(self._condition, self._clock, around, died)
+        self._beside.open("engine-read", lambda: self._reading(runner))
+        self._beside.open("engine-decode", lambda: self._decoding(runner))
+
+    def _hush(self) -> bool:
+        return self._beside is not None and self._beside.hush()
+
     def _beat(self, runner: Runner) -> bool:
         """One round: a step for one batch, the previews due after it, the decoding of one finished image."""
+        if self._beside is not None:
+            self._settle(self._beside)
         with self._condition:
             self._busy_since_s = None
             works = self._pick()
-            while not (works or self._decodable() or self._stopping):
+            while not (works or self._has_calls() or self._stopping):
                 if not self._condition.wait(1.0 if self._undecoded else None):
                     gc.collect()  # pixels may hang in a cycle of garbage
                 works = self._pick()
@@ -254,24 +287,89 @@ class EngineCore:
             for work in works:
                 if work.job.previews and work.wants_preview:
                     self._preview(runner, work)
-        with self._condition:
-            work = self._undecoded.popleft() if self._decodable() else None
-            self._busy_since_s = self._clock()
-        if work is not None:
-            began_s = self._clock()
-            drawn = runner.finish(work)
+        if self._beside is None:
             with self._condition:
-                self._scheduler.decoded(work.job.id, self._clock() - began_s)
-                if self._works.get(work.job.id) is work:
-                    job_id = work.job.id
-                    self._images_total += drawn is not None
-                    self._failures_total += drawn is None
-                    if drawn is not None:
-                        self._lend(drawn[0])
-                    self._forget(
-                        JobDrawn(job_id, *drawn) if drawn else JobFailed(job_id, str(work.fault))
-                    )
+                call = self._decoding(runner)
+                self._busy_since_s = self._clock()
+            if call is not None:
+                call(False)
         return True
+
+    def _has_calls(self) -> bool:
+        """Something but a step is to be done by the loop."""
+        return self._decodable() if self._beside is None else bool(self._beside.short)
+
+    def _settle(self, beside: Beside) -> None:
+        """Do alone what had no room beside a step, and let things run beside the steps again. Raises Hung."""
+        with self._condition:
+            since_s = beside.busy_since_s()
+            if None not in (since_s, self._hang_s) and self._clock() - since_s > self._hang_s:  # type: ignore[operator]
+                raise Hung(f"reading or decoding did not end within {self._hang_s} s")
+            if beside.short:
+                self._busy_since_s = self._clock()
+        while beside.short:
+            beside.hush()
+            beside.short.popleft()(False)
+        beside.go_on()
+
+    def _reading(self, runner: Runner) -> Call | None:
+        """The next call that begins jobs."""
+        if not self._unread:
+            return None
+        batch = self._unread.popleft()
+
+        def call(beside: bool) -> None:
+            with self._condition:
+                works = [work for work in batch if self._works.get(work.job.id) is work]
+            began_s = self._clock()
+            runner.begin(works, beside=beside)
+            with self._condition:
+                self._begun(works, self._clock() - began_s)
+
+        return call
+
+    def _begun(self, works: list[Work], seconds: float) -> None:
+        """They take part from the next step on."""
+        for work in works:
+            job_id = work.job.id
+            if self._works.get(job_id) is not work:
+                continue
+            if work.fault is not None:
+                self._failures_total += 1
+                self._forget(JobFailed(job_id, work.fault))
+            else:
+                self._scheduler.charge(job_id, seconds / len(works))
+                self._scheduler.go_on(job_id)
+        self._condition.notify_all()
+
+    def _decoding(self, runner: Runner) -> Call | None:
+        """The next call that decodes an image, if there is one and room for its pixels."""
+        if not self._decodable():
+            return None
+        work = self._undecoded.popleft()
+
+        def call(beside: bool) -> None:
+            if self._works.get(work.job.id) is not work:  # cancelled before it was tried again
+                return
+            began_s = self._clock()
+            drawn = runner.finish(work, beside=beside)
+            with self._condition:
+                self._decoded(work, drawn, self._clock() - began_s)
+
+        return call
+
+    def _decoded(
+        self, work: Work, drawn: tuple[Pixels, dict[str, float]] | None, seconds: float
+    ) -> None:
+        job_id = work.job.id
+        self._scheduler.decoded(job_id, seconds)
+        if self._works.get(job_id) is work:
+            self._images_total += drawn is not None
+            self._failures_total += drawn is None
+            if drawn is not None:
+                self._lend(drawn[0])
+            self._forget(JobDrawn(job_id, *drawn) if drawn else JobFailed(job_id, str(work.fault)))
+        self._condition.notify_all()
 
     def _preview(self, runner: Runner, work: Work) -> None:
         """One look, made outside the lock and told if its job still goes on. Its account pays the time."""
@@ -297,16 +395,38 @@ class EngineCore:
     def _returned(self, bytes_count: int) -> None:
         with self._condition:
             self._pixel_bytes -= bytes_count
-            self._condition.notify()
+            self._condition.notify_all()
 
     def _pick(self) -> list[Work]:
+        """The batch of the next step. What is not begun is begun by that step, or handed to the thread that reads."""
         now_s = self._clock()
-        works = [self._works[job_id] for job_id in self._scheduler.pick()]
-        for work in works:
-            if work.state is None:
-                work.picked_s = now_s
-                self._listener(JobStarted(work.job.id))
+        while True:
+            works = [self._works[job_id] for job_id in self._scheduler.pick()]
+            new = [work for work in works if work.state is None]
+            self._start(new, now_s)
+            if self._beside is None:
+                return works
+            self._hand_over(new)
+            works = [work for work in works if work.state is not None]
+            if works or not new:
+                break
+        if (job_id := self._scheduler.ahead()) is not None:
+            self._start([self._works[job_id]], now_s)
+            self._hand_over([self._works[job_id]])
         return works
+
+    def _start(self, works: list[Work], now_s: float) -> None:
+        for work in works:
+            work.picked_s = now_s
+            self._listener(JobStarted(work.job.id))
+
+    def _hand_over(self, works: list[Work]) -> None:
+        """To the thread that reads."""
+        for work in works:
+            self._scheduler.hold(work.job.id)
+        if works:
+            self._unread.append(works)
+            self._condition.notify_all()
 
     def _update(self, works: list[Work], advance: Advance, began_s: float) -> None:
         now_s = self._clock()
@@ -335,6 +455,7 @@ class EngineCore:
             elif work.state is not None:
                 self._listener(JobStepped(work.job.id, work.state.step, work.job.steps_drawn))
         self._undecoded += [self._works[job_id] for job_id in finished if job_id in self._works]
+        self._condition.notify_all()
 
     def _forget(self, event: JobEvent) -> None:
         """A job's end: out of the queue and of the decoder's line, and told."""
@@ -348,8 +469,14 @@ class EngineCore:
         """Fail what is left; refuse what comes."""
         self._fault = self._fault or fault
         self._stopping = True
+        if self._beside is not None:
+            self._beside.stop()
         if not self.loaded.done():
             self.loaded.set_exception(EngineFailed(f"The engine did not start: {fault}"))
         self._failures_total += len(self._works)
         for job_id in list(self._works):
             self._forget(JobFailed(job_id, LOST))
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

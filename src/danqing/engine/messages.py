@@ -178,6 +178,8 @@ class Begin:
     live_max: int
     batch_max: int
     warm_up: Job | None
+    hang_s: float | None = None
+    """As EngineCore's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,22 +54,34 @@ class Advance:
 
 
 class Runner:
-    """Family calls, timed. `clock` gives seconds."""
+    """Family calls, timed."""
 
-    def __init__(self, family: Family, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, family: Family, clock: Callable[[], float], hush: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`clock` gives seconds. `hush` waits until nothing runs beside the steps and keeps it so; False where nothing did."""
         self._family = family
         self._clock = clock
+        self._hush = hush
 
     def advance(self, works: Sequence[Work]) -> Advance:
         """Encode and start the new ones, then one step for all. Never raises for a family's fault.
 
         A batch whose step raises is repeated member by member, one that does not fit into memory half by
-        half (a step that raised has changed no state), and only those that still raise fail.
+        half (a step that raised has changed no state), and only those that still raise fail. What ran beside a
+        step that did not fit is waited for first.
         """
-        self._begin([work for work in works if work.state is None])
+        self.begin(works)
         advance = Advance()
         self._step([work for work in works if work.state is not None], advance)
         return advance
+
+    def begin(self, works: Sequence[Work], *, beside: bool = False) -> None:
+        """Encode and start those that are not yet. Never raises for a family's fault, but for one.
+
+        `beside` others' steps a MemoryError is raised: alone there may be room, and the call can be repeated.
+        """
+        self._begin([work for work in works if work.state is None and work.fault is None], beside)
 
     def preview(self, work: Work) -> Pixels | None:
         """A look at an unfinished image; None where that failed, which harms the image in no way."""
@@ -82,8 +94,8 @@ class Runner:
             return None
         return pixels
 
-    def finish(self, work: Work) -> tuple[Pixels, dict[str, float]] | None:
-        """Decode one image: (pixels, stage → milliseconds), or None with `work.fault` set.
+    def finish(self, work: Work, *, beside: bool = False) -> tuple[Pixels, dict[str, float]] | None:
+        """Decode one image: (pixels, stage → milliseconds), or None with `work.fault` set. `beside` as in `begin`.
 
         The stages follow each other without gaps: denoise includes other jobs' steps in between, decode the
         wait for its turn.
@@ -96,8 +108,10 @@ class Runner:
                 work.job.channels,
             ):
                 raise ValueError(f"decoded {pixels.dtype} {pixels.shape}")
-        except Exception:
-            self._fail(work, FAILED_DECODE)
+        except Exception as error:
+            if beside and isinstance(error, MemoryError):
+                raise
+            self._fail(work, _told(error, FAILED_DECODE))
             return None
         marks = [
             work.submitted_s,
@@ -112,27 +126,30 @@ class Runner:
         }
         return pixels, timing_ms
 
-    def _begin(self, works: Sequence[Work]) -> None:
+    def _begin(self, works: Sequence[Work], beside: bool) -> None:
         if not works:
             return
         try:
             conditionings = self._family.encode([work.job for work in works])
         except Exception as error:
+            if beside and isinstance(error, MemoryError):
+                raise
             if len(works) == 1:
-                told = str(error) if isinstance(error, PromptTooLong) else FAILED_ENCODE
-                self._fail(works[0], told)
+                self._fail(works[0], _told(error, FAILED_ENCODE))
             else:
                 for work in works:
-                    self._begin([work])
+                    self._begin([work], beside)
             return
         for work, conditioning in zip(works, conditionings, strict=True):
-            self._start(work, conditioning)
+            self._start(work, conditioning, beside)
 
-    def _start(self, work: Work, conditioning: Any) -> None:
+    def _start(self, work: Work, conditioning: Any, beside: bool) -> None:
         try:
             work.state = self._family.start(work.job, conditioning)
-        except Exception:
-            self._fail(work, FAILED_STEP)
+        except Exception as error:
+            if beside and isinstance(error, MemoryError):
+                raise
+            self._fail(work, _told(error, FAILED_STEP))
         work.encoded_s = self._clock()
 
     def _step(self, works: Sequence[Work], advance: Advance) -> None:
@@ -142,6 +159,9 @@ class Runner:
         try:
             self._family.step([work.state for work in works])
         except MemoryError:
+            if self._hush():
+                self._step(works, advance)
+                return
             advance.overflow = min(len(works), advance.overflow or len(works))
             half = len(works) // 2
             if half == 0:
@@ -183,3 +203,10 @@ class Runner:
         work.fault = fault
         work.state = None
         log.exception("job %s: %s", work.job.id, fault)
+
+
+def _told(error: Exception, otherwise: str) -> str:
+    """What a client hears of an exception."""
+    if isinstance(error, PromptTooLong):
+        return str(error)
+    return FAILED_MEMORY if isinstance(error, MemoryError) else otherwise

@@ -50,6 +50,8 @@ class _Entry:
     number: int
     step: int = 0
     live: bool = False
+    held: bool = False
+    """It is being made ready beside the steps."""
 
     @property
     def left(self) -> int:
@@ -79,8 +81,12 @@ class _Ring:
         ready: Collection[Hashable],
         quantum_s: float,
         work_s: Callable[[Hashable], float] = lambda name: 0.0,
+        held: Collection[Hashable] = (),
     ) -> Hashable:
-        """Whose turn it is among `ready` (not empty). Newcomers join at the tail with one turn, and their burst."""
+        """Whose turn it is among `ready` (not empty). Newcomers join at the tail with one turn, and their burst.
+
+        Who is `held` and not ready keeps place and credit: back in a moment.
+        """
         self._names = len(ready)
         for name in ready:
             if name not in self.deficit_s:
@@ -93,7 +99,8 @@ class _Ring:
         while len(self._seen_s) > SEEN_MAX:
             self._seen_s.popitem(last=False)
         while True:
-            name, deficit_s = next(iter(self.deficit_s.items()))
+            name = next(each for each in self.deficit_s if each in ready or each not in held)
+            deficit_s = self.deficit_s[name]
             if name in ready and deficit_s > 0:
                 return name
             del self.deficit_s[name]
@@ -120,6 +127,8 @@ class _Account:
     live: int = 0
     in_line: int = 0
     """Its place in line for a slot, while it holds none: the lowest first."""
+    held: int = 0
+    """Of its jobs."""
 
 
 @dataclass(slots=True)
@@ -155,6 +164,7 @@ class Scheduler:
         self._numbers = count()
         self._since_background = 0
         self._live = 0
+        self._held = 0
         self._batch: list[_Entry] = []
         self._quantum_s = TICK_S
 
@@ -187,6 +197,7 @@ class Scheduler:
 
     def remove(self, job_id: str) -> None:
         """Forget a job: drawn, failed or cancelled. Its slot is free at once; unknown ids are fine."""
+        self.go_on(job_id)
         entry = self._entries.pop(job_id, None)
         if entry is not None:
             if job_id in self._flow(entry):
@@ -204,10 +215,52 @@ class Scheduler:
         self._quantum_s = max(
             TICK_S, *(self.pace.step_s(key) for keys in lane.ready.values() for key in keys)
         )
-        name = str(lane.ring.turn(lane.ready, self._quantum_s, partial(self._work_s, lane)))
+        held = {name for name, account in lane.accounts.items() if account.held}
+        work_s = partial(self._work_s, lane)
+        name = str(lane.ring.turn(lane.ready, self._quantum_s, work_s, held))
         key = lane.accounts[name].ring.turn(lane.ready[name], self._quantum_s)
         self._batch = self._seats(lane, name, key)
         return [entry.job.id for entry in self._batch]
+
+    def ahead(self) -> str | None:
+        """A job to make ready while others step, started by this call; None where one is ready for its first step already.
+
+        It is of the account with the fewest started ones, and takes a slot by the rules for slots.
+        """
+        for entry in self._entries.values():
+            if entry.live and entry.step == 0 and entry.left and entry not in self._batch:
+                return None
+        for lane in (self._interactive, self._background):
+            self._look(lane)
+            found: list[tuple[int, int, _Entry]] = []
+            for account in lane.accounts.values():
+                new = [e for flow in account.flows.values() for e in flow.values() if not e.live]
+                first = min(new, key=lambda entry: entry.number, default=None)
+                if first is not None and self._can_run(lane, first):
+                    found.append((account.live, account.in_line, first))
+            if found:
+                entry = min(found, key=lambda each: each[:2])[2]
+                self._start(entry)
+                return entry.job.id
+        return None
+
+    def hold(self, job_id: str) -> None:
+        """Leave a started job out of the batch just picked and of those to come, until `go_on`: it is not ready for a step."""
+        entry = self._entries[job_id]
+        if entry in self._batch:
+            self._batch.remove(entry)
+        if not entry.held:
+            entry.held = True
+            self._held += 1
+            self._lane(entry.job).accounts[entry.job.account_id].held += 1
+
+    def go_on(self, job_id: str) -> None:
+        """A job that was held is ready. Unknown ids are fine."""
+        entry = self._entries.get(job_id)
+        if entry is not None and entry.held:
+            entry.held = False
+            self._held -= 1
+            self._lane(entry.job).accounts[entry.job.account_id].held -= 1
 
     def update(
         self,
@@ -320,7 +373,7 @@ class Scheduler:
             keys = [
                 key
                 for key, flow in account.flows.items()
-                if self._can_run(lane, next(iter(flow.values())))
+                if (entry := next(_due(flow), None)) is not None and self._can_run(lane, entry)
             ]
             if keys:
                 lane.ready[name] = keys
@@ -333,9 +386,12 @@ class Scheduler:
         return free
 
     def _can_run(self, lane: _Lane, entry: _Entry) -> bool:
-        """Started, or free to start. An account's second job leaves a quarter of the slots alone."""
-        if entry.live:
-            return True
+        """Started, or free to start. An account's second job leaves a quarter of the slots alone.
+
+        While some are being made ready no other begins: who is next is not decided before it must be.
+        """
+        if entry.live or self._held:
+            return entry.live
         name = entry.job.account_id
         kept = max(1, self.live_max // 4) if lane.accounts[name].live else 0
         return self._free(lane) > kept and (kept > 0 or name in lane.starters)
@@ -354,7 +410,7 @@ class Scheduler:
     def _seats(self, lane: _Lane, name: str, key: Hashable) -> list[_Entry]:
         """The batch led by an account: its oldest job, then seat by seat from everyone with the key."""
         size = self.pace.batch_size(key)
-        queues = [iter(lane.accounts[name].flows[key].values())]
+        queues = [_due(lane.accounts[name].flows[key])]
         if size > 1:
             queues += self._riders(lane, name, key)
         seats: list[_Entry] = []
@@ -384,7 +440,7 @@ class Scheduler:
                 and (not crowded or deficit_s.get(name, 0.0) > -self._quantum_s)
             ]
             names.sort(key=lambda name: -deficit_s.get(name, 0.0))
-            queues += [iter(each.accounts[name].flows[key].values()) for name in names]
+            queues += [_due(each.accounts[name].flows[key]) for name in names]
         return queues
 
     def _start(self, entry: _Entry) -> bool:
@@ -422,3 +478,8 @@ class Scheduler:
         del flow[entry.job.id]
         if not flow:
             del account.flows[entry.key]
+
+
+def _due(flow: Mapping[str, _Entry]) -> Iterator[_Entry]:
+    """The jobs of a flow that a step can be done for, the oldest first."""
+    return (entry for entry in flow.values() if not entry.held)

@@ -77,6 +77,7 @@ class Worker:
             batch_max=begin.batch_max,
             on_step=lambda seconds, size: channel.send(StepDone(seconds, size)),
             warm_up=begin.warm_up,
+            hang_s=begin.hang_s,
         )
         self._core.channel = channel
         self._core.listen(self._tell)

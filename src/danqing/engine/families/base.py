@@ -1,12 +1,14 @@
 """The contract between the engine and a network architecture. A family knows tensors; it never knows queues or accounts.
 
-All calls come from the engine's one thread, so a family needs no locks. Random numbers come from a CPU generator
+All calls come from the engine's one thread, so a family needs no locks; one that lets itself be called beside its steps
+is called by three (see `Family.beside`). Random numbers come from a CPU generator
 seeded per image, and every member of a batch advances by its own schedule: an image is the same alone and in company.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from danqing.domain.task import Pixels
@@ -90,4 +92,12 @@ class Family(Protocol):
 
     def decode(self, states: Sequence[Any]) -> list[Pixels]:
         """Final images, uint8 H x W x 3 at each job's height x width."""
+        ...
+
+    def beside(self) -> AbstractContextManager[object] | None:
+        """What a call is made in that runs beside others' steps; None = every call takes turns with them.
+
+        Then one thread makes all calls of `encode` and `start`, another those of `decode`, the engine's the rest; where
+        memory was short or for a warm-up the engine's makes them too, while the other two are idle.
+        """
         ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -30,9 +32,13 @@ def cells_of(latents: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class Colours:
-    """The linear map, with a constant, from a cell's features to the colours of its blocks: least squares over what was drawn."""
+    """The linear map, with a constant, from a cell's features to the colours of its blocks: least squares over what was drawn.
+
+    One thread may learn while another looks.
+    """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._inner: Floats | None = None
         self._outer: Floats | None = None
         self._map: Floats | None = None
@@ -52,22 +58,28 @@ class Colours:
         wanted = seen.transpose(0, 2, 1, 3, 4).reshape(rows * columns, -1) / 127.5 - 1
         features = self._features(cells)
         inner, outer = features.T @ features, features.T @ wanted
-        if self._inner is not None and self._outer is not None:
-            inner, outer = inner + MEMORY * self._inner, outer + MEMORY * self._outer
-        self._inner, self._outer, self._map = inner, outer, None
+        with self._lock:
+            if self._inner is not None and self._outer is not None:
+                inner, outer = inner + MEMORY * self._inner, outer + MEMORY * self._outer
+            self._inner, self._outer, self._map = inner, outer, None
 
     def look(self, cells: Tensor) -> Pixels:
         """The colours, (across x h) x (across x w) x 3, uint8. Only once something was learnt."""
-        assert self._inner is not None
-        assert self._outer is not None
-        if self._map is None:
-            ridge = RIDGE * np.trace(self._inner) / len(self._inner)
-            self._map = np.linalg.solve(self._inner + ridge * np.eye(len(self._inner)), self._outer)
+        colours = self._fitted()
         rows, columns = cells.shape[1:]
-        across = round((self._map.shape[1] / 3) ** 0.5)
-        found = (self._features(cells) @ self._map).reshape(rows, columns, across, across, 3)
+        across = round((colours.shape[1] / 3) ** 0.5)
+        found = (self._features(cells) @ colours).reshape(rows, columns, across, across, 3)
         rgb = found.transpose(0, 2, 1, 3, 4).reshape(rows * across, columns * across, 3)
         return np.clip(np.round((rgb / 2 + 0.5) * 255), 0, 255).astype(np.uint8)
+
+    def _fitted(self) -> Floats:
+        with self._lock:
+            assert self._inner is not None
+            assert self._outer is not None
+            if self._map is None:
+                ridge = RIDGE * np.trace(self._inner) / len(self._inner) * np.eye(len(self._inner))
+                self._map = np.linalg.solve(self._inner + ridge, self._outer)
+            return self._map
 
     @staticmethod
     def _features(cells: Tensor) -> Floats:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import threading
 from collections.abc import Hashable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from danqing.engine.families.colours import Colours, cells_of
 from danqing.engine.families.diffusers_parts import Limits, Texts, driven, load_parts, takes
 from danqing.engine.families.flow import SEEDS, memory_error, to_pixels
 from danqing.engine.families.paused import Gate, Paused
+from danqing.engine.families.streams import Streams
 from danqing.engine.messages import Job
 from danqing.engine.pixels import alpha_of, laid_over
 
@@ -47,6 +49,8 @@ class Seen:
     latents: Tensor | None = None
     clean: Tensor | None = None
     """The scheduler's guess at the finished latents."""
+    stream: Any = None
+    """On a graphics device: the stream of whoever moves the run."""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +78,12 @@ class DiffusersPipeline:
         self._device = device
         self._limits = Limits(parts, facts)
         self._texts = Texts()
+        self._reading = threading.RLock()
+        self._painting = threading.RLock()
+        """Of the VAE, whose precision some pipelines change while they encode a reference."""
+        self.overlaps = True
+        """Let itself be called beside its steps."""
+        self._streams = Streams(device)
         self._colours = Colours()
         kinds = (facts.text_to_image, facts.image_to_image, facts.inpaint)
         self._pipelines = {
@@ -100,6 +110,9 @@ class DiffusersPipeline:
     def measure(self, prompt: str) -> tuple[int, int]:
         return self._limits.measure(prompt)
 
+    def beside(self) -> AbstractContextManager[None] | None:
+        return self._streams.beside() if self.overlaps else None
+
     @memory_error
     def encode(self, jobs: Sequence[Job]) -> list[tuple[Paused[Tensor], Seen]]:
         """The pipelines, up to where their loops begin: prompts are read, references encoded, noise is drawn.
@@ -110,7 +123,9 @@ class DiffusersPipeline:
         for job in jobs:
             seen = Seen()
             run: Paused[Tensor] = Paused(self._call(job, seen), name=f"pipeline-{job.id}")
-            run.advance()
+            with self._reading, nullcontext() if job.reference is None else self._painting:
+                self._follows_here(seen)
+                run.advance()
             found.append((run, seen))
         return found
 
@@ -123,11 +138,18 @@ class DiffusersPipeline:
         if len(states) > 1:
             raise MemoryError("one image at a time")
         state, seen = states[0], states[0].seen
+        self._follows_here(seen)
         wanted = math.ceil(seen.total * (state.step + 1) / state.job.steps_drawn)
         while seen.done < wanted and state.run.advance():
             pass
         state.finite = seen.latents is None or bool(torch.isfinite(seen.latents).all())
         state.step += 1
+        self._streams.stepped()
+
+    def _follows_here(self, seen: Seen) -> None:
+        """The run's thread, when it is moved next, works in this thread's stream."""
+        if self._device.type == "cuda":
+            seen.stream = torch.cuda.current_stream(self._device)
 
     def is_finite(self, state: RunState) -> bool:
         return state.finite
@@ -153,7 +175,9 @@ class DiffusersPipeline:
         return [self._decoded(state) for state in states]
 
     def _decoded(self, state: RunState) -> Pixels:
-        rgb = state.run.finish()
+        with self._painting:
+            self._follows_here(state.seen)
+            rgb = state.run.finish()
         if not torch.isfinite(rgb).all():  # it would come out black
             raise ValueError("the picture's numbers are not finite")
         drawn = to_pixels(2 * rgb.float() - 1)
@@ -179,9 +203,10 @@ class DiffusersPipeline:
             id="practice", task_id="practice", account_id="", prompt="", negative_prompt="",
             width=small, height=small, steps=1, guidance=like.guidance, seed=0,
         )  # fmt: skip
-        state = self.start(job, self.encode([job])[0])
-        self.step([state])
-        self._decoded(state)
+        with self._reading, self._painting:
+            state = self.start(job, self.encode([job])[0])
+            self.step([state])
+            self._decoded(state)
 
     def _drawn_size(self, job: Job) -> tuple[int, int]:
         """(width, height): the job's, on the pipeline's grid."""
@@ -198,11 +223,16 @@ class DiffusersPipeline:
         def call(gate: Gate[Tensor]) -> Tensor:
             def on_step(latents: Tensor) -> None:
                 seen.latents, seen.done = latents, seen.done + 1
-                gate.pause()
+                wait()
 
             def on_begin(total: int) -> None:
                 seen.total = total
+                wait()
+
+            def wait() -> None:
                 gate.pause()
+                if seen.stream is not None:
+                    torch.cuda.set_stream(seen.stream)
 
             mine = copy.copy(pipeline)
             mine.__dict__["scheduler"] = _watched(copy.deepcopy(pipeline.scheduler), seen)
@@ -213,8 +243,8 @@ class DiffusersPipeline:
                 }
             else:
                 hook = {"callback": lambda i, t, latents: on_step(latents), "callback_steps": 1}
-            on_card = self._device.type == "cuda"
-            with torch.cuda.device(self._device) if on_card else nullcontext():
+            # Its latents may have been made in another stream, by a call that has ended there.
+            with nullcontext() if seen.stream is None else torch.cuda.stream(seen.stream):
                 return mine(**options, **hook)[0][0]
 
         return call

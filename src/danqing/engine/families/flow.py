@@ -7,8 +7,10 @@ whatever the network computes in: 50 roundings to bfloat16 would add up.
 from __future__ import annotations
 
 import functools
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -22,6 +24,7 @@ from danqing.domain.task import Pixels
 from danqing.engine.families.base import DeviceLost, preview_size
 from danqing.engine.families.flow_edit import Canvas, make_canvas, rest
 from danqing.engine.families.packing import Layout, Layouts
+from danqing.engine.families.streams import Streams
 from danqing.engine.messages import Job
 from danqing.engine.samplers import Schedule
 
@@ -172,6 +175,11 @@ class FlowFamily:
         self.adapted: dict[str, Denoiser] = {}
         """The denoiser with a LoRA each, by name. They share its weights."""
         self.pictures = pictures
+        self._painting = threading.Lock()
+        """Of `pictures`: an edit's reference is encoded while another image is decoded."""
+        self.overlaps = True
+        """Let itself be called beside its steps."""
+        self._streams = Streams(denoiser.device)
         self._read = read
         self._layouts = Layouts()
         self._embeddings: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
@@ -199,6 +207,9 @@ class FlowFamily:
     def measure(self, prompt: str) -> tuple[int, int]:
         return self._read.measure(prompt)
 
+    def beside(self) -> AbstractContextManager[None] | None:
+        return self._streams.beside() if self.overlaps else None
+
     @memory_error
     @torch.inference_mode()
     def encode(self, jobs: Sequence[Job]) -> list[Conditioning]:
@@ -222,7 +233,8 @@ class FlowFamily:
         table = self._table(job, grid, schedule)
         canvas = None
         if job.reference is not None:
-            canvas = make_canvas(job, grid, latents, self.pictures.encode, pack)
+            with self._painting:
+                canvas = make_canvas(job, grid, latents, self.pictures.encode, pack)
             skipped = job.steps - job.steps_drawn
             schedule = rest(schedule, skipped)
             table = None if table is None else table[skipped:]
@@ -245,6 +257,7 @@ class FlowFamily:
         for i, state in enumerate(states):
             state.latents, state.velocity, state.finite = latents[i], velocity[i], finite[i]
             state.step += 1
+        self._streams.stepped()
 
     def is_finite(self, state: FlowState) -> bool:
         return state.finite
@@ -257,7 +270,8 @@ class FlowFamily:
         if state.velocity is not None:
             clean = clean - state.schedule.sigmas[state.step] * state.velocity
         if self._projection is None:
-            self._projection = fit_projection(self.pictures, self.denoiser.device)
+            with self._painting:
+                self._projection = fit_projection(self.pictures, self.denoiser.device)
         latents = unpack(clean, state.grid).flatten(1)
         ones = torch.ones_like(latents[:1])
         rgb = (self._projection @ torch.cat([latents, ones])).unflatten(
@@ -274,7 +288,8 @@ class FlowFamily:
         return [self._decoded(state) for state in states]
 
     def _decoded(self, state: FlowState) -> Pixels:
-        rgb = self.pictures.decode(unpack(state.latents, state.grid)[None])[0]
+        with self._painting:
+            rgb = self.pictures.decode(unpack(state.latents, state.grid)[None])[0]
         drawn = to_pixels(rgb)[: state.job.height, : state.job.width]
         return drawn if state.canvas is None else state.canvas.laid(drawn, state.job.strength)
 

@@ -102,6 +102,12 @@ class Fit:
     need: memory.Need
     free_bytes: int | None
 
+    @property
+    def overlaps(self) -> bool:
+        """There is room to read and decode beside the steps."""
+        both = self.need.device_bytes + self.need.overlap_bytes
+        return self.free_bytes is None or both <= self.free_bytes
+
 
 def check_family(plan: Plan) -> tuple[weights.Part, ...]:
     """Are the packages and the whole checkpoint there, and do the LoRAs fit it? Loads nothing. Raises LoadError."""
@@ -168,14 +174,14 @@ def load_family(name: str, threads: int = 0, **options: Any) -> Family:
     if name not in TORCH:
         raise ValueError(f"unknown family {name}")
     plan = Plan.of(name=name, **options)
-    check_fit(plan)
+    fit = check_fit(plan)
     import torch
 
     torch.set_num_threads(threads)
     kind: Any = getattr(import_module(TORCH[name].module), TORCH[name].kind)
     which = {} if plan.pipeline is None else {"pipeline": plan.pipeline}
     try:
-        return kind.load(
+        family = kind.load(
             plan.folder,
             device=plan.device,
             dtype=plan.dtype,
@@ -189,3 +195,5 @@ def load_family(name: str, threads: int = 0, **options: Any) -> Family:
     except torch.OutOfMemoryError as error:
         fault = f"{plan.device} has no room for the weights: {weights.one_line(error)}"
         raise LoadError("device", fault) from None
+    family.overlaps = fit.overlaps
+    return family

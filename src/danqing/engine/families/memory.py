@@ -20,6 +20,9 @@ WIDE_PIXEL_BYTES = {"cogview4": 2 * 1024, "qwen_image": 3 * 512}
 """The same of a larger picture: steps take 1.5 and 1.1 KiB a pixel, decoding in strips 1.5 and 0.4, by the tensors' shapes."""
 PIXEL_BYTES_OTHERS = 5 * 1024
 """Of what diffusers' pipelines draw, of any size: their decoders are CogView4's kind and no larger."""
+STEP_PIXEL_BYTES = {"cogview4": 3 * 512, "qwen_image": 9 * 128}
+STEP_PIXEL_BYTES_OTHERS = 2 * 1024
+"""Of one picture's step, for those that are drawn while another is decoded."""
 PLAIN_PIXELS_MAX = 1024 * 1024
 """Larger pictures are decoded in strips."""
 ROOM_BYTES = 2 * GIB
@@ -76,6 +79,8 @@ class Need:
     work_bytes: int
     """For a square of SMALLEST_PX."""
     beside_bytes: int
+    overlap_bytes: int = 0
+    """On the device, more: to decode a picture of a megapixel beside the steps of another, not between them."""
 
     @property
     def device_bytes(self) -> int:
@@ -92,7 +97,11 @@ def need(
     )
     weights = number * (sum(part.parameters for part in parts) - beside)
     work = ROOM_BYTES + _work_bytes(family, side * side) * number // 2
-    return Need(weights, min(work, weights), number * beside)
+    work = min(work, weights)
+    both = _work_bytes(family, PLAIN_PIXELS_MAX)
+    both += STEP_PIXEL_BYTES.get(family, STEP_PIXEL_BYTES_OTHERS) * PLAIN_PIXELS_MAX
+    overlap = min(ROOM_BYTES + both * number // 2, 2 * weights) - work
+    return Need(weights, work, number * beside, max(0, overlap))
 
 
 def largest_side(family: str, parts: Sequence[Part], there: float, *, text_on_cpu: bool) -> int:

@@ -1,7 +1,7 @@
 """A long call that is run piece by piece: in a thread of its own, which moves only while somebody waits for it. Knows no tensor.
 
-What cannot be left in the middle and taken up again (a pipeline's whole `__call__`) so becomes steps. Only one of all
-threads runs at any moment, so what they share needs no locks.
+What cannot be left in the middle and taken up again (a pipeline's whole `__call__`) so becomes steps. Of a call and whoever
+resumes it only one runs at any moment, so what these two share needs no locks.
 """
 
 from __future__ import annotations

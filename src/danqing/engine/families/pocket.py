@@ -120,6 +120,9 @@ class Pocket:
         """Pictures of one grid share steps, apart from those that need no guidance half."""
         return (self.name, layout.nearest_grid(job.width, job.height), job.guidance != 1.0)
 
+    def beside(self) -> None:
+        """Its networks take turns: each uses all cores of the CPU."""
+
     def measure(self, prompt: str) -> None:
         """It reads texts of any length."""
 
