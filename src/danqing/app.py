@@ -48,6 +48,7 @@ from danqing.service.drawing import Artist
 from danqing.service.forgetting import Forgetting
 from danqing.service.gallery import Gallery
 from danqing.service.housekeeping import every
+from danqing.service.inspection import Inspections
 from danqing.service.keys import KeyFile
 from danqing.service.links import LinkSigner
 from danqing.service.outbox import Outbox
@@ -466,7 +467,7 @@ def _context(
         auth=Authenticator(books.db, books.keys),
         pipeline=service.pipeline,
         gallery=service.gallery,
-        inspector=make_inspector(settings, books.keys),
+        inspections=Inspections(make_inspector(settings, books.keys)),
         books=books,
         metrics=metrics,
         uploads=service.uploads,

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
 import shutil
 import subprocess
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from danqing.domain.errors import Busy
+from danqing.service.inspection import AT_ONCE, WAITING_MAX, Inspection, Inspections, Inspector
+from danqing.settings import LabelSettings
 from tests.conftest import LiveServer as Server
 
 ROUTE = "/v1/images/inspect"
@@ -182,6 +189,66 @@ def test_a_picture_of_one_pixel(live: Server) -> None:
     found = inspected(live, out.getvalue())
     assert found["image_id"] is found["pixel_mark"] is None
     assert found["visible"] is found["ours"] is False
+
+
+class Gated(Inspector):
+    """Inspects nothing until it may."""
+
+    def __init__(self) -> None:
+        super().__init__(LabelSettings(), None)
+        self.gate = threading.Semaphore(0)
+        self.seen: list[bytes] = []
+
+    def inspect(self, data: bytes, *, pixels_max: int) -> Inspection:
+        self.seen.append(data)
+        self.gate.acquire()
+        return Inspection(None, False, None, None, None, None)
+
+
+def test_accounts_take_turns_at_inspecting() -> None:
+    asyncio.run(turns_at_inspecting())
+
+
+async def turns_at_inspecting() -> None:
+    gated = Gated()
+    inspections = Inspections(gated)
+
+    async def ask(account: str, name: bytes) -> Inspection:
+        return await inspections.inspect(name, account, pixels_max=1)
+
+    greedy = [asyncio.create_task(ask("greedy", b"g")) for _ in range(AT_ONCE + WAITING_MAX)]
+    await asyncio.sleep(0)
+    with pytest.raises(Busy) as busy:  # the line is full, and all of it is its own
+        await ask("greedy", b"g")
+    assert busy.value.retry_after_s >= 1
+    other = asyncio.create_task(ask("other", b"o"))  # the greedy one's last gives way
+    await asyncio.sleep(0)
+    gated.gate.release()
+    await asyncio.wait(greedy, return_when=asyncio.FIRST_COMPLETED)
+    gated.gate.release(AT_ONCE + WAITING_MAX)
+    await other
+    assert b"o" in gated.seen[: AT_ONCE + 1]  # the first place that was free
+    ends = await asyncio.gather(*greedy, return_exceptions=True)
+    assert [type(end) for end in ends].count(Busy) == 1
+
+
+@pytest.mark.slow
+def test_a_full_line_is_told_to_come_back_and_not_to_others(
+    null_server: Callable[..., Server],
+) -> None:
+    live = null_server(NULL_INSPECT_S="1.5")
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(out, "PNG")
+    body = {"image": base64.b64encode(out.getvalue()).decode()}
+    greedy, other = ({"authorization": f"Bearer {live.account(name)}"} for name in ("greedy", "b"))
+    with ThreadPoolExecutor(9) as pool:
+        asked = [pool.submit(live.client.post, ROUTE, json=body, headers=greedy) for _ in range(8)]
+        answers = (one.result() for one in as_completed(asked))
+        refused = next(answer for answer in answers if answer.status_code == 429)
+        assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+        assert int(refused.headers["retry-after"]) >= 1
+        assert live.client.post(ROUTE, json=body, headers=other).status_code == 200
+        assert {one.result().status_code for one in asked} == {200, 429}
 
 
 EXIFTOOL = shutil.which("exiftool")

@@ -14,7 +14,7 @@ from danqing.service.auth import Authenticator
 from danqing.service.books import Books
 from danqing.service.budget import ByteBudget
 from danqing.service.gallery import Gallery
-from danqing.service.inspection import Inspector
+from danqing.service.inspection import Inspections
 from danqing.service.pipeline import Pipeline
 from danqing.service.reloads import Reloads
 from danqing.settings import Settings
@@ -30,7 +30,7 @@ class Context:
     auth: Authenticator
     pipeline: Pipeline
     gallery: Gallery
-    inspector: Inspector
+    inspections: Inspections
     books: Books
     metrics: Metrics
     uploads: ByteBudget

@@ -18,9 +18,6 @@ from danqing.api.schemas import INSPECTION, answers
 from danqing.dialects.base import Upload
 from danqing.domain.errors import InvalidField, InvalidImage, MissingField, UnknownField
 
-INSPECTIONS = 2
-"""At once: each may need hundreds of megabytes for a moment."""
-
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]{1,20};base64,", re.ASCII | re.IGNORECASE)
 _BODIES = {
     "application/json": [
@@ -42,27 +39,25 @@ _BODIES = {
 }
 
 router = APIRouter(tags=["labels"])
-_places = asyncio.Semaphore(INSPECTIONS)
 
 
 @router.post("/images/inspect", openapi_extra=bodies_of(_BODIES) | answers(INSPECTION))
 async def inspect_image(request: Request) -> dict[str, Any]:
     """Which labels a picture carries, whether they are ours, which image it is, whether its pixels changed since."""
     context = context_of(request)
-    await drawer(request)
+    account_id = (await drawer(request)).account_id
     uploads = context.settings.uploads
-    with context.uploads.share() as share:
+    with context.uploads.share(account_id, request.scope["danqing.request_id"]) as share:
         payload = await read_payload(request, EDITS, context.settings, share)
         data = await asyncio.to_thread(_picture, payload.body)
         if len(data) > uploads.image_bytes_max:
             raise InvalidImage(f"'image' has more than {uploads.image_bytes_max} bytes.", "image")
-        async with _places:
-            try:
-                found = await asyncio.to_thread(
-                    context.inspector.inspect, data, pixels_max=uploads.pixels_max
-                )
-            except ValueError as error:
-                raise InvalidImage(f"'image' cannot be inspected: {error}.", "image") from None
+        try:
+            found = await context.inspections.inspect(
+                data, account_id, pixels_max=uploads.pixels_max
+            )
+        except ValueError as error:
+            raise InvalidImage(f"'image' cannot be inspected: {error}.", "image") from None
     return {"object": "image.inspection", **asdict(found)}
 
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
+from danqing.net.turns import Turns
 from danqing.service import hidden_label, labels
 from danqing.service.finishing import Secrets
 from danqing.settings import LabelSettings
 from danqing.storage import containers, inputs, metadata
+
+AT_ONCE = 2
+"""Pictures inspected at once by a server: each may need hundreds of megabytes for a moment."""
+WAITING_MAX = 32
+"""Pictures that wait for that at most."""
 
 _IMAGE_ID = re.compile(r"[0-9a-f]{11}")
 
@@ -63,3 +72,19 @@ class Inspector:
             pixels_unchanged=sealed.unchanged,
             ours=None if self._secrets is None else sealed.ours or mark is not None,
         )
+
+
+class Inspections:
+    """A server's inspections: few at a time, and accounts take turns. One event loop's."""
+
+    def __init__(self, inspector: Inspector) -> None:
+        self._inspector = inspector
+        self._turns = Turns(AT_ONCE, WAITING_MAX)
+        # Threads of their own: a hang-up cancels the waiting, not a thread, so their number is what bounds them.
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="danqing-inspect")
+
+    async def inspect(self, data: bytes, account_id: str, *, pixels_max: int) -> Inspection:
+        """Raises ValueError as Inspector.inspect, and Busy where the line is full."""
+        async with self._turns.take(account_id):
+            work = partial(self._inspector.inspect, data, pixels_max=pixels_max)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -8,7 +8,7 @@ import math
 import threading
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,23 @@ _WHITE, _BLACK = 1.0, 0.07  # the text's two colours, as sRGB grey
 
 Alpha = npt.NDArray[np.float32]
 """Coverage or light, 0-1."""
+
+
+class Area(NamedTuple):
+    """Part of an image, in pixels; `bottom` and `right` are exclusive."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        return self.right - self.left
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +113,13 @@ def draw_visible(pixels: Pixels, text: str, place: Place = BOTTOM_RIGHT) -> Pixe
     return out
 
 
+def area(text: str, width: int, height: int, place: Place = BOTTOM_RIGHT) -> Area:
+    """What the label covers of an image of this size."""
+    box = _fitted(text, width, height, place.margin_share)
+    top, left = box.corner(width, height, place.corner)
+    return Area(top, left, top + box.height, left + box.width)
+
+
 def shows(pixels: Pixels, text: str, margin_share: float = MARGIN_SHARE) -> bool:
     """Whether a label of ours with `text` stands in a corner of the H x W x 3 uint8 image, or within two pixels of it.
 
@@ -106,8 +130,8 @@ def shows(pixels: Pixels, text: str, margin_share: float = MARGIN_SHARE) -> bool
     if box.height > height or box.width > width:
         return False
     inside = box.plate > 0.99
-    ink = box.ink - box.ink[inside].mean()
-    ink[~inside] = 0
+    wanted = box.ink[inside] - box.ink[inside].mean()
+    power = float(np.square(wanted).sum())
     for corner in get_args(Corner):
         top, left = box.corner(width, height, corner)
         for y in range(max(0, top - 2), min(top + 2, height - box.height) + 1):
@@ -116,8 +140,8 @@ def shows(pixels: Pixels, text: str, margin_share: float = MARGIN_SHARE) -> bool
                     pixels[y : y + box.height, x : x + box.width].astype(np.float32).mean(axis=2)
                 )
                 there = patch[inside] - patch[inside].mean()
-                norm = float(np.linalg.norm(there) * np.linalg.norm(ink))
-                if abs(float(there @ ink[inside])) > CORRELATION_MIN * max(norm, 1e-6):
+                norm = math.sqrt(float(np.square(there).sum()) * power)
+                if abs(float((there * wanted).sum())) > CORRELATION_MIN * max(norm, 1e-6):
                     return True
     return False
 
@@ -162,10 +186,10 @@ def _fitted(text: str, width: int, height: int, margin_share: float) -> _Box:
 
 
 def _boxed(text: str, ink_px: int, margin: int) -> _Box:
-    ink = _ink(text, ink_px)
-    pad_x, pad_y = round(ink.shape[0] * _PAD_X), round(ink.shape[0] * _PAD_Y)
-    ink = np.pad(ink, ((pad_y, pad_y), (pad_x, pad_x)))
-    return _Box(ink, _rounded(*ink.shape), margin)
+    drawn = ink(text, ink_px)
+    pad_x, pad_y = round(drawn.shape[0] * _PAD_X), round(drawn.shape[0] * _PAD_Y)
+    drawn = np.pad(drawn, ((pad_y, pad_y), (pad_x, pad_x)))
+    return _Box(drawn, _rounded(*drawn.shape), margin)
 
 
 @functools.cache
@@ -173,7 +197,7 @@ def _font_data() -> bytes:
     return files("danqing.service").joinpath("assets", "NotoSansCJKsc-Bold-labels.otf").read_bytes()
 
 
-def _ink(text: str, ink_px: int) -> Alpha:
+def ink(text: str, ink_px: int) -> Alpha:
     """The text, trimmed to its ink, whose solid part is at least `ink_px` high."""
     data = _font_data()
     size = ink_px
@@ -207,7 +231,8 @@ def _contrast(ground: Alpha) -> tuple[float, float]:
     Relative luminance is WCAG's. The plate is black under white text, white under black; the one
     that covers less wins, with a bias. All but the extreme 2 % of pixels come to the contrast wanted.
     """
-    luminance = _linear(ground) @ np.array([0.2126, 0.7152, 0.0722], np.float32)
+    red, green, blue = np.moveaxis(_linear(ground), -1, 0)
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     dark, light = (_srgb(float(value)) for value in np.percentile(luminance, (2, 98)))
     # The ground's grey that just gives the contrast, for either text.
     white, black = (float(value) for value in _linear(np.array([_WHITE, _BLACK], np.float32)))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
 from danqing.domain.task import Pixels
@@ -33,7 +34,7 @@ Plane = npt.NDArray[np.float32]
 
 _GRID = 192
 _CELLS = _GRID * _GRID // pixel_code.SIGNS  # per sign
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_LUMA = (np.float32(0.299), np.float32(0.587), np.float32(0.114))
 _LIMIT = (
     4.0  # grey levels: a cell that differs more from its neighbourhood counts no more than this
 )
@@ -50,7 +51,8 @@ _AMPLITUDE_MAX = 1.6  # in weights
 _RMS_MAX = 255 / 10 ** (41.5 / 20)  # of cells, in grey levels: comes to 40.4 dB and more in pixels
 _ROUNDS = 8
 _STRIP_ROWS = 256
-_REDUCED_MIN = 4 * _GRID  # large images are averaged down to this at least, strip by strip
+_REDUCED_MIN = 2 * _GRID  # larger images are averaged down to this at least, strip by strip
+_BLOCK = 16  # rows that a filter makes at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +85,18 @@ class PixelMarker:
         if min(pixels.shape[:2]) < SIDE_MIN:
             return pixels
         signs = pixel_code.encode(self._payload(image_id))
-        return _add(pixels, self._pattern(_averaged(pixels, 2 * _GRID), signs))
+        return _add(pixels, self._pattern(_averaged(pixels), signs))
 
     def find(self, pixels: Pixels) -> Found | None:
         """The mark of a H x W x 3 uint8 image, or None.
 
         An image without one passes the check once in 2^20 = 1,048,576, and only if the signs agree besides.
         """
-        values = self._values(_cells_of(_averaged(pixels, 2 * _GRID)))
+        values = self._values(_cells_of(_averaged(pixels)))
         bits = pixel_code.decode(values)
         norm = float(np.sqrt((values * values).sum() * pixel_code.SIGNS))
-        correlation = float(values @ pixel_code.encode(bits)) / norm if norm else 0.0
+        agreement = float((values * pixel_code.encode(bits)).sum())
+        correlation = agreement / norm if norm else 0.0
         number = int("".join("1" if bit else "0" for bit in bits), 2)
         image_id = f"{number >> CHECK_BITS:011x}"
         ours = (bits == self._payload(image_id)).all()
@@ -112,58 +115,55 @@ class PixelMarker:
         residual = _residual(cells)
         return self._correlated(np.clip(residual / _limits(residual), -1, 1))
 
-    def _correlated(self, plane: Plane) -> pixel_code.Floats:
+    def _correlated(self, planes: Plane) -> pixel_code.Floats:
         """Each sign's cells, summed in their polarity; a strong texture's come out with variance 1."""
-        by_sign = (plane * self._polarity).ravel()[self._cells]
-        return by_sign.sum(axis=1) / np.float32(np.sqrt(_CELLS))
+        flat = (planes * self._polarity).reshape(*planes.shape[:-2], -1)
+        return flat.take(self._cells, axis=-1).sum(axis=-1) / np.float32(np.sqrt(_CELLS))
+
+    def _spread(self, values: pixel_code.Floats) -> Plane:
+        """Each sign's value in all of its cells."""
+        return values.take(self._owner, axis=-1).reshape(*values.shape[:-1], _GRID, _GRID)
 
     def _pattern(self, small: Plane, signs: pixel_code.Floats) -> Plane:
-        """What to add to each cell, from the image at twice the grid's resolution (2G x 2G x 3)."""
+        """What to add to each cell, from the image at twice the grid's resolution (3 x 2G x 2G)."""
+        bright = small * np.float32(_BRIGHTER)
         cells = _cells_of(small)
-        brighter = _cells_of(np.minimum(small * np.float32(_BRIGHTER), 255))
-        unclipped = _cells_of((small * np.float32(_BRIGHTER) < 254).astype(np.float32))
+        unclipped = _cells_of((bright < 254).astype(np.float32))
         texture = _texture(small, cells)
         weight = np.clip(_WEIGHT + _WEIGHT_PER_TEXTURE * texture, _WEIGHT, _WEIGHT_MAX)
         margin = _MARGIN + _MARGIN_FLAT * float((texture < _FLAT).mean())
-        # What is seen of the pattern, and how much of each sign is wanted.
-        views = (
-            (cells, None, margin),
-            (brighter, unclipped * np.float32(_BRIGHTER), _MARGIN_BRIGHTER),
-        )
-        polarity = self._polarity * signs[self._owner].reshape(_GRID, _GRID)
-        strength = np.zeros((len(views), pixel_code.SIGNS), np.float32)
-        pattern = np.zeros((_GRID, _GRID), np.float32)
+        # Two views, as it is and brighter: the picture in them, what is seen of the pattern, how much of each sign is wanted.
+        host = np.stack((cells, _cells_of(np.minimum(bright, 255))))
+        gain = np.stack((np.ones_like(cells), unclipped * np.float32(_BRIGHTER)))
+        wanted = np.array([[margin], [_MARGIN_BRIGHTER]], np.float32)
+        polarity = self._polarity * self._spread(signs)
+        limits = _limits(_residual(host))
+        most, square = _AMPLITUDE_MAX * weight, np.square(weight)
+        strength = np.zeros((2, pixel_code.SIGNS), np.float32)
+        pattern = arriving = np.zeros_like(cells)
         for _ in range(_ROUNDS):
+            seen = np.clip(host + gain * arriving, 0, 255).astype(np.float32, copy=False)
+            residual = _residual(seen)
+            lacking = wanted - signs * self._correlated(np.clip(residual / limits, -1, 1))
+            # Beyond the limit nothing moves.
+            slope = gain * (np.abs(residual) < 1.25 * limits) / limits
+            effect = self._correlated(self._polarity * (np.square(slope) * square))
+            change = np.where(lacking > 0, 0.8, 0.4) * lacking / (0.6 * effect + 1e-4)
+            strength = np.clip(strength + change, 0, 300).astype(np.float32)
+            amplitude = (self._spread(strength) * slope).sum(axis=0) * square
+            pattern = np.clip(amplitude, 0, most) * polarity
             arriving = _as_it_arrives(pattern)
-            amplitude = np.zeros_like(pattern)
-            for at, (host, gain, wanted) in enumerate(views):
-                seen = host + (arriving if gain is None else gain * arriving)
-                residual = _residual(np.clip(seen, 0, 255))
-                limits = _limits(residual)
-                lacking = wanted - signs * self._correlated(np.clip(residual / limits, -1, 1))
-                # Beyond the limit nothing moves.
-                slope = (np.abs(residual) < 1.25 * limits).astype(np.float32) / limits
-                if gain is not None:
-                    slope *= gain
-                effect = self._correlated(self._polarity * np.square(slope * weight))
-                change = np.where(lacking > 0, 0.8, 0.4) * lacking / (0.6 * effect + 1e-4)
-                strength[at] = np.clip(strength[at] + change, 0, 300)
-                amplitude += strength[at][self._owner].reshape(_GRID, _GRID) * slope
-            pattern = np.minimum(np.maximum(amplitude * weight**2, 0), _AMPLITUDE_MAX * weight)
-            pattern *= polarity
-            rms = float(np.sqrt((_as_it_arrives(pattern) ** 2).mean()))
-            pattern *= np.float32(min(1.0, _RMS_MAX / max(rms, 1e-6)))
+            rms = float(np.sqrt(np.square(arriving).mean()))
+            scale = np.float32(min(1.0, _RMS_MAX / max(rms, 1e-6)))
+            pattern *= scale
+            arriving *= scale
         return pattern
 
 
-def _averaged(pixels: Pixels, side: int) -> Plane:
-    """The image averaged down (or up) to side x side x 3, whatever its shape, in little memory."""
+def _averaged(pixels: Pixels) -> Plane:
+    """The image averaged down (or up) to 3 x 2G x 2G, whatever its shape, in little memory."""
     height, width, _ = pixels.shape
-    factor = min(height, width) // _REDUCED_MIN
-    if factor < 2:
-        return np.asarray(
-            Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC), np.float32
-        )
+    factor = max(1, min(height, width) // _REDUCED_MIN)
     rows = _STRIP_ROWS * factor
     strips = [
         np.asarray(Image.fromarray(pixels[top : top + rows]).reduce(factor))
@@ -172,88 +172,122 @@ def _averaged(pixels: Pixels, side: int) -> Plane:
     # The last row and column may stand for less than `factor` pixels: the box ends where the image does.
     box = (0, 0, width / factor, height / factor)
     reduced = Image.fromarray(np.concatenate(strips))
-    return np.asarray(reduced.resize((side, side), Image.Resampling.BICUBIC, box=box), np.float32)
+    small = reduced.resize((2 * _GRID, 2 * _GRID), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(small).transpose(2, 0, 1).astype(np.float32, order="C")
+
+
+def _luminance(small: Plane) -> Plane:
+    """Of three channels. No matrix product: a BLAS would wake a thread on every core for it."""
+    return small[0] * _LUMA[0] + small[1] * _LUMA[1] + small[2] * _LUMA[2]
+
+
+def _pooled(fine: Plane) -> Plane:
+    """The mean of each cell's four parts, of 2G x 2G."""
+    rows = fine[::2] + fine[1::2]
+    return (0.25 * (rows[:, ::2] + rows[:, 1::2])).astype(np.float32, copy=False)
 
 
 def _cells_of(small: Plane) -> Plane:
-    """Luminance of each cell, from an image of 2G x 2G x 3."""
-    return (small @ _LUMA).reshape(_GRID, 2, _GRID, 2).mean(axis=(1, 3))
+    """Luminance of each cell, from an image of 3 x 2G x 2G."""
+    return _pooled(_luminance(small))
 
 
 def _residual(cells: Plane) -> Plane:
-    around = _blurred(cells, 1.6)
-    padded = np.pad(cells, 1, mode="edge")
-    upright = (padded[:-2, 1:-1] + padded[2:, 1:-1]) * np.float32(0.5)
-    level = (padded[1:-1, :-2] + padded[1:-1, 2:]) * np.float32(0.5)
+    around = _filtered(cells, _gaussian(1.6))
+    padded = np.empty((*cells.shape[:-2], _GRID + 2, _GRID + 2), np.float32)
+    padded[..., 1:-1, 1:-1] = cells
+    padded[..., 0, :], padded[..., -1, :] = padded[..., 1, :], padded[..., -2, :]
+    padded[..., 0], padded[..., -1] = padded[..., 1], padded[..., -2]
+    upright = padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1]
+    level = padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]
     low, high = np.minimum(upright, level), np.maximum(upright, level)
-    return cells - np.maximum(low, np.minimum(high, around))
+    half = np.float32(0.5)
+    return cells - np.maximum(low * half, np.minimum(high * half, around))
 
 
 def _limits(residual: Plane) -> Plane:
     """The limit of each cell, from what is usual around it: a bright picture gives what a dim one gives."""
-    return np.maximum(_LIMIT, _LIMIT_SHARE * _blurred(np.abs(residual), 6.0))
+    return np.maximum(_LIMIT, _LIMIT_SHARE * _filtered(np.abs(residual), _gaussian(6.0)))
 
 
 def _texture(small: Plane, cells: Plane) -> Plane:
     """Grey levels of texture around each cell. Means of roots: one edge in a smooth place is no texture."""
-    luma = (small @ _LUMA).reshape(_GRID, 2, _GRID, 2)
-    fine = np.sqrt(np.abs(luma - cells[:, None, :, None])).mean(axis=(1, 3))
+    luminance = _luminance(small).reshape(_GRID, 2, _GRID, 2)
+    fine = np.sqrt(np.abs(luminance - cells[:, None, :, None])).reshape(2 * _GRID, 2 * _GRID)
     coarse = np.sqrt(np.abs(_residual(cells)))
-    return np.square(_blurred(coarse, 2.0)) + np.square(_blurred(fine, 2.0))
+    roots = _filtered(np.stack((coarse, _pooled(fine))), _gaussian(2.0))
+    return np.square(roots).sum(axis=0)
 
 
-def _blurred(plane: Plane, sigma: float) -> Plane:
-    kernel = _gaussian(sigma)
-    return np.asarray(kernel @ plane @ kernel.T, np.float32)
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    """A linear filter of a row of cells, the same for columns: a banded matrix of G x G, in blocks of its rows.
+
+    The blocks are so small that a BLAS multiplies them in the thread that asks.
+    """
+
+    blocks: Plane
+    """G / _BLOCK x _BLOCK x (_BLOCK + 2 reach)."""
+    reach: int
+    """Cells to either side that count."""
+
+
+def _blocked(kernel: Plane, reach: int) -> _Filter:
+    wide = np.pad(kernel, ((0, 0), (reach, reach)))
+    blocks = [
+        wide[at : at + _BLOCK, at : at + _BLOCK + 2 * reach] for at in range(0, _GRID, _BLOCK)
+    ]
+    return _Filter(np.stack(blocks), reach)
+
+
+def _filtered(planes: Plane, by: _Filter) -> Plane:
+    """Each of the planes (... x G x G), filtered along its columns and its rows."""
+    for _ in range(2):  # each time along the columns, then turned
+        wide = np.zeros((*planes.shape[:-2], _GRID + 2 * by.reach, _GRID), np.float32)
+        wide[..., by.reach : by.reach + _GRID, :] = planes
+        windows = sliding_window_view(wide, _BLOCK + 2 * by.reach, axis=-2)[..., ::_BLOCK, :, :]
+        made = by.blocks @ windows.swapaxes(-1, -2)
+        planes = made.reshape(planes.shape).swapaxes(-1, -2)
+    return np.ascontiguousarray(planes)
 
 
 @functools.cache
-def _gaussian(sigma: float) -> Plane:
+def _gaussian(sigma: float) -> _Filter:
     at = np.arange(_GRID)
-    kernel = np.exp(-0.5 * np.square((at[:, None] - at[None, :]) / sigma)).astype(np.float32)
-    total: Plane = kernel.sum(axis=1, keepdims=True, dtype=np.float32)
-    return kernel / total
-
-
-def _interpolator(length: int) -> Plane:
-    """Cells to `length` pixels: length x G, cubic convolution (Keys, 1981; a = -0.5), rows of sum 1."""
-    at = (np.arange(length) + 0.5) * _GRID / length - 0.5
-    distance = np.abs(at[:, None] - np.arange(_GRID)[None, :]).astype(np.float32)
-    near = (1.5 * distance - 2.5) * distance**2 + 1
-    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-    kernel = np.where(distance < 1, near, np.where(distance < 2, far, 0)).astype(np.float32)
-    total: Plane = kernel.sum(axis=1, keepdims=True, dtype=np.float32)
-    return kernel / total
-
-
-@functools.lru_cache(maxsize=8)
-def _interpolator_kept(length: int) -> Plane:
-    return _interpolator(length)
+    distance = np.abs(at[:, None] - at[None, :])
+    reach = round(4 * sigma)
+    kernel = np.exp(-0.5 * np.square(distance / sigma)) * (distance <= reach)
+    return _blocked((kernel / kernel.sum(axis=1, keepdims=True)).astype(np.float32), reach)
 
 
 @functools.cache
-def _arriving() -> Plane:
-    """What interpolation and averaging leave of a row of cells."""
-    return _interpolator(8 * _GRID).reshape(_GRID, 8, _GRID).mean(axis=1)
+def _arrival() -> _Filter:
+    """What interpolation (cubic convolution: Keys, 1981; a = -0.5) and averaging leave of a row of cells."""
+    alone = Image.fromarray(np.eye(_GRID, dtype=np.float32))
+    wide = alone.resize((_GRID, 8 * _GRID), Image.Resampling.BICUBIC)
+    return _blocked(np.asarray(wide).reshape(_GRID, 8, _GRID).mean(axis=1), 2)
 
 
 def _as_it_arrives(pattern: Plane) -> Plane:
-    kernel = _arriving()
-    return np.asarray(kernel @ pattern @ kernel.T, np.float32)
+    return _filtered(pattern, _arrival())
 
 
 def _add(pixels: Pixels, pattern: Plane) -> Pixels:
     """The image with the pattern on each of its channels, in whole grey levels, within 0-255."""
     height, width, _ = pixels.shape
-    interpolator = _interpolator_kept if max(height, width) <= 2048 else _interpolator
-    across = pattern @ interpolator(width).T
-    down = interpolator(height)
+    cells = Image.fromarray(pattern)
     out = np.empty_like(pixels)
     for top in range(0, height, _STRIP_ROWS):
-        strip = pixels[top : top + _STRIP_ROWS]
-        levels = np.rint(down[top : top + _STRIP_ROWS] @ across).astype(np.int8)[:, :, None]
-        more = np.maximum(levels, 0).view(np.uint8)
-        less = np.maximum(-levels, 0).view(np.uint8)
-        lighter = strip + np.minimum(more, 255 - strip)
-        np.subtract(lighter, np.minimum(less, lighter), out=out[top : top + _STRIP_ROWS])
+        bottom = min(top + _STRIP_ROWS, height)
+        box = (0, top * _GRID / height, _GRID, bottom * _GRID / height)
+        wide = cells.resize((width, bottom - top), Image.Resampling.BICUBIC, box=box)
+        levels = np.rint(np.asarray(wide)).astype(np.int8)
+        more = np.repeat(np.maximum(levels, 0).view(np.uint8)[:, :, None], 3, axis=2)
+        less = np.repeat(np.maximum(-levels, 0).view(np.uint8)[:, :, None], 3, axis=2)
+        strip, into = pixels[top:bottom], out[top:bottom]
+        np.subtract(255, strip, out=into)
+        np.minimum(more, into, out=more)
+        np.add(strip, more, out=more)
+        np.minimum(less, more, out=less)
+        np.subtract(more, less, out=into)
     return out
