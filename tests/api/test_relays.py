@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import threading
 import time
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 import pytest
+from PIL import Image
 
-from danqing.storage import codecs
+from danqing.storage import codecs, metadata
 from tests.api.sse import all_events
 from tests.conftest import LiveServer, clean_environment, cli, start_server, stop_server
 from tests.net.servers import Received, answer, serving
@@ -23,6 +26,15 @@ from tests.providers.provider_server import cut, endless, error, inline, picture
 
 PRICE = 5000
 ASKED = {"model": "odd", "prompt": "fine", "size": "1024x1024"}
+
+
+CUT_OUT = codecs.encode(
+    np.dstack(
+        [np.full((256, 256, 3), 150, np.uint8), np.repeat([[0, 255]], 256, 0).repeat(128, 1)]
+    ).astype(np.uint8),
+    "png",
+)
+"""Transparent on the left, grey on the right."""
 
 
 class OddProvider:
@@ -75,6 +87,7 @@ class OddProvider:
             "silent": silent,
             "endless": endless,
             "half": linked if self.asked[prompt] == 1 else silent,
+            "cut out": says({"data": [{"b64_json": base64.b64encode(CUT_OUT).decode()}]}),
             "unseen": error(404, "model_not_found", param="model"),
         }
         await answers.get(prompt, linked)(got, writer)
@@ -99,6 +112,11 @@ base_url = "{odd}/v1"
 key_env = "ODD_KEY"
 timeout_s = 60
 fetch_timeout_s = 5
+
+[backends.cutting]
+dialect = "openai"
+base_url = "{odd}/v1"
+extras = ["background"]
 
 [backends.impatient]
 dialect = "openai"
@@ -128,6 +146,11 @@ extras = ["response_format", "seed", "negative_prompt", "style"]
 like = "dall-e-3"
 backend = "odd"
 features = ["response_format", "style"]
+
+[models.cutting]
+like = "gpt-image-1"
+backend = "cutting"
+label_visible = true
 
 [models.impatient]
 like = "odd"
@@ -249,6 +272,25 @@ def test_every_dialect_reaches_a_relay(first: LiveServer) -> None:
     )
     assert zhipu.json()["data"][0]["url"].startswith(first.url)
     assert caller.paid() == 2 * PRICE
+
+
+@pytest.mark.parametrize("format", ["png", "webp"])
+def test_what_has_no_background_is_labelled_and_stays_so(first: LiveServer, format: str) -> None:
+    caller = Caller(first, f"cutter-{format}")
+    body = {"model": "cutting", "prompt": "cut out", "background": "transparent"}
+    reply = caller.post(**body, output_format=format)
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["background"] == "transparent"
+    data = base64.b64decode(reply.json()["data"][0]["b64_json"])
+    with Image.open(io.BytesIO(data)) as image:
+        assert (image.mode, image.format) == ("RGBA", format.upper())
+        pixels = np.asarray(image)
+    assert (pixels[:, :120, 3].max(), pixels[:, 136:, 3].min()) == (0, 255)
+    assert len(np.unique(pixels[-40:, 136:, 0])) > 2, "no label"
+    assert metadata.read(data).xmp is not None
+    refused = caller.post(**body | {"model": "second"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "background")
+    assert caller.paid() == PRICE
 
 
 CHAT = {"model": "odd", "size": "1024x1024", "stream": True}

@@ -33,7 +33,7 @@ from danqing.dialects.jimeng_client import EXTRAS, SIZES, JimengClient
 from danqing.dialects.registry import CLIENTS as SPOKEN
 from danqing.dialects.registry import DIALECTS
 from danqing.domain import errors
-from danqing.domain.card import Card, Preset
+from danqing.domain.card import Backend, Card, Preset
 from danqing.domain.errors import DanqingError
 from danqing.domain.sizes import Size, SizeRange, SizeRule
 from danqing.domain.task import (
@@ -72,7 +72,13 @@ CARD: Card = card(
     n_max=10,
     qualities={name: Preset(8, 4.0) for name in ("standard", "hd")},
     references_max=4,
-    features=frozenset({"response_format", "output_format", "style", "watermark", "sequential"}),
+    features=frozenset(
+        {
+            *("response_format", "output_format", "style", "watermark", "sequential"),
+            *("transparent", "stream"),
+        }
+    ),
+    backend=Backend("far", "", dialect="openai"),
 )
 """A model that can do everything, so that only the wire sets limits."""
 JIMENG: Card = replace(CARD, features=CARD.features | {"jimeng"})
@@ -130,6 +136,7 @@ def tasks(draw: st.DrawFn) -> tuple[ImageTask, Target]:
         references=tuple(ImageSource(f"image[{i}]", one.data) for i, one in enumerate(references)),
         mask=None if mask is None else ImageSource("mask", mask.data),
         strength=draw(st.none() | st.sampled_from([0.25, 0.5, 0.75])),
+        transparent=draw(st.booleans()),
     )
     return task, Target(MODEL, tuple(references), mask)
 

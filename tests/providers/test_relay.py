@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import time
 from contextlib import aclosing, suppress
@@ -11,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from danqing.domain import errors
 from danqing.domain.sizes import Size
@@ -199,6 +201,51 @@ def test_edits_carry_their_pictures() -> None:
             assert sent.body.count(picture()) == 2
             assert b'name="mask"; filename="mask.png"' in sent.body
             assert b'name="image"; filename="image.png"\r\nContent-Type: image/png' in sent.body
+
+    run(test)
+
+
+def cut_out(mode: str) -> bytes:
+    """A PNG whose left half is transparent, where its mode can say that."""
+    image = Image.new("RGBA", SIZE, (200, 30, 30, 255))
+    image.paste((0, 0, 0, 0), (0, 0, SIZE.width // 2, SIZE.height))
+    out = io.BytesIO()
+    image.convert(mode).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("edit", [False, True])
+def test_a_background_is_left_out(edit: bool) -> None:
+    async def test() -> None:
+        data = [{"b64_json": base64.b64encode(cut_out("RGBA")).decode()}]
+        async with bench(says({"data": data}), extras=["background"]) as far:
+            references = (ImageSource("image", data=b"x"),) if edit else ()
+            order = far.order(transparent=True, references=references)
+            if edit:
+                order = replace(order, references=(InputImage(picture(), "png", SIZE),))
+            async with aclosing(far.relay.draw(order)) as drawing:
+                (drawn,) = [event async for event in drawing if isinstance(event, Drawn)]
+            assert drawn.pixels.shape == (SIZE.height, SIZE.width, 4)
+            assert drawn.pixels[0, :, 3].tolist() == [0] * 32 + [255] * 32
+            (sent,) = far.provider.posts
+            field = (
+                b'name="background"\r\n\r\ntransparent' if edit else b'"background": "transparent"'
+            )
+            assert field in sent.body
+
+    run(test)
+
+
+def test_who_draws_a_background_all_the_same_has_failed() -> None:
+    async def test() -> None:
+        data = [{"b64_json": base64.b64encode(cut_out("RGB")).decode()}]
+        async with bench(says({"data": data}), extras=["background"]) as far:
+            assert "asked for none" in (await failure(far, transparent=True)).message
+        async with bench(says({"data": data})) as far:
+            task = far.order(transparent=True).task
+            with pytest.raises(errors.UnsupportedField) as refused:
+                await far.relay.check(task, far.card)
+            assert refused.value.param == "background"
 
     run(test)
 
@@ -425,7 +472,7 @@ def test_accounts_take_turns_at_the_provider() -> None:
 def test_few_images_are_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = [0, 0]
 
-    def decoded(data: bytes) -> Any:
+    def decoded(data: bytes, transparent: bool) -> Any:
         at_once[0] += 1
         at_once[1] = max(at_once)
         time.sleep(0.02)

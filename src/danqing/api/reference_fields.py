@@ -52,7 +52,7 @@ WORDS: dict[str, str] = {
     "response_format": "Links, or the bytes in base64.",
     "output_format": "The format of the files, for models with the feature `output_format`.",
     "output_compression": "Quality of jpeg and webp files, 0–100.",
-    "background": "`auto` and `opaque` are what is drawn anyway; `transparent` is refused by name.",
+    "background": "`auto` and `opaque` are what is drawn anyway; `transparent` needs png or webp and a model with the feature, else it is refused by name.",
     "moderation": "`auto` is what is done anyway; `low` is refused by name.",
     "watermark": "The AI label. `false` needs the account's signed waiver.",
     "strength": "Our extension. How far to leave the picture: 0 keeps it, 1 draws anew. Absent: 0.75, for a variation 0.5, in a mask 1.",

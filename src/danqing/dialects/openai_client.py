@@ -51,7 +51,7 @@ from danqing.domain.task import Delivery, ImageTask, InputImage
 EXTRAS = frozenset(
     {
         *("response_format", "output_format", "style", "seed", "negative_prompt", "watermark"),
-        "strength",
+        *("strength", "background"),
     }
 )
 """Fields that not every server of this dialect knows. Our own knows them all."""
@@ -134,7 +134,9 @@ class OpenAIClient(ClientDialect):
             "compression": delivery.compression is not None and no_format,
             "stream": delivery.stream,
             "partial_images": bool(delivery.partial_images),
-            "transparent": task.transparent,
+            # GPT Image's; a variation has none, and JPEG no opacity.
+            "transparent": task.transparent
+            and (self._lacks("background") or not task.prompt or delivery.format == "jpeg"),
         }
         return frozenset(name for name, cannot in said.items() if cannot)
 
@@ -201,6 +203,8 @@ class OpenAIClient(ClientDialect):
             fields["strength"] = task.strength
         if not task.ai_label:
             fields["watermark"] = False
+        if task.transparent:
+            fields["background"] = "transparent"
         if "response_format" in self.extras:
             fields["response_format"] = delivery.form
         if "output_format" in self.extras and task.prompt:

@@ -98,7 +98,7 @@ class OpenAIEditsDialect(Dialect):
         wire, references, mask = _read_edit(body)
         param = "image" if isinstance(body, FormBody) else "images"
         task, delivery = read_fields(wire, card)
-        if task.transparent:
+        if task.transparent and not card.may_be_relayed:
             raise UnsupportedField("'background' may not be 'transparent' for edits.", "background")
         size, fit = read_edit_size(wire.size, card)
         task = replace(

@@ -44,6 +44,7 @@ class Caller:
             "seed": task.seed is not None,
             "negative_prompt": bool(task.negative_prompt),
             "strength": task.strength is not None,
+            "background": task.transparent,
             **dict.fromkeys(("user", "user_id"), task.end_user is not None),
             **dict.fromkeys(LABEL_SWITCHES, labels),
         }

@@ -117,6 +117,11 @@ def _check_fields(task: ImageTask, card: Card) -> None:
             f"'background' may not be 'transparent': what draws '{card.name}' always paints one.",
             "background",
         )
+    if task.transparent and task.is_edit:
+        raise UnsupportedField(
+            f"'background' may not be 'transparent' for edits: what draws '{card.name}' keeps it.",
+            "background",
+        )
     facts, guidance = card.backend.pipeline, card.qualities[task.quality].guidance
     is_guided = guidance > 1 if facts is None else facts.takes_negative(guidance)
     if task.negative_prompt.strip() and not is_guided:

@@ -293,7 +293,7 @@ class Relay:
         place = part.places[offset]
         started = time.perf_counter()
         try:
-            pixels = await self._fetcher.pixels(found, part.held)
+            pixels = await self._fetcher.pixels(found, part.held, transparent=part.task.transparent)
         except ProviderFailed as error:
             log.warning("provider_image_lost", backend=self.name, reason=error.message)
             emit(Failed(place, error))

@@ -114,8 +114,13 @@ class Fetcher:
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, _WAIT_S_MAX)
 
-    async def pixels(self, image: ProviderImage, held: Held) -> Pixels:
-        """The pixels of a provider's image, which is held until then. Raises ProviderFailed for what is none."""
+    async def pixels(
+        self, image: ProviderImage, held: Held, *, transparent: bool = False
+    ) -> Pixels:
+        """The pixels of a provider's image, which is held until then. Raises ProviderFailed for what is none.
+
+        With `transparent` they have opacity: who was asked for no background and sends no alpha channel failed.
+        """
         if image.data is None:
             assert image.url is not None
             data = await self.fetch(image.url, held)
@@ -124,16 +129,21 @@ class Fetcher:
         try:
             async with self._turns:
                 await self._budget.wait()
-                pixels = await asyncio.to_thread(decoded, data)
+                pixels = await asyncio.to_thread(decoded, data, transparent)
                 self._budget.count(pixels)
         finally:
             held.drop(len(data))
         return pixels
 
 
-def decoded(data: bytes) -> Pixels:
+def decoded(data: bytes, transparent: bool = False) -> Pixels:
     """Decode a stranger's image; its size is capped before. CPU-bound. Raises ProviderFailed."""
+    read = inputs.read_cut_out if transparent else inputs.read_pixels
     try:
-        return inputs.read_pixels(data, pixels_max=PIXELS_MAX)
+        return read(data, pixels_max=PIXELS_MAX)
     except ValueError as error:
+        if transparent and str(error) == inputs.OPAQUE:
+            raise ProviderFailed(
+                "The provider drew a background, and was asked for none."
+            ) from None
         raise ProviderFailed("The provider sent something that is no image.") from error

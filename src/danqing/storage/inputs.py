@@ -20,6 +20,8 @@ from danqing.domain.task import InputImage, Pixels
 
 T = TypeVar("T")
 
+OPAQUE = "has no alpha channel"
+
 SIDE_MIN = 8
 SIDE_MAX = 16_384
 RATIO_MAX = 16
@@ -71,6 +73,17 @@ def read_pixels(data: bytes, *, pixels_max: int) -> Pixels:
     return _guarded(
         data, pixels_max, lambda _, image: np.array(_on_white(_eight_bits(_upright(image))))
     )
+
+
+def read_cut_out(data: bytes, *, pixels_max: int) -> Pixels:
+    """The pixels of a picture without a background, H x W x 4. Raises ValueError alike, and where it has no alpha channel."""
+
+    def read(_: bytes, image: Image.Image) -> Pixels:
+        if image.mode not in _ALPHA_MODES and "transparency" not in image.info:
+            raise _Refused(OPAQUE)
+        return np.array(_upright(image).convert("RGBA"))
+
+    return _guarded(data, pixels_max, read)
 
 
 def read_any(data: bytes, *, pixels_max: int) -> Pixels:
