@@ -49,7 +49,7 @@ START_S_MAX = 60.0
 ANSWER_S_MAX = 120.0
 CHARACTERS = 10**12
 
-DRAW_RETRIES = ("unavailable", "rate_limit_exceeded")
+DRAW_RETRIES = ("server_is_overloaded", "rate_limit_exceeded")
 PICTURE = (  # 8 x 8, red
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mP8z4AdMDEM"
     "KQkAzUEBD7t4NqoAAAAASUVORK5CYII="

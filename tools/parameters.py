@@ -268,7 +268,8 @@ SUBJECTS: dict[str, Subject] = {
         | {
             "prompt": ["a dog"],
             "watermark_enabled": [Default(True), False],
-            "user_id": ["somebody"],
+            "user_id": ["somebody", With("somebody", {"user": "another"})],
+            "stream": [Default(False), True],
             "request_id": ["request-1"],
             "response_format": [Default("url"), "b64_json"],
             "sensitive_word_check": [

@@ -57,6 +57,7 @@ Feature = Literal[
     "optimize_fast",
     "jimeng",
     "transparent",
+    "user_errors",
 ]
 
 

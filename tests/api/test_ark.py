@@ -260,6 +260,7 @@ def test_jimeng_edits_by_its_own_habits(server: LiveServer) -> None:
     [
         (["data:image/png;base64,QUJD"] * 15, "InvalidParameter", "image"),
         ("data:image/png;base64,QUJD", "InvalidImageURL.InvalidFormat", "image"),
+        ("", "InvalidImageURL.EmptyURL", "image"),
         (["http://127.0.0.1:1/a.png"], "InvalidImageURL.InvalidFormat", "image[0]"),
         ("ftp://img.example/a.png", "InvalidImageURL.InvalidFormat", "image"),
     ],

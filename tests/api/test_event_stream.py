@@ -238,7 +238,7 @@ def test_the_server_stops(begun: bool) -> None:
     assert stage.was_cancelled
     if begun:
         assert "image_generation.completed" in stage.text
-        assert '"code":"unavailable"' in stage.text
+        assert '"code":"server_is_overloaded"' in stage.text
         assert stage.is_whole
         assert stage.ends == ["unavailable"]
 

@@ -103,7 +103,7 @@ def test_the_api_judges_texts(live: LiveServer, judge: JudgeServer) -> None:
 def test_without_a_verdict_nothing_is_drawn(live: LiveServer, word: str) -> None:
     before = live.balance("operator")
     answer = live.client.post(OPENAI, json=openai(prompt=f"a secret {word}"))
-    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "server_is_overloaded")
     assert "retry-after" in answer.headers
     assert live.balance("operator") == before
     lines = [line for line in live.lines if line["event"] == "moderation_failed"]

@@ -9,6 +9,9 @@ import pytest
 from tests.dialects.cards import CARDS
 from tests.dialects.test_errors import CLASSES, instance
 
+from danqing.dialects import ark_shapes
+from danqing.dialects.ark_client import ArkClient
+from danqing.dialects.client import Incoming
 from danqing.dialects.registry import DIALECTS
 from danqing.domain import errors
 from danqing.domain.sizes import Size
@@ -29,6 +32,7 @@ TABLE: dict[str, tuple[int, str, str]] = {
     "InvalidField": (400, "BadRequest", "InvalidParameter"),
     "PromptTooLong": (400, "BadRequest", "InvalidParameter"),
     "TooManyImages": (400, "BadRequest", "InvalidParameter"),
+    "ExclusiveFields": (400, "BadRequest", "InvalidParameter"),
     "InvalidImage": (400, "BadRequest", "InvalidImageURL.InvalidFormat"),
     "UnknownField": (400, "BadRequest", "InvalidParameter"),
     "UnsupportedField": (400, "BadRequest", "InvalidParameter"),
@@ -250,3 +254,54 @@ def test_what_asks_for_nothing_is_taken() -> None:
     assert not decode(optimize_prompt=False).prompt_extend
     assert decode(optimize_prompt=True).prompt_extend
     assert decode(optimize_prompt_options={"mode": "standard"}).prompt_extend
+
+
+@pytest.mark.parametrize(("picture", "param"), [("", "image"), ([DATA_URL, ""], "image[1]")])
+def test_an_empty_address_has_its_own_code(picture: Any, param: str) -> None:
+    with pytest.raises(errors.InvalidImage) as caught:
+        decode(image=picture)
+    error = ARK.encode_error(caught.value, "r").body["error"]
+    assert (error["code"], error["param"]) == ("InvalidImageURL.EmptyURL", param)
+    read = ArkClient().decode_error(Incoming(400, json.dumps({"error": error}).encode()))
+    assert isinstance(read, errors.InvalidImage)
+    assert ARK.encode_error(read, "r").body["error"]["code"] == error["code"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "SensitiveContentDetected.SevereViolation",
+        "SensitiveContentDetected.Violence",
+        "InputTextSensitiveContentDetected",
+        "InputImageSensitiveContentDetected",
+        "InputImageSensitiveContentDetected.PolicyViolation",
+        "InputImageSensitiveContentDetected.PrivacyInformation",
+        "OutputImageSensitiveContentDetected",
+        "OutputImageSensitiveContentDetected.DeepFake",
+    ],
+)
+def test_a_refusal_behind_a_relay_keeps_its_code(code: str) -> None:
+    """Ark's own causes go through; what our judges call theirs stays with the operator."""
+    said = {"error": {"code": code, "message": "no", "param": "", "type": "BadRequest"}}
+    read = ArkClient().decode_error(Incoming(400, json.dumps(said).encode()))
+    assert isinstance(read, errors.ContentRefused)
+    assert ARK.encode_error(read, "r").body["error"]["code"] == code
+    image = {"error": {"code": code, "message": "no"}}
+    assert ark_shapes.item_error(read)["code"] == image["error"]["code"]
+    ours = errors.ContentRefused("user", 0, source="lists", category="DeepFake")
+    assert ARK.encode_error(ours, "r").body["error"]["code"] == "InputTextSensitiveContentDetected"
+
+
+@pytest.mark.parametrize(
+    ("model", "code"),
+    [
+        ("ep-20260101-abcde", "RateLimitExceeded.EndpointRPMExceeded"),
+        (FOUR, "AccountRateLimitExceeded"),
+    ],
+)
+def test_a_limit_met_by_an_endpoint_says_so(model: str, code: str) -> None:
+    _, delivery = ARK.decode_request({"model": model, "prompt": "猫"}, CARDS[FOUR])
+    limited = ARK.encode_error(errors.RateLimited(60, 2.0), "r", delivery)
+    assert (limited.status, limited.body["error"]["code"]) == (429, code)
+    crowded = ARK.encode_error(errors.ConcurrencyExceeded(4), "r", delivery)
+    assert crowded.body["error"]["code"] == "InflightBatchsizeExceeded"

@@ -12,6 +12,7 @@ from tests.dialects.cards import CARDS
 from danqing.dialects.fields import Wire
 from danqing.dialects.registry import DIALECTS
 from danqing.domain.errors import (
+    ExclusiveFields,
     InvalidField,
     InvalidImage,
     MissingField,
@@ -118,6 +119,8 @@ CASES: list[tuple[str, dict[str, Any], type[RequestError], str]] = [
     ("zhipu", {"style": "vivid"}, UnsupportedField, "style"),
     ("zhipu", {"user_id": "12345"}, InvalidField, "user_id"),
     ("zhipu", {"user_id": "1" * 129}, InvalidField, "user_id"),
+    ("zhipu", {"user_id": "somebody", "user": "another"}, ExclusiveFields, "user_id"),
+    ("zhipu", {"stream": True}, UnsupportedField, "stream"),
     ("zhipu", {"request_id": "1" * 65}, InvalidField, "request_id"),
     ("zhipu", {"watermark_enabled": "false"}, InvalidField, "watermark_enabled"),
     (
@@ -191,7 +194,7 @@ CASES: list[tuple[str, dict[str, Any], type[RequestError], str]] = [
     ("dashscope", {"input": {"messages": []}}, InvalidField, "input.messages"),
     ("dashscope", {"input": {"messages": INPUT["messages"] * 2}}, InvalidField, "input.messages"),
     ("dashscope", {"input": {"messages": ["猫"]}}, InvalidField, "input.messages[0]"),
-    ("dashscope", {"input": {**INPUT, "prompt": "猫"}}, InvalidField, "input.prompt"),
+    ("dashscope", {"input": {**INPUT, "prompt": "猫"}}, ExclusiveFields, "input.prompt"),
     ("dashscope", {"input": {"prompt": " "}}, InvalidField, "input.prompt"),
     (
         "dashscope",

@@ -193,8 +193,8 @@ def test_our_server_errors_come_back_as_the_callers_or_the_providers(name: str, 
         case errors.Busy() | errors.RateLimited():
             assert isinstance(read, errors.Busy)
             assert read.retry_after_s == float(reply.headers["retry-after"])
-        case errors.Unavailable():  # draw's 200 does not say that it may come back
-            expected = errors.ProviderFailed if name == "draw" else errors.Unavailable
+        case errors.Unavailable():  # draw says it by the code alone
+            expected = errors.Unavailable
             assert type(read) is expected
         case errors.RequestError(param="size"):
             assert isinstance(read, errors.InvalidField | errors.UnsupportedField)

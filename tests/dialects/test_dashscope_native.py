@@ -12,6 +12,8 @@ from tests.dialects.test_errors import CLASSES, instance
 
 from danqing.dialects import dashscope_native
 from danqing.dialects.base import Dialect
+from danqing.dialects.client import Incoming
+from danqing.dialects.dashscope_client import DashScopeClient
 from danqing.dialects.registry import DIALECTS
 from danqing.domain import errors
 from danqing.domain.task import ImageSource
@@ -28,6 +30,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "InvalidField": (400, "InvalidParameter"),
     "PromptTooLong": (400, "InvalidParameter"),
     "TooManyImages": (400, "InvalidParameter"),
+    "ExclusiveFields": (400, "InvalidParameter"),
     "InvalidImage": (400, "InvalidParameter"),
     "UnknownField": (400, "InvalidParameter"),
     "UnsupportedField": (400, "InvalidParameter"),
@@ -268,3 +271,43 @@ def test_times_are_beijings() -> None:
         with pytest.raises(errors.InvalidField) as caught:
             dashscope_native.read_time(text, "end_time")
         assert caught.value.param == "end_time"
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [
+        ("empty", 400, "InvalidURL"),
+        ("address", 400, "InvalidURL"),
+        ("fetch", 415, "BadRequest.InputDownloadFailed"),
+        ("format", 415, "BadRequest.UnsupportedFileFormat"),
+        (None, 400, "InvalidParameter"),
+    ],
+)
+def test_what_is_wrong_with_a_picture_has_its_own_code(fault: Any, status: int, code: str) -> None:
+    """And our own client reads it as the picture's fault."""
+    error = errors.InvalidImage("'image' is bad.", "image", fault)
+    reply = DIALECTS["dashscope_native"].encode_error(error, "r")
+    assert (reply.status, reply.body["code"]) == (status, code)
+    read = DashScopeClient().decode_error(Incoming(status, json.dumps(reply.body).encode()))
+    assert isinstance(read, errors.InvalidImage)
+    assert (read.param, read.fault) == ("image", "address" if fault == "empty" else fault)
+
+
+@pytest.mark.parametrize(
+    ("picture", "code"),
+    [
+        ("", "InvalidURL"),
+        ("cat.png", "InvalidURL"),
+        ("ftp://img.example/a.png", "InvalidURL"),
+        ("data:image/png;base64,", "InvalidURL"),
+        ("data:image/png;base64,!!", "BadRequest.UnsupportedFileFormat"),
+        ("data:text/plain;base64,QUJD", "BadRequest.UnsupportedFileFormat"),
+    ],
+)
+def test_a_picture_that_is_none_is_refused_by_its_code(picture: str, code: str) -> None:
+    body = {"input": messages({"image": picture}, {"text": "加帽子"})}
+    with pytest.raises(errors.InvalidImage) as caught:
+        DIALECTS["dashscope_native"].decode_request(body, CARDS["qwen-image-2.0"])
+    reply = DIALECTS["dashscope_native"].encode_error(caught.value, "r")
+    assert reply.body["code"] == code
+    assert "input.messages[0].content[0].image" in reply.body["message"]

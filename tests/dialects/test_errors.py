@@ -8,12 +8,17 @@ from typing import Any
 
 import pytest
 
+from danqing.catalog import load
 from danqing.dialects.client import Incoming
 from danqing.dialects.openai_client import OpenAIClient
 from danqing.dialects.registry import DIALECTS
+from danqing.dialects.zhipu_client import ZhipuClient
 from danqing.domain import errors
 from danqing.domain.sizes import Size
 from danqing.domain.task import Broken, Delivery, StreamHead
+from danqing.settings import Settings
+
+CARDS = load(Settings()).cards
 
 EXAMPLES: dict[str, Any] = {
     "message": "Something is wrong.",
@@ -30,6 +35,7 @@ EXAMPLES: dict[str, Any] = {
     "limit": 60,
     "window": "day",
     "request_id": "client-1",
+    "other": "width",
 }
 
 
@@ -56,6 +62,7 @@ TABLE: dict[str, tuple[tuple[int, str, str | None], tuple[int, str]]] = {
     "InvalidField": ((400, "invalid_request_error", "invalid_value"), (400, "1214")),
     "PromptTooLong": ((400, "invalid_request_error", "string_above_max_length"), (400, "1214")),
     "TooManyImages": ((400, "invalid_request_error", None), (400, "1214")),
+    "ExclusiveFields": ((400, "invalid_request_error", "invalid_value"), (400, "1215")),
     "InvalidImage": ((400, "invalid_request_error", "invalid_image_file"), (400, "1214")),
     "UnknownField": ((400, "invalid_request_error", "unknown_parameter"), (400, "1210")),
     "UnsupportedField": ((400, "invalid_request_error", "unsupported_parameter"), (400, "1210")),
@@ -83,7 +90,7 @@ TABLE: dict[str, tuple[tuple[int, str, str | None], tuple[int, str]]] = {
     "ServerFault": ((500, "server_error", "server_error"), (500, "500")),
     "EngineFailed": ((500, "server_error", "server_error"), (500, "500")),
     "ProviderFailed": ((502, "server_error", "provider_failed"), (500, "500")),
-    "Unavailable": ((503, "server_error", "unavailable"), (503, "500")),
+    "Unavailable": ((503, "server_error", "server_is_overloaded"), (503, "500")),
 }
 
 
@@ -278,3 +285,57 @@ def test_a_stream_of_gpt_image_is_refused_as_its_answer_is() -> None:
     (told,) = DIALECTS["openai"].encode_event(event, head, Delivery(stream=True))
     assert isinstance(told.data, dict)
     assert told.data["error"]["code"] == "content_policy_violation"
+
+
+@pytest.mark.parametrize("model", ["gpt-image-2", "gpt-image-2.5-flare", "gpt-image-1", "dall-e-3"])
+def test_gpt_image_2_has_a_type_of_its_own_for_what_the_user_can_mend(model: str) -> None:
+    delivery = Delivery.of_card(CARDS[model])
+    is_new = model.startswith("gpt-image-2")
+    own = "image_generation_user_error" if is_new else "invalid_request_error"
+    for error, code in (
+        (errors.InvalidField("'size' is bad.", "size"), "invalid_value"),
+        (errors.InvalidImage("'image' is bad.", "image"), "invalid_image_file"),
+    ):
+        told = DIALECTS["openai"].encode_error(error, "r", delivery).body["error"]
+        assert (told["type"], told["code"]) == (own, code)
+        read = OpenAIClient().decode_error(Incoming(400, json.dumps({"error": told}).encode()))
+        assert type(read) is type(error)
+    for error in (errors.MissingField("prompt"), errors.UnknownField("x"), errors.AuthError("x")):
+        told = DIALECTS["openai"].encode_error(error, "r", delivery).body["error"]
+        assert told["type"] == "invalid_request_error"
+
+
+def test_who_reads_a_request_of_that_model_keeps_its_type() -> None:
+    for name in ("openai", "openai_edits"):
+        body = {"prompt": "a cat"}
+        if name == "openai_edits":
+            body |= {"images": [{"image_url": "https://img.example/1.png"}]}  # type: ignore[dict-item]
+        _, delivery = DIALECTS[name].decode_request(body, CARDS["gpt-image-2"])
+        assert delivery.user_errors
+
+
+def test_an_overload_is_read_as_one() -> None:
+    reply = DIALECTS["openai"].encode_error(errors.Unavailable("x"), "r")
+    answer = Incoming(503, json.dumps(reply.body).encode(), reply.headers)
+    assert type(OpenAIClient().decode_error(answer)) is errors.Unavailable
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [({"user_id": "somebody", "user": "another"}, "1215"), ({"stream": True}, "1212")],
+)
+def test_zhipu_has_codes_for_fields_that_exclude_each_other_and_for_the_manner(
+    body: dict[str, Any], code: str
+) -> None:
+    with pytest.raises(errors.RequestError) as caught:
+        DIALECTS["zhipu"].decode_request({"prompt": "猫"} | body, CARDS["cogview-4"])
+    reply = DIALECTS["zhipu"].encode_error(caught.value, "r")
+    assert (reply.status, reply.body["error"]["code"]) == (400, code)
+    read = ZhipuClient().decode_error(Incoming(400, json.dumps(reply.body).encode()))
+    assert isinstance(read, errors.RequestError if code == "1215" else errors.ProviderFailed)
+
+
+def test_zhipu_takes_the_same_user_by_both_names() -> None:
+    body = {"prompt": "猫", "user_id": "somebody", "user": "somebody", "stream": False}
+    task, _ = DIALECTS["zhipu"].decode_request(body, CARDS["cogview-4"])
+    assert task.end_user == "somebody"

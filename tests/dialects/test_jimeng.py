@@ -59,10 +59,10 @@ def test_pictures_and_strength() -> None:
     ("body", "cls", "param"),
     [
         ({}, errors.MissingField, "size"),
-        ({"size": "1:1", "ratio": "1:1"}, errors.InvalidField, "ratio"),
-        ({"size": "1:1", "resolution": "1k"}, errors.InvalidField, "resolution"),
-        ({"size": "1:1", "width": 512}, errors.InvalidField, "width"),
-        ({"ratio": "1:1", "height": 512}, errors.InvalidField, "height"),
+        ({"size": "1:1", "ratio": "1:1"}, errors.ExclusiveFields, "ratio"),
+        ({"size": "1:1", "resolution": "1k"}, errors.ExclusiveFields, "resolution"),
+        ({"size": "1:1", "width": 512}, errors.ExclusiveFields, "width"),
+        ({"ratio": "1:1", "height": 512}, errors.ExclusiveFields, "height"),
         ({"ratio": "5:4"}, errors.InvalidField, "ratio"),
         ({"ratio": "1:1", "resolution": "8k"}, errors.InvalidField, "resolution"),
         ({"ratio": 1}, errors.InvalidField, "ratio"),
@@ -78,7 +78,7 @@ def test_pictures_and_strength() -> None:
         ({"size": "1:1", "image": "cat.png"}, errors.InvalidImage, "image"),
         ({"size": "1:1", "images": [DATA_URL, ""]}, errors.InvalidImage, "images[1]"),
         ({"size": "1:1", "images": DATA_URL}, errors.InvalidField, "images"),
-        ({"size": "1:1", "images": [DATA_URL], "image": DATA_URL}, errors.InvalidField, "images"),
+        ({"size": "1:1", "images": [DATA_URL], "image": DATA_URL}, errors.ExclusiveFields, "images"),
         ({"size": "1:1", "images": [DATA_URL] * 3}, errors.InvalidField, "images"),
     ],
 )  # fmt: skip

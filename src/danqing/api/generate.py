@@ -28,6 +28,7 @@ from danqing.api.requests import (
 )
 from danqing.api.streams import begin_stream
 from danqing.dialects.base import Dialect, Upload, parse_json
+from danqing.domain.card import Card
 from danqing.domain.errors import DanqingError, ServerFault, Unavailable, UnsupportedField
 from danqing.domain.task import Delivery
 from danqing.observability.logging import get_logger
@@ -98,8 +99,10 @@ async def _handle(
         dialect = context.dialects[pick(body)]
         asynchronous = manner(request)
         background = asynchronous or "respond-async" in _preferences(request)
+        card = context.catalog.find(dialect.requested_model(body), dialect.name)
+        delivery = Delivery.of_card(card)  # until what was asked for is read
         decode = partial(
-            _decode, request, context, dialect, body, principal, received_s, background
+            _decode, request, context, dialect, card, body, principal, received_s, background
         )
         call = await to_thread(decode) if is_large else decode()
         model, delivery = call.card.name, call.delivery
@@ -136,12 +139,12 @@ def _decode(
     request: Request,
     context: Context,
     dialect: Dialect,
+    card: Card,
     body: dict[str, Any],
     principal: Principal,
     received_s: float,
     background: bool,
 ) -> Call:
-    card = context.catalog.find(dialect.requested_model(body), dialect.name)
     task, delivery = dialect.decode_request(body, card)
     if background and delivery.stream:
         raise UnsupportedField("'stream' does not go with 'Prefer: respond-async'.", "stream")

@@ -26,7 +26,6 @@ from danqing.domain.card import Card
 from danqing.domain.errors import (
     DanqingError,
     InvalidField,
-    InvalidImage,
     UnsupportedField,
 )
 from danqing.domain.sizes import SQUARE, Size
@@ -121,7 +120,7 @@ class ArkDialect(Dialect):
     def encode_error(
         self, error: DanqingError, request_id: str, delivery: Delivery | None = None
     ) -> Reply:
-        return ark_shapes.encode_error(error, request_id)
+        return ark_shapes.encode_error(error, request_id, delivery)
 
     def encode_event(
         self, event: StreamEvent, head: StreamHead, delivery: Delivery
@@ -155,20 +154,14 @@ def _read_images(image: object) -> tuple[ImageSource, ...]:
     if image is None:
         return ()
     if isinstance(image, str):
-        return (_read_image(image, "image"),)
+        return (read_source(image, "image"),)
     pictures = cast("list[object]", image) if isinstance(image, list) else [None]
     sources: list[ImageSource] = []
     for index, picture in enumerate(pictures):
         if not isinstance(picture, str):
             raise InvalidField("'image' must be a string or a list of strings.", "image")
-        sources.append(_read_image(picture, f"image[{index}]"))
+        sources.append(read_source(picture, f"image[{index}]"))
     return tuple(sources)
-
-
-def _read_image(text: str, param: str) -> ImageSource:
-    if not text:
-        raise InvalidImage(f"'{param}' must not be empty.", param)
-    return read_source(text, param)
 
 
 def _read_size(size: str | None, prompt: str, card: Card) -> tuple[Size, bool]:

@@ -27,6 +27,7 @@ from danqing.dialects.answers import (
     words,
 )
 from danqing.dialects.ark import IMAGES_MAX
+from danqing.dialects.ark_shapes import CAUSES, EMPTY_URL
 from danqing.dialects.client import (
     ClientDialect,
     Incoming,
@@ -172,7 +173,10 @@ def _error(error: Mapping[str, object], answer: Incoming) -> DanqingError:
     if "SensitiveContentDetected" in code:
         role = "assistant" if code.startswith("Output") else "user"
         subject = "image" if "Image" in code else "text"
-        return ContentRefused(role, 0 if code.endswith("SevereViolation") else 1, subject=subject)
+        cause = code.partition(".")[2]
+        level = 0 if cause == "SevereViolation" else 1
+        known = cause if cause in CAUSES else None
+        return ContentRefused(role, level, subject=subject, category=known)
     if code in _NO_MONEY or status == 402:
         return ProviderFailed(NO_MONEY)
     if status == 401 or code == "AuthenticationError":
@@ -197,7 +201,8 @@ def _mendable(error: Mapping[str, object], code: str) -> DanqingError | None:
     if not param and (named := _NAMED.search(text)):
         param = named[1]
     if code.startswith("InvalidImageURL"):
-        return InvalidImage(text or "The provider cannot read the image.", param or "image")
+        fault = "empty" if code == EMPTY_URL else None
+        return InvalidImage(text or "The provider cannot read the image.", param or "image", fault)
     root = re.split(r"[.\[]", param, maxsplit=1)[0]
     if root not in _MENDABLE:
         return None

@@ -61,20 +61,46 @@ REFUSALS = {
 }
 """The code of a refusal, by whose content it was."""
 REFUSED_REFERENCE = "InputImageSensitiveContentDetected"
+CAUSES = {
+    "SevereViolation": "SensitiveContentDetected",
+    "Violence": "SensitiveContentDetected",
+    "PolicyViolation": REFUSED_REFERENCE,
+    "PrivacyInformation": REFUSED_REFERENCE,
+    "DeepFake": "OutputImageSensitiveContentDetected",
+}
+"""What may follow a refusal's code. Only an Ark behind a relay says so; our own judges' categories are no clients' affair."""
+EMPTY_URL = "InvalidImageURL.EmptyURL"
+ENDPOINT_LIMIT = "RateLimitExceeded.EndpointRPMExceeded"
+"""The limit, where the model was named by an endpoint (`ep-...`)."""
 
 
-def shape_of(error: errors.DanqingError) -> ErrorShape:
+def shape_of(error: errors.DanqingError, delivery: Delivery | None = None) -> ErrorShape:
     shape = next(SHAPES[cls] for cls in type(error).__mro__ if cls in SHAPES)
     if isinstance(error, errors.ContentRefused):
-        if error.role != "assistant" and error.subject == "image":
-            return shape._replace(code=REFUSED_REFERENCE)
-        return shape._replace(code=REFUSALS.get(error.role, shape.code))
+        return shape._replace(code=_refusal(error))
+    if isinstance(error, errors.InvalidImage) and error.fault == "empty":
+        return shape._replace(code=EMPTY_URL)
+    if type(error) is errors.RateLimited and delivery is not None:
+        by_endpoint = (delivery.asked_model or "").startswith("ep-")
+        return shape._replace(code=ENDPOINT_LIMIT) if by_endpoint else shape
     return shape
 
 
-def encode_error(error: errors.DanqingError, request_id: str) -> Reply:
+def _refusal(error: errors.ContentRefused) -> str:
+    """The code of a refusal, by whose content it was, and by its cause where Ark itself gave one."""
+    cause = error.category if error.source == "provider" else None
+    if cause in CAUSES:
+        return f"{CAUSES[cause]}.{cause}"
+    if error.role != "assistant" and error.subject == "image":
+        return REFUSED_REFERENCE
+    return REFUSALS.get(error.role, SHAPES[errors.ContentRefused].code)
+
+
+def encode_error(
+    error: errors.DanqingError, request_id: str, delivery: Delivery | None = None
+) -> Reply:
     """`{"error": {code, message, param, type}}`; the message ends with the request's id."""
-    shape = shape_of(error)
+    shape = shape_of(error, delivery)
     message = _message(error)
     if isinstance(error, errors.AuthError):
         message = f"{UNAUTHENTICATED} request id: {request_id}"
@@ -150,7 +176,7 @@ def encode_event(event: StreamEvent, head: StreamHead, delivery: Delivery) -> li
             data = {"usage": usage(event.result)}
             return [_event("completed", head, delivery, data), ServerEvent("[DONE]")]
         case Broken():
-            error = encode_error(event.error, head.reply_id).body["error"]
+            error = encode_error(event.error, head.reply_id, delivery).body["error"]
             return [ServerEvent({"type": "error", "error": error}, "error"), ServerEvent("[DONE]")]
         case _:
             return []

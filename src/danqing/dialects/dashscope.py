@@ -20,7 +20,13 @@ from danqing.dialects.fields import (
     validate,
 )
 from danqing.domain.card import Card
-from danqing.domain.errors import DanqingError, InvalidField, MissingField, UnsupportedField
+from danqing.domain.errors import (
+    DanqingError,
+    ExclusiveFields,
+    InvalidField,
+    MissingField,
+    UnsupportedField,
+)
 from danqing.domain.task import Delivery, ImageResult, ImageSource, ImageTask
 
 NEGATIVE_CHARS_MAX = 500
@@ -128,9 +134,7 @@ def _read_input(wire: Input) -> Asked:
             raise MissingField("input.messages")
         return Asked(wire.prompt, "input.prompt")
     if wire.prompt is not None:
-        raise InvalidField(
-            "'input.prompt' and 'input.messages' exclude each other.", "input.prompt"
-        )
+        raise ExclusiveFields("input.prompt", "input.messages")
     return read_messages(wire.messages)
 
 

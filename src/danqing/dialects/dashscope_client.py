@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from danqing.dialects.answers import (
@@ -67,6 +67,11 @@ _SHUT_OUT = frozenset(
     {"InvalidApiKey", "AccessDenied", "Model.AccessDenied", "Workspace.AccessDenied"}
 )
 _REFUSED = frozenset({"DataInspectionFailed", "DataInspection", "IPInfringementSuspect"})
+_PICTURES: dict[str, Literal["address", "fetch", "format"]] = {
+    "InvalidURL": "address",
+    "BadRequest.InputDownloadFailed": "fetch",
+    "BadRequest.UnsupportedFileFormat": "format",
+}
 _OVERLOADED = frozenset({"ModelUnavailable", "ModelServingError"})
 
 FIELDS = {
@@ -249,6 +254,8 @@ def _error(stated: Mapping[str, object], answer: Incoming) -> DanqingError:
     away = turned_away(answer, is_busy=is_busy, is_overloaded=code in _OVERLOADED)
     if away is not None:
         return away
+    if code in _PICTURES:
+        return InvalidImage(text or "The provider cannot read the image.", "image", _PICTURES[code])
     if code.startswith("InvalidParameter"):
         mended = _mendable(code, text)
         if mended is not None:

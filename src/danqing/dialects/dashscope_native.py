@@ -95,6 +95,14 @@ SHAPES: dict[type[Exception], ErrorShape] = {
     errors.Unavailable: ErrorShape(503, "ModelUnavailable"),
 }
 
+# 415 as the table has it of old; newer ones say 400 for the same codes.
+_PICTURES = {
+    "empty": ErrorShape(400, "InvalidURL"),
+    "address": ErrorShape(400, "InvalidURL"),
+    "fetch": ErrorShape(415, "BadRequest.InputDownloadFailed"),
+    "format": ErrorShape(415, "BadRequest.UnsupportedFileFormat"),
+}
+"""Codes of their own for what is wrong with a picture."""
 _EMPTY = {
     "input": "BadRequest.EmptyInput",
     "parameters": "BadRequest.EmptyParameters",
@@ -231,6 +239,8 @@ def encode_fault(error: errors.DanqingError) -> dict[str, str]:
 def _shape(error: errors.DanqingError) -> ErrorShape:
     if isinstance(error, errors.MissingField) and error.param in _EMPTY:
         return ErrorShape(400, _EMPTY[error.param])
+    if isinstance(error, errors.InvalidImage) and error.fault is not None:
+        return _PICTURES[error.fault]
     return next(SHAPES[cls] for cls in type(error).__mro__ if cls in SHAPES)
 
 

@@ -218,12 +218,15 @@ def read_source(text: str, param: str, *, chars_max: int = IMAGE_CHARS_MAX) -> I
     Nothing is fetched, and the bytes are not looked at. `param` is its path on the wire. Raises
     InvalidImage.
     """
+    if not text:
+        raise InvalidImage(f"'{param}' must not be empty.", param, "empty")
     if text[:5].lower() != "data:":
         if len(text) > URL_CHARS_MAX or _URL.fullmatch(text) is None:
             raise InvalidImage(
                 f"'{param}' must be an http or https URL of at most {URL_CHARS_MAX} characters, or a "
                 "data URL (data:image/...;base64,...).",
                 param,
+                "address",
             )
         return ImageSource(param, url=text)
     if len(text) > chars_max:
@@ -233,13 +236,13 @@ def read_source(text: str, param: str, *, chars_max: int = IMAGE_CHARS_MAX) -> I
         )
     head = _DATA_HEAD.match(text[:_DATA_HEAD_CHARS_MAX])
     if head is None:
-        raise InvalidImage(f"'{param}' must begin like 'data:image/png;base64,'.", param)
+        raise InvalidImage(f"'{param}' must begin like 'data:image/png;base64,'.", param, "format")
     try:
         data = base64.b64decode(text[head.end() :].encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError):
-        raise InvalidImage(f"'{param}' is not valid base64.", param) from None
+        raise InvalidImage(f"'{param}' is not valid base64.", param, "format") from None
     if not data:
-        raise InvalidImage(f"'{param}' is empty.", param)
+        raise InvalidImage(f"'{param}' is empty.", param, "empty")
     return ImageSource(param, data=data)
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from danqing.dialects.fields import Wire, read_references, read_source, validate
 from danqing.dialects.prompt_hints import read_ratio
 from danqing.domain.card import Card
-from danqing.domain.errors import InvalidField, UnsupportedField
+from danqing.domain.errors import ExclusiveFields, InvalidField, UnsupportedField
 from danqing.domain.sizes import SQUARE, Size
 from danqing.domain.task import ImageSource
 
@@ -67,7 +67,7 @@ def _read_size(habits: JimengHabits, plain: Mapping[str, object], card: Card) ->
     ]
     used = [name for name in ways if name is not None]
     if len(used) > 1:
-        raise InvalidField(f"'{used[1]}' and '{used[0]}' exclude each other.", used[1])
+        raise ExclusiveFields(used[1], used[0])
     _, by_ratio, by_sides = ways
     if by_sides is not None:
         sides = [SIDE if side is None else side for side in (habits.width, habits.height)]
@@ -94,7 +94,7 @@ def _by_ratio(habits: JimengHabits, prompt: object, card: Card) -> Size:
 def _read_pictures(habits: JimengHabits) -> list[ImageSource]:
     """`image` (one, or a list) or `images`: URLs or data URLs."""
     if habits.images and habits.image is not None:
-        raise InvalidField("'images' and 'image' exclude each other.", "images")
+        raise ExclusiveFields("images", "image")
     if isinstance(habits.image, str):
         return [read_source(habits.image, "image")]
     name, pictures = ("images", habits.images) if habits.images else ("image", habits.image)

@@ -127,6 +127,7 @@ def read_fields(wire: ImageFields, card: Card) -> tuple[ImageTask, Delivery]:
         stream=wire.stream is True,
         partial_images=wire.partial_images or 0,
         echo="echo" in card.features,
+        user_errors="user_errors" in card.features,
     )
     return task, delivery
 

@@ -88,7 +88,9 @@ _MONEY_CODES = frozenset(
         "project_spend_limit_exceeded",
     }
 )
-_OVERLOADED_CODES = frozenset({"slow_down", "server_is_overloaded", "rate_limit_exceeded"})
+_BUSY_CODES = frozenset({"slow_down", "rate_limit_exceeded"})
+_OVERLOADED_CODES = frozenset({"server_is_overloaded"})
+"""Another key would not help."""
 _UNKNOWN_CODES = frozenset({"unknown_parameter", "unsupported_parameter"})
 _IMAGE_CODES = frozenset({"invalid_image_file", "invalid_image", "image_too_large"})
 
@@ -261,7 +263,12 @@ def _error(answer: Incoming, error: Mapping[str, object]) -> DanqingError:
         return ProviderFailed(SHUT_OUT)
     if status == 402 or codes & _MONEY_CODES:
         return ProviderFailed(NO_MONEY)
-    if (away := turned_away(answer, is_busy=bool(codes & _OVERLOADED_CODES))) is not None:
+    away = turned_away(
+        answer,
+        is_busy=bool(codes & _BUSY_CODES),
+        is_overloaded=bool(codes & _OVERLOADED_CODES),
+    )
+    if away is not None:
         return away
     if status < 500 and (mended := _mendable(codes, field, message)) is not None:
         return mended

@@ -160,6 +160,7 @@ class OpenAIVariationsDialect(Dialect):
             format=card.format,
             truncated=negative_cut,
             echo="echo" in card.features,
+            user_errors="user_errors" in card.features,
         )
         return task, delivery
 

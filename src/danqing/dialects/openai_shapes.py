@@ -25,6 +25,9 @@ BLOCKED = "Your request was rejected by the safety system."
 """GPT Image's own."""
 
 _INVALID = "invalid_request_error"
+_USER_ERROR = "image_generation_user_error"
+_USER_CODES = frozenset({"invalid_value", "invalid_image_file"})
+"""What GPT Image 2 and its successors say in a type of their own."""
 
 
 class ErrorShape(NamedTuple):
@@ -64,7 +67,7 @@ SHAPES: dict[type[Exception], ErrorShape] = {
     errors.Cancelled: ErrorShape(499, _INVALID, "cancelled"),
     errors.DanqingError: ErrorShape(500, "server_error", "server_error"),
     errors.ProviderFailed: ErrorShape(502, "server_error", "provider_failed"),
-    errors.Unavailable: ErrorShape(503, "server_error", "unavailable"),
+    errors.Unavailable: ErrorShape(503, "server_error", "server_is_overloaded"),
 }
 
 
@@ -92,7 +95,8 @@ def encode_error(
 ) -> Reply:
     """`{"error": {message, type, param, code}}`, all four keys always there.
 
-    A refusal by GPT Image (see `Delivery.echo`) has its own code, and says what was refused.
+    A refusal by GPT Image (see `Delivery.echo`) has its own code, and says what was refused; GPT Image 2
+    (`Delivery.user_errors`) has its own type for a bad value or picture.
     """
     if isinstance(error, errors.ContentRefused) and delivery is not None and delivery.echo:
         return Reply(400, {"error": _blocked(error)}, error_headers(error, request_id))
@@ -102,7 +106,9 @@ def encode_error(
     code: str | None = shape.code
     if isinstance(error, errors.TooManyImages) and error.n_max == 1:
         param = code = None  # dall-e-3's and draw's own shape for this one
-    body = {"error": {"message": message, "type": shape.type, "param": param, "code": code}}
+    is_users = delivery is not None and delivery.user_errors and code in _USER_CODES
+    kind = _USER_ERROR if is_users else shape.type
+    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
     headers = error_headers(error, request_id)
     if isinstance(error, errors.RateLimited) and not isinstance(error, errors.ConcurrencyExceeded):
         headers |= {
@@ -117,7 +123,7 @@ def _blocked(error: errors.ContentRefused) -> dict[str, Any]:
     stage = "output" if error.role == "assistant" else "input"
     return {
         "message": BLOCKED,
-        "type": "image_generation_user_error",
+        "type": _USER_ERROR,
         "param": None,
         "code": "moderation_blocked",
         "moderation_details": {"moderation_stage": stage, "categories": []},

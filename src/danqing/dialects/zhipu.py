@@ -20,6 +20,7 @@ from danqing.dialects.fields import (
     read_quality,
     read_size,
     read_style,
+    refuse_stream,
     validate,
 )
 from danqing.dialects.openai_shapes import encode_images, error_headers
@@ -56,6 +57,7 @@ class ZhipuBody(Wire):
     style: Style | None = None
     sensitive_word_check: SensitiveWordCheck | None = None
     user: EndUser | None = None
+    stream: bool | None = None
     seed: Seed | None = None
     negative_prompt: str = ""
 
@@ -73,6 +75,7 @@ SHAPES: dict[type[Exception], ErrorShape] = {
     errors.BodyTooSlow: ErrorShape(408, "1210"),
     errors.MissingField: ErrorShape(400, "1213"),
     errors.InvalidField: ErrorShape(400, "1214"),
+    errors.ExclusiveFields: ErrorShape(400, "1215"),
     errors.ModelNotFound: ErrorShape(400, "1211"),
     errors.NotFound: ErrorShape(404, "1222"),
     errors.MethodNotAllowed: ErrorShape(405, "1222"),
@@ -109,6 +112,9 @@ class ZhipuDialect(Dialect):
         if check is not None and check.status == "DISABLE":
             param = "sensitive_word_check.status"
             raise errors.UnsupportedField(f"'{param}' may not be 'DISABLE' here.", param)
+        refuse_stream(wire.stream)
+        if wire.user and wire.user_id and wire.user != wire.user_id:
+            raise errors.ExclusiveFields("user_id", "user")
         task = ImageTask(
             model=card.name,
             prompt=prompt,
@@ -166,6 +172,8 @@ def _standing(report: TaskReport) -> dict[str, Any]:
 def _shape(error: errors.DanqingError) -> ErrorShape:
     if isinstance(error, errors.NotFound) and error.param is not None:
         return ErrorShape(404, "1214")  # a task or file: the URL itself is right
+    if isinstance(error, errors.UnsupportedField) and error.param == "stream":
+        return ErrorShape(400, "1212")  # no model here can be called so
     return next(SHAPES[cls] for cls in type(error).__mro__ if cls in SHAPES)
 
 

@@ -9,6 +9,7 @@ DanqingError
 │   ├── InvalidField        wrong type, malformed, off the list, out of range
 │   │   ├── PromptTooLong
 │   │   ├── TooManyImages
+│   │   ├── ExclusiveFields two fields of which only one may be there
 │   │   └── InvalidImage    a picture from the client that is none, too large, or cannot be fetched
 │   ├── UnknownField        no such parameter in this dialect
 │   ├── UnsupportedField    a parameter this model or this server cannot honour
@@ -110,10 +111,32 @@ class TooManyImages(InvalidField):
         super().__init__(one if n_max == 1 else f"'{param}' must be between 1 and {n_max}.", param)
 
 
+class ExclusiveFields(InvalidField):
+    """`param` may not stand beside `other`."""
+
+    code = "exclusive_fields"
+
+    def __init__(self, param: str, other: str) -> None:
+        super().__init__(f"'{param}' and '{other}' exclude each other.", param)
+
+
 class InvalidImage(InvalidField):
-    """A picture from the client that is none, is too large or small, or cannot be fetched."""
+    """A picture from the client that is none, is too large or small, or cannot be fetched.
+
+    `fault` tells apart what a dialect has codes for: no address at all, none that is one, one that
+    leads to nothing, and bytes that are no picture.
+    """
 
     code = "invalid_image"
+
+    def __init__(
+        self,
+        message: str,
+        param: str | None = None,
+        fault: Literal["empty", "address", "fetch", "format"] | None = None,
+    ) -> None:
+        super().__init__(message, param)
+        self.fault = fault
 
 
 class UnknownField(RequestError):
@@ -240,7 +263,7 @@ class ContentRefused(DanqingError):
     """Moderation refused `role` (user, assistant, history) at `level` (0 the worst, 3 the mildest).
 
     `subject` is what was refused, `source` who said so (lists, api, classifier, provider), `category` in
-    its words; the last two are for the operator alone.
+    its words; the last two are for the operator alone, but where a provider's own API has codes for its causes.
     """
 
     code = "content_refused"

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from danqing.domain.card import ImageFormat
+from danqing.domain.card import Card, ImageFormat
 from danqing.domain.errors import DanqingError
 from danqing.domain.sizes import Size
 
@@ -101,9 +101,16 @@ class Delivery:
     """Looks at each unfinished image to send in a stream, 0-3."""
     asked_model: str | None = None
     """The model's name as the client wrote it, where answers repeat it."""
+    user_errors: bool = False
+    """A bad value or picture is an error of GPT Image 2's own type."""
     echo: bool = False
     """The answer states the effective size, quality and format, and usage, and a refusal what was refused
     (gpt-image's way)."""
+
+    @classmethod
+    def of_card(cls, card: Card) -> Delivery:
+        """What a model's own API says of itself in every answer and error."""
+        return cls(echo="echo" in card.features, user_errors="user_errors" in card.features)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from danqing.domain.errors import DanqingError, EngineFailed, InvalidImage, NotFound
 from danqing.domain.sizes import Size
@@ -211,11 +211,12 @@ class References:
         except OutboundTooLarge:
             raise self._too_large(source) from None
         except OutboundError as error:
-            raise _faulty(source, f"cannot be fetched: {error.message}") from None
+            raise _faulty(source, f"cannot be fetched: {error.message}", "fetch") from None
         except TimeoutError:
-            raise _faulty(source, "cannot be fetched: it takes too long.") from None
+            raise _faulty(source, "cannot be fetched: it takes too long.", "fetch") from None
         if reply.status != 200:
-            raise _faulty(source, f"cannot be fetched: its host answers {reply.status}.")
+            why = f"cannot be fetched: its host answers {reply.status}."
+            raise _faulty(source, why, "fetch")
         return reply.content
 
     @staticmethod
@@ -234,7 +235,8 @@ class References:
             async with self._decodes.take(account_id):
                 return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
         except ValueError as error:
-            raise _faulty(source, f"{error}.") from None
+            fault = "format" if isinstance(error, inputs.NoPicture) else None
+            raise _faulty(source, f"{error}.", fault) from None
 
     async def _alpha_of(
         self, source: ImageSource, data: bytes, account_id: str
@@ -259,8 +261,10 @@ class References:
         return _faulty(source, f"has more than {self._settings.image_bytes_max} bytes.")
 
 
-def _faulty(source: ImageSource, what: str) -> InvalidImage:
-    return InvalidImage(f"'{source.param}' {what}", source.param)
+def _faulty(
+    source: ImageSource, what: str, fault: Literal["fetch", "format"] | None = None
+) -> InvalidImage:
+    return InvalidImage(f"'{source.param}' {what}", source.param, fault)
 
 
 async def _all(works: Iterable[Awaitable[T]]) -> list[T]:

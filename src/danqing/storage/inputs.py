@@ -46,6 +46,10 @@ _KNOWN_ALPHA_MIN = 32
 _ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
+class NoPicture(ValueError):
+    """The bytes are of no format that is known here, or damaged."""
+
+
 def read_reference(data: bytes, *, pixels_max: int) -> InputImage:
     """A picture to start from. What is transparent becomes white; of an animation the first frame counts.
 
@@ -124,7 +128,7 @@ def _guarded(
         raise ValueError("needs too much memory") from None
     except Exception as error:
         # Pillow answers a damaged file with nearly any exception there is.
-        raise ValueError(f"is not a whole {_KNOWN} image") from error
+        raise NoPicture(f"is not a whole {_KNOWN} image") from error
 
 
 class _Refused(Exception):
@@ -144,7 +148,7 @@ def _refuse_other_kinds(data: bytes) -> None:
     elif data[4:8] == b"ftyp":
         kind = "a HEIC, AVIF or video file"
     if kind is not None:
-        raise ValueError(f"is {kind}, not a {_KNOWN} image")
+        raise NoPicture(f"is {kind}, not a {_KNOWN} image")
 
 
 def _check_size(size: tuple[int, int], pixels_max: int) -> None:
