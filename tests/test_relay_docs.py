@@ -28,6 +28,9 @@ def test_the_configuration_loads(tmp_path: Path, block: str) -> None:
     assert set(named) <= set(loaded.relays)
     drawn = {card.backend.name for card in loaded.cards.values()}
     assert set(named) <= drawn
+    for card in loaded.cards.values():
+        if card.backend.is_relay:
+            assert card.backend.extras == set(loaded.relays[card.backend.name].extras)
 
 
 FAMILIES = (Path(__file__).parents[1] / "docs" / "families.md").read_text("utf-8")

@@ -512,6 +512,8 @@ TASK_PROBES: dict[str, dict[str, Any]] = {
     "references": {"references": (_SOURCE,)},
     "mask": {"references": (_SOURCE,), "mask": _SOURCE},
     "strength": {"references": (_SOURCE,), "strength": 0.5},
+    "input_fidelity": {"references": (_SOURCE,), "input_fidelity": "high"},
+    "moderation": {"moderation": "low"},
     "transparent": {"transparent": True},
     "form": {"form": "b64_json"},
     "format": {"format": "webp"},

@@ -397,6 +397,7 @@ def _backend(model: str, name: str | None, row: ModelRow, file: _File, fail: Any
             labelled=found.labelled,
             rehost=found.rehost,
             references_max=row.references_max,
+            extras=frozenset(found.extras),
         )
     presets = file.presets.get(found.presets, {})
     if missing := set(row.qualities.values()) - set(presets):

@@ -15,7 +15,7 @@ from tests.dialects.cards import card
 from danqing.dialects.base import Upload
 from danqing.dialects.forms import form_body
 from danqing.dialects.registry import DIALECTS
-from danqing.domain.card import Card, Preset
+from danqing.domain.card import Backend, Card, Preset
 from danqing.domain.errors import (
     InvalidField,
     InvalidImage,
@@ -360,3 +360,18 @@ def test_high_fidelity_is_told_as_ignored() -> None:
     assert delivery.ignored == ("input_fidelity",)
     _, delivery = EDITS.decode_request(form_body([*FORM, ("input_fidelity", "low")]), GPT)
     assert delivery.ignored == ()
+
+
+def test_fidelity_and_moderation_go_on_where_a_provider_knows_them() -> None:
+    """Of the backend or of one that may step in; elsewhere the one is told, the other refused by name."""
+    knows = Backend("far", "", dialect="openai", extras=frozenset({"input_fidelity", "moderation"}))
+    for relayed in (replace(GPT, backend=knows), replace(GPT, fallbacks=(knows,))):
+        for said in ("high", "low"):
+            form = form_body([*FORM, ("input_fidelity", said), ("moderation", "low")])
+            task, delivery = EDITS.decode_request(form, relayed)
+            assert (task.input_fidelity, task.moderation, delivery.ignored) == (said, "low", ())
+        task, _ = EDITS.decode_request(form_body([*FORM, ("moderation", "auto")]), relayed)
+        assert (task.input_fidelity, task.moderation) == (None, None)
+    with pytest.raises(UnsupportedField) as refused:
+        EDITS.decode_request(form_body([*FORM, ("moderation", "low")]), GPT)
+    assert refused.value.param == "moderation"

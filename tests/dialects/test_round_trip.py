@@ -78,7 +78,9 @@ CARD: Card = card(
             *("transparent", "stream"),
         }
     ),
-    backend=Backend("far", "", dialect="openai"),
+    backend=Backend(
+        "far", "", dialect="openai", extras=frozenset({"input_fidelity", "moderation"})
+    ),
 )
 """A model that can do everything, so that only the wire sets limits."""
 JIMENG: Card = replace(CARD, features=CARD.features | {"jimeng"})
@@ -136,6 +138,8 @@ def tasks(draw: st.DrawFn) -> tuple[ImageTask, Target]:
         references=tuple(ImageSource(f"image[{i}]", one.data) for i, one in enumerate(references)),
         mask=None if mask is None else ImageSource("mask", mask.data),
         strength=draw(st.none() | st.sampled_from([0.25, 0.5, 0.75])),
+        input_fidelity=draw(st.none() | st.sampled_from(["low", "high"])),
+        moderation=draw(st.none() | st.just("low")),
         transparent=draw(st.booleans()),
     )
     return task, Target(MODEL, tuple(references), mask)

@@ -121,6 +121,8 @@ class DashScopeClient(ClientDialect):
             "stream": delivery.stream,
             "partial_images": bool(delivery.partial_images),
             "transparent": task.transparent,
+            "input_fidelity": task.input_fidelity is not None,
+            "moderation": task.moderation is not None,
         }
         return frozenset(name for name, cannot in said.items() if cannot)
 

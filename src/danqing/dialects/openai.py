@@ -105,7 +105,6 @@ def read_fields(wire: ImageFields, card: Card) -> tuple[ImageTask, Delivery]:
     negative, negative_cut = clip(wire.negative_prompt, "negative_prompt", card)
     check_watermark(wire.watermark, card)
     check_stream(wire.stream, wire.partial_images, card)
-    check_options(wire.moderation)
     image_format, compression = read_format(wire.output_format, wire.output_compression, card)
     task = ImageTask(
         model=card.name,
@@ -117,6 +116,7 @@ def read_fields(wire: ImageFields, card: Card) -> tuple[ImageTask, Delivery]:
         seed=wire.seed,
         ai_label=wire.watermark is not False,
         end_user=wire.safety_identifier or wire.user or None,
+        moderation=read_moderation(wire.moderation, card),
         transparent=read_background(wire.background, image_format, card),
     )
     delivery = Delivery(
@@ -153,10 +153,13 @@ def read_background(asked: str | None, image_format: ImageFormat, card: Card) ->
     return True
 
 
-def check_options(moderation: str | None) -> None:
-    """Raises UnsupportedField for what nothing here can do."""
-    if moderation == "low":
+def read_moderation(asked: Literal["auto", "low"] | None, card: Card) -> Literal["low"] | None:
+    """What goes on to a provider. Raises UnsupportedField where there is none that could be asked for less."""
+    if asked != "low":
+        return None
+    if not card.knows("moderation"):
         raise UnsupportedField("'moderation' may not be 'low' here.", "moderation")
+    return asked
 
 
 def check_stream(stream: bool | None, partial_images: int | None, card: Card) -> None:

@@ -51,7 +51,7 @@ from danqing.domain.task import Delivery, ImageTask, InputImage
 EXTRAS = frozenset(
     {
         *("response_format", "output_format", "style", "seed", "negative_prompt", "watermark"),
-        *("strength", "background"),
+        *("strength", "background", "input_fidelity", "moderation"),
     }
 )
 """Fields that not every server of this dialect knows. Our own knows them all."""
@@ -97,7 +97,7 @@ _IMAGE_CODES = frozenset({"invalid_image_file", "invalid_image", "image_too_larg
 _MENDABLE = frozenset(
     {
         *("prompt", "n", "size", "quality", "style", "user", "background", "moderation", "seed"),
-        *("strength", "watermark"),
+        *("strength", "watermark", "input_fidelity"),
         *("output_format", "output_compression", "negative_prompt", "image", "mask", "images"),
     }
 )
@@ -136,6 +136,10 @@ class OpenAIClient(ClientDialect):
             "compression": delivery.compression is not None and no_format,
             "stream": delivery.stream,
             "partial_images": bool(delivery.partial_images),
+            "input_fidelity": task.input_fidelity is not None
+            and (not edit or not task.prompt or self._lacks("input_fidelity")),
+            # openai-openapi's edit has none.
+            "moderation": task.moderation is not None and (edit or self._lacks("moderation")),
             # GPT Image's; a variation has none, and JPEG no opacity.
             "transparent": task.transparent
             and (self._lacks("background") or not task.prompt or delivery.format == "jpeg"),
@@ -207,6 +211,10 @@ class OpenAIClient(ClientDialect):
             fields["watermark"] = False
         if task.transparent:
             fields["background"] = "transparent"
+        if task.input_fidelity is not None:
+            fields["input_fidelity"] = task.input_fidelity
+        if task.moderation is not None:
+            fields["moderation"] = task.moderation
         if "response_format" in self.extras:
             fields["response_format"] = delivery.form
         if "output_format" in self.extras and task.prompt:
@@ -255,7 +263,7 @@ def _error(answer: Incoming, error: Mapping[str, object]) -> DanqingError:
     if codes & _REFUSED_CODES or any("sensitivecontent" in code for code in codes):
         stage = mapping_of(error.get("moderation_details")).get("moderation_stage")
         return ContentRefused("assistant" if stage == "output" else "user", 1)
-    if is_about_content and _REFUSED_WORDS.search(message):
+    if is_about_content and field != "moderation" and _REFUSED_WORDS.search(message):
         return ContentRefused("user", 1)
     if status == 403 or "waiver_required" in codes:
         return shut_out(message, "watermark", param=field)
@@ -282,6 +290,8 @@ def _mendable(codes: Set[str], field: str, message: str) -> DanqingError | None:
     root = re.split(r"[.\[]", field, maxsplit=1)[0]
     if codes & _IMAGE_CODES:
         return InvalidImage(message or "The provider cannot read the image.", field or "image")
+    if "invalid_input_fidelity_model" in codes:  # GPT Image 2 and its successors
+        return UnsupportedField(message, "input_fidelity")
     if root not in _MENDABLE:
         return None
     text = message or f"The provider refuses the value of '{field}'."

@@ -109,8 +109,9 @@ class OpenAIEditsDialect(Dialect):
             mask_from_alpha=mask is None and "alpha_mask" in card.features,
             fit_reference=fit,
             strength=wire.strength,
+            input_fidelity=wire.input_fidelity if card.knows("input_fidelity") else None,
         )
-        if wire.input_fidelity == "high":
+        if wire.input_fidelity == "high" and task.input_fidelity is None:
             # The picture is always taken as it is; LobeChat says so with every edit.
             delivery = replace(delivery, ignored=("input_fidelity",))
         return task, delivery

@@ -122,6 +122,8 @@ class Backend:
     """Its images are stored here; False passes a provider's links on."""
     references_max: int = 1
     """Pictures that it can start an edit of this model from."""
+    extras: frozenset[str] = frozenset()
+    """Optional fields that its provider knows."""
 
     @property
     def is_relay(self) -> bool:
@@ -165,6 +167,10 @@ class Card:
     def comes_labelled(self) -> bool:
         """Whoever draws it puts a visible label on."""
         return all(backend.labelled for backend in (self.backend, *self.fallbacks))
+
+    def knows(self, extra: str) -> bool:
+        """A provider that draws it, or steps in, has this optional field."""
+        return any(extra in backend.extras for backend in (self.backend, *self.fallbacks))
 
     @property
     def may_be_relayed(self) -> bool:

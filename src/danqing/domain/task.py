@@ -75,6 +75,10 @@ class ImageTask:
     """Without a mask: where the first reference is transparent, if it is so anywhere."""
     strength: float | None = None
     """How far an edit may leave its reference, 0 (not at all) to 1; None = the backend's default."""
+    input_fidelity: Literal["low", "high"] | None = None
+    """How closely a provider's edit is to keep to its pictures; None = as its model does."""
+    moderation: Literal["low"] | None = None
+    """Asks a provider for less moderation of its own. Ours stays as it is."""
     fit_reference: bool = False
     """`size` is only the model's default: what counts is its size nearest to the first reference's."""
 

@@ -45,6 +45,8 @@ class Caller:
             "negative_prompt": bool(task.negative_prompt),
             "strength": task.strength is not None,
             "background": task.transparent,
+            "input_fidelity": task.input_fidelity is not None,
+            "moderation": task.moderation is not None,
             **dict.fromkeys(("user", "user_id"), task.end_user is not None),
             **dict.fromkeys(LABEL_SWITCHES, labels),
         }
