@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import pytest
 
 from danqing import settings
 from danqing.app import Books, open_books
+from tests.forks import FORKER, Fork
 from tests.postgres import PostgresServer, find_binaries
 from tests.s3 import CREDENTIALS, S3Server
 
@@ -33,7 +35,7 @@ class LiveServer:
 
     url: str
     data_dir: Path
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | Fork
     token: str
     client: httpx2.Client
     lines: list[dict] = field(default_factory=list)
@@ -78,14 +80,24 @@ class LiveServer:
         return sum(float(row.rsplit(" ", 1)[1]) for row in rows)
 
 
-def cli(*args: str, check: bool = True, **options) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "danqing", *args],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        **{"env": clean_environment()} | options,
-    )
+def cli(
+    *args: str, check: bool = True, cwd: Path = ROOT, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        process = FORKER.start(
+            ["danqing", *args],
+            cwd=cwd,
+            env=clean_environment() if env is None else env,
+            stdout=stdout.fileno(),
+            stderr=stderr.fileno(),
+        )
+        try:
+            code = process.wait(120)
+        finally:
+            process.kill()
+        stdout.seek(0)
+        stderr.seek(0)
+        done = subprocess.CompletedProcess(process.args, code, stdout.read(), stderr.read())
     assert not check or done.returncode == 0, done.stderr
     return done
 
@@ -96,17 +108,28 @@ def clean_environment(**extra: str) -> dict[str, str]:
 
 
 def start_server(
-    data_dir: Path, *, module: str = "danqing", args: tuple[str, ...] = (), **environment: str
+    data_dir: Path,
+    *,
+    module: str = "danqing",
+    args: tuple[str, ...] = (),
+    is_forked: bool = True,
+    **environment: str,
 ) -> LiveServer:
     """Start a server on a free port and wait until it says it is ready."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, "serve", "--port", "0", "--data-dir", str(data_dir), *args],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=clean_environment(**environment),
-    )
+    words = [module, "serve", "--port", "0", "--data-dir", str(data_dir), *args]
+    env = clean_environment(**environment)
+    with open(os.devnull, "w") as nothing:
+        if is_forked:
+            process = FORKER.start(words, cwd=ROOT, env=env, stdout=nothing.fileno())
+        else:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *words],
+                cwd=ROOT,
+                env=env,
+                text=True,
+                stdout=nothing,
+                stderr=subprocess.PIPE,
+            )
     lines: list[dict] = []
     ready = threading.Event()
 
@@ -146,8 +169,8 @@ def stop_server(server: LiveServer) -> int:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """One server with pocket for all tests that need a real image."""
-    live = start_server(tmp_path_factory.mktemp("data") / "pocket")
+    """One server with pocket for all tests that need a real image, started as users start it."""
+    live = start_server(tmp_path_factory.mktemp("data") / "pocket", is_forked=False)
     yield live
     assert stop_server(live) == 0
 

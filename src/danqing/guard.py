@@ -10,7 +10,6 @@ from pathlib import Path
 
 from danqing.catalog import Catalog
 from danqing.domain.ports import ImageJudge
-from danqing.engine.classifier import Classifier, ClassifierError
 from danqing.net.outbound import Outbound
 from danqing.observability.metrics import Metrics
 from danqing.service.extension import Extender
@@ -52,6 +51,8 @@ def make_screen(
     if wanted.images == "api":
         images = api
     elif wanted.images == "classifier":
+        from danqing.engine.classifier import Classifier, ClassifierError  # loads onnxruntime
+
         assert wanted.classifier is not None
         try:
             images = ClassifierJudge(Classifier(wanted.classifier, settings.engine.threads))
