@@ -404,7 +404,7 @@ def test_one_account_cannot_fill_the_room_for_uploads(
     null_server: Callable[..., LiveServer],
 ) -> None:
     """However many slow uploads it begins: there is room for another one's picture."""
-    live = null_server(DANQING_UPLOADS__BYTES_AT_ONCE_MAX="1000000")
+    live = null_server(DANQING_UPLOADS__BYTES_AT_ONCE_MAX="1000000", NULL_DRAIN_S="1")
     host, port = live.url.removeprefix("http://").split(":")
     token = live.account("greedy")
     head = (

@@ -266,7 +266,7 @@ def test_a_server_that_is_killed(tmp_path: Path) -> None:
 
 def test_a_reader_that_sleeps(server: LiveServer) -> None:
     """It holds up nobody: its task is drawn, stored and settled; and every finished image still comes."""
-    body = BODY | {"n": 6, "partial_images": 3, "size": "1536x1024", "seed": 3}
+    body = BODY | {"n": 6, "partial_images": 1, "size": "1536x1024", "seed": 3, "quality": "low"}
     client = Slow(server, server.token, PATH, body, "connection: close\r\n", buffer=4096)
     task_id = client.header("x-danqing-task")
     task = until_over(server, task_id)

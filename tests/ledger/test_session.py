@@ -264,7 +264,8 @@ def _open_new(folder: str, url: str, start, results) -> None:
 def test_of_servers_that_start_at_once_one_gets_the_token(
     database_url: str, tmp_path: Path
 ) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     start, results = context.Barrier(3), context.Queue()
     arguments = (str(tmp_path), database_url, start, results)
     workers = [context.Process(target=_open_new, args=arguments) for _ in range(3)]
