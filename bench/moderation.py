@@ -13,12 +13,14 @@ import argparse
 import os
 import platform
 import random
+import re
 import statistics
 import sys
 import time
 import unicodedata
 from pathlib import Path
 
+from danqing.service.lookalikes import simplified
 from danqing.service.moderation import TextModerator
 from danqing.service.wordlists import Entry
 
@@ -50,6 +52,7 @@ def make_texts(rng: random.Random) -> dict[str, str]:
 
     chinese = "".join("，" if rng.random() < 0.08 else rng.choice(_HAN) for _ in range(CHARS))
     plain = english(CHARS)
+    traditional = {ord(target): chr(source) for source, target in simplified().items()}
     wide = "".join(chr(ord(char) + 0xFEE0) if char != " " else "\u3000" for char in plain)
     texts = {
         "English": plain,
@@ -59,8 +62,12 @@ def make_texts(rng: random.Random) -> dict[str, str]:
         "a zero-width joiner after each letter": "\u200d".join(plain)[:CHARS],
         "spelled out (a-b-c)": "-".join(plain.replace(" ", ""))[:CHARS],
         "Cyrillic lookalikes among Latin": plain.translate(_CYRILLIC),
+        "cut up (ab-cde)": re.sub("([a-z]{2})([a-z]{3})", r"\1-\2", plain)[:CHARS],
+        "cut up without a blank": "-".join(re.findall("[a-z]{2}", plain))[:CHARS],
+        "traditional Chinese": chinese.translate(traditional),
         "digits for letters": plain.replace("o", "0").replace("i", "1").replace("e", "3"),
     }
+    texts = {name: text.ljust(CHARS) for name, text in texts.items()}
     assert all(len(text) == CHARS for text in texts.values())
     return texts
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pydoc_data.topics as topics
+import re
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -63,6 +65,18 @@ SMALL = TextModerator(
         ("m-a-k-e p-o-i-s-o-n", 1),
         ("how to m a k e  p 0 i s o n", 1),
         ("I m.a.k.e p.o.i.s.o.n", 1),
+        ("a bo-mb", 0),
+        ("BO*MB", 0),
+        ("bo_mb", 0),
+        ("draw: x-b-om-b/x.", 0),
+        ("b.0-mb", 0),
+        ("b0—m8, bо—mb", 0),
+        ("make a po-is-on", 3),
+        ("ma-ke poi..son!", 1),
+        ("make-po-is-on", 1),
+        ("一颗炸彈", 0),
+        ("一颗炸彈，ＢＯ－ＭＢ", 0),
+        ("用AI換臉", 2),
     ],
 )
 def test_found_in_any_spelling(text: str, level: int) -> None:
@@ -80,6 +94,9 @@ def test_found_in_any_spelling(text: str, level: int) -> None:
         "makepoison",
         "bo\tmb",
         "bo\nmb",
+        "bo mb, bo - mb, bo- mb",
+        "bo----mb",
+        "bo-mbastic, plum-bo-mb1",
         "poison make",
         "炸鸡和子弹",
         "色彩",
@@ -212,6 +229,13 @@ def test_a_latin_term_is_found_as_a_word_only(words: list[str], term: str) -> No
         "炸" * 1_000_000 + "弹",
         "@" * 1_000_000,
         "@$" * 20_000 + "b" + "$" * 50_000,
+        "ab-" * 40_000,
+        "a" * 100_000,
+        "a1" * 50_000,
+        "аb" * 50_000,
+        "-_" * 50_000,
+        "b!" * 50_000,
+        "炸彈" * 50_000,
     ],
 )
 def test_huge_input_is_bounded_work(text: str) -> None:
@@ -307,6 +331,17 @@ def test_no_lists_find_nothing() -> None:
         "m@ke pois0n",
         "make p0i$on",
         "ma\u0131\u0307l make\u00a0poison",
+        "ᏏᎾᎷᏏ",
+        "ꓐꓳꓟꓐ",
+        "ᗷoᗰᗷ",
+        "ⲃⲟⲙⲃ bⲟmb",
+        "b𐓂mb",
+        "𐌁𐐄mb",
+        "ƀoϻƅ",
+        "🅱⭕️🅼🅱",
+        "b●mb",
+        "mak€ po!son",
+        "m@k€ po|son",
         "用АI换脸",
     ],
 )
@@ -323,11 +358,147 @@ def test_lookalikes_are_read_as_what_they_look_like(text: str) -> None:
         "4k wallpaper, 3d render, f1 car, 50mm",
         "mail me@example.com for $5",
         "Η γάτα στο σπίτι",
+        "ᎠᏂᏴᏫᏯ ᎤᎾᏙᏢᏒ",
+        "wow! it costs 5€, or £5 © ACME® 2×3",
     ],
 )
 def test_other_alphabets_and_numbers_are_left_alone(text: str) -> None:
     listed = ["pot", "hoc", "cm", "b", "k", "ak", "so", "ed", "fi", "h", "i999", "s5"]
     assert TextModerator(entries=[Entry(term, 0, "x") for term in listed]).find(text) is None
+
+
+COMMON_AND_SENSITIVE = [
+    "ass",
+    "anal",
+    "anus",
+    "arse",
+    "bomb",
+    "boob",
+    "boobs",
+    "butt",
+    "cock",
+    "cum",
+    "cunt",
+    "dick",
+    "dildo",
+    "erotic",
+    "fag",
+    "fuck",
+    "gun",
+    "gore",
+    "hell",
+    "heroin",
+    "incest",
+    "kill",
+    "killer",
+    "lust",
+    "meth",
+    "milf",
+    "murder",
+    "naked",
+    "nazi",
+    "nude",
+    "orgy",
+    "penis",
+    "piss",
+    "poison",
+    "porn",
+    "pussy",
+    "rape",
+    "rapist",
+    "scum",
+    "semen",
+    "sex",
+    "sexy",
+    "shit",
+    "slut",
+    "stab",
+    "suicide",
+    "terror",
+    "tit",
+    "tits",
+    "torture",
+    "vagina",
+    "war",
+    "weed",
+    "whore",
+    "drug",
+    "drugs",
+    "dead",
+    "death",
+    "die",
+    "dope",
+    "drown",
+    "execute",
+    "explosive",
+    "hang",
+    "hate",
+    "blood",
+    "knife",
+    "shoot",
+    "fetish",
+    "lolita",
+    "child",
+    "negro",
+    "corpse",
+    "coon",
+    "opium",
+    "hitler",
+]
+
+
+def test_words_in_prose_are_not_put_together_to_listed_ones() -> None:
+    """Python's own manual, 65,000 words with code, paths and compounds in them: nothing is found but what stands there whole."""
+    moderator = TextModerator(entries=[Entry(term, 1, "x") for term in COMMON_AND_SENSITIVE])
+    whole = re.compile(rf"\b(?:{'|'.join(COMMON_AND_SENSITIVE)})\b")
+    paragraphs = "\n".join(topics.topics.values()).lower().replace("_", "-").split("\n\n")
+    assert sum(len(text.split()) for text in paragraphs) > 60_000
+    found = [text for text in paragraphs if moderator.find(text) is not None]
+    assert found == [text for text in paragraphs if whole.search(text)]
+    assert len(found) > 10
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "餅乾你喜歡嗎，房間很乾淨",
+        "著名的電視劇，覆蓋著白雪的山頭",
+        "頭髮很長的女孩在麵包店裡",
+        "後天早上的臺北颱風",
+        "穀物和乾草，一隻可愛的小貓咪",
+        "復古風格的鐘錶，徵集作品",
+    ],
+)
+def test_everyday_traditional_chinese_passes_the_bundled_list(text: str) -> None:
+    assert DEFAULT.find(text) is None
+
+
+@given(HAN, st.text(alphabet="山水画炸弹猫兒童體彈畫", max_size=12))
+def test_traditional_and_simplified_chinese_are_one(term: str, text: str) -> None:
+    """Whichever the list has and whichever the text."""
+    traditional = str.maketrans("弹画", "彈畫")
+    plain = text.translate(str.maketrans("兒體彈畫", "儿体弹画"))
+    for one in (term, term.translate(traditional)):
+        moderator = TextModerator(entries=[Entry(one, 1, "x")])
+        assert (moderator.find(text) is not None) == (term in plain)
+
+
+@given(
+    st.text(alphabet="bcdfgh", min_size=3, max_size=8),
+    st.lists(st.sampled_from(["-", "_", "*", ".", "/", "·", "--", "—", "'", "+/"]), min_size=7),
+    st.data(),
+)
+def test_a_word_cut_anywhere_without_a_blank_is_found(
+    term: str, signs: list[str], data: st.DataObject
+) -> None:
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(term) - 1), min_size=1)))
+    parts = [term[at:to] for at, to in zip([0, *cuts], [*cuts, len(term)], strict=True)]
+    text = parts[0] + "".join(sign + part for sign, part in zip(signs, parts[1:], strict=False))
+    moderator = TextModerator(entries=[Entry(term, 1, "x")])
+    assert moderator.find(f"I want {text}, please") is not None
+    allowing = TextModerator(entries=[Entry(term, 1, "x")], allowed=[text])
+    assert allowing.find(f"I want {text}, please") is None or len(parts) == len(term) > 2
+    assert allowing.find(term) is not None
 
 
 def test_a_one_is_an_i_or_an_l() -> None:

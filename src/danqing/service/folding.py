@@ -1,16 +1,28 @@
 """One text for its many spellings: case, width, accents, separators, invisible signs, lookalike letters. Knows no list.
 
 What Unicode itself calls compatible (full width, mathematical letters, ligatures) NFKD unfolds. The rest is
-tables of ours: letters that only look Latin, taken from the single-letter rows of Unicode's confusables
-(UTS 39) for the alphabets that keyboards have, and the digits that stand for letters.
+tables (lookalikes.py): letters that only look Latin, traditional Chinese, signs and digits that stand for letters.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from danqing.service.lookalikes import (
+    SIGNS,
+    SIGNS_BETWEEN,
+    Table,
+    high_letters,
+    latin,
+    others,
+    simplified,
+)
 
 TEXT_CHARS_MAX = 100_000
 """Of a longer text the end is looked at: no prompt is that long, and a history's end matters most."""
@@ -32,53 +44,48 @@ _CONTROL = re.compile(f"[{_CONTROLS}]")
 # ASCII, Chinese characters and their punctuation: nothing to unfold.
 _COMMON = re.compile("[\t-\r\x1c-\x7e\u3001\u3002\u4e00-\u9fff！（），：；？“”]*")
 
-# Latin letters that NFKD leaves as they are: with strokes, without dots, small capitals.
-_LATIN = dict(
-    zip(
-        "øłđħŧıɑɡɩᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ",
-        "oldhtiagiabcdefghijklmnoprstuvwyz",
-        strict=True,
-    )
-)
-# Of Cyrillic, Greek and Armenian: what looks like a Latin letter, small or capital (which is folded before).
-_LOOKALIKES = str.maketrans(
-    dict(
-        zip(
-            "авекмнорстухіјѕԁһӏԛԝɯ" + "αβεηικμνορτυχγω" + "օսոհքց",
-            "abekmhopctyxijsdhlqwm" + "abenikuvoptuxyw" + "ounhpg",
-            strict=True,
-        )
-    )
-)
 _DIGITS = {
     ord(digit): letter
-    for digit, letter in {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t"}.items()
+    for digit, letter in {"0": "o", "3": "e", "4": "a", "5": "s", "7": "t"}.items()
 }
+_LETTER = r"[^\W\d_]"
 # Only from the first of a run on, and the whole of it: anything else costs the square of its length.
-_SIGNS = re.compile(r"(?<=[^\W\d_])[@$]++|(?<![@$])[@$]++(?=[^\W\d_])")
-_SIGN_LETTERS = str.maketrans("@$", "as")
-_SUSPECTS = re.compile("[013457@$\u0370-\u03ff\u0400-\u052f\u0530-\u058f\u026f]")
-_LETTERS = re.compile("[a-z].*[a-z]")
+_BESIDE = "".join(SIGNS)
+_SIGN = re.compile(
+    rf"(?<={_LETTER})[{_BESIDE}]++|(?<![{_BESIDE}])[{_BESIDE}]++(?={_LETTER})"
+    rf"|(?<={_LETTER})[{''.join(SIGNS_BETWEEN)}](?={_LETTER})"
+)
+_ANY_SIGN = re.compile(f"[{_BESIDE}{''.join(SIGNS_BETWEEN)}]")
+_SIGN_LETTERS = str.maketrans(SIGNS | SIGNS_BETWEEN)
+_ANY_DIGIT = re.compile("[013457]")
 _ASCII_LETTER = re.compile("[a-z]")
-_FOREIGN = re.compile("[\u0370-\u03ff\u0400-\u052f\u0530-\u058f]")
-_LATIN_LIKE = re.compile("[" + "".join(_LATIN) + "]")
-# Letters in boxes and circles, and the halves of flags: NFKD knows but a part of them.
-_BADGES = re.compile("[\U0001f150-\U0001f169\U0001f170-\U0001f189\U0001f1e6-\U0001f1ff]")
+# Words with two letters at least; from their first letter on, for the same reason.
+_WORD_WITH_DIGIT = re.compile(r"(?<!\w)(?=\w*[03457])(?=\w*?[a-z]\w*?[a-z])\w++")
+_WORD_WITH_ONE = re.compile(r"(?<!\w)(?=\w*1)(?=\w*?[a-z]\w*?[a-z])\w++")
+_WORD_NOT_ASCII = re.compile(r"(?<!\w)(?=\w*[^\W\x00-\x7f])\w++")
+
+# Parts of words with signs between them and no blank: "bo-mb", "re*tire".
+_PART = rf"[^\W_{_UNSPACED}]"
+_TIGHT = re.compile(rf"[\W_](?<!\s)(?<={_PART}.)(?:_|[^\w\s]){{0,2}}{_PART}", re.DOTALL)
+_CUT = re.compile(rf"(?<!{_PART}){_PART}++(?:(?:_|[^\w\s]){{1,3}}{_PART}++)+")
+_PARTS = re.compile(f"{_PART}+")
+_WINDOW_MAX = 4
+"""Of a word cut up beside others ("x-bo-m-b-x"), the parts that are tried together."""
 
 
 def fold(text: str) -> str:
-    """The text without case, width, accents and invisible characters (NFKD, marks removed, NFC).
+    """The text without case, width, accents and invisible characters (NFKD, marks removed, NFC), in simplified Chinese.
 
     At most the last TEXT_CHARS_MAX characters, also of what one character may unfold to.
     """
     if text.isascii():
         return _CONTROL.sub("", text[-TEXT_CHARS_MAX:]).lower()
     if _COMMON.fullmatch(text, max(0, len(text) - TEXT_CHARS_MAX)):
-        return text[-TEXT_CHARS_MAX:].lower()
+        return _simplified(text[-TEXT_CHARS_MAX:].lower())
     # Marks go first too: ordering a long run of them would cost the square of its length.
     unfolded = unicodedata.normalize("NFKD", _bare(text[-TEXT_CHARS_MAX:]))[-TEXT_CHARS_MAX:]
-    bare = _LATIN_LIKE.sub(lambda match: _LATIN[match[0]], _bare(unfolded.casefold()))
-    return unicodedata.normalize("NFC", bare)
+    bare = _any_of(latin).sub(lambda match: latin()[ord(match[0])], _bare(unfolded.casefold()))
+    return _simplified(unicodedata.normalize("NFC", bare))
 
 
 def is_unspaced(folded: str) -> bool:
@@ -109,26 +116,37 @@ def squeeze(folded: str) -> str:
     return _NO_WORD.sub("", folded)
 
 
-def word_readings(folded: str) -> Iterator[str]:
-    """What the words may be read as: as they stand, spelled out joined ("a-b-c"), lookalikes as Latin."""
+def kept_apart(phrases: Iterable[str]) -> frozenset[str]:
+    """Folded phrases of several words, none of which is a word that was cut up: "re-tire" is no "retire"."""
+    plain = [words(phrase).strip() for phrase in phrases]
+    several = [phrase for phrase in plain if " " in phrase]
+    return frozenset(several) | {phrase.replace(" ", "") for phrase in several}
+
+
+def word_readings(folded: str, apart: Container[str] = ()) -> Iterator[str]:
+    """What the words may be read as: as they stand, spelled out or cut up and joined ("a-b-c", "ab-c"), lookalikes as Latin.
+
+    `apart`: what stays apart though nothing but a sign is between its parts, as `kept_apart` has it.
+    """
     plain = words(folded)
     yield plain
-    joined = _joined(plain)
+    joined = _respelled(folded, plain, apart)
     if joined != plain:
         yield joined
-    if _SUSPECTS.search(folded) is None:
-        return
     signed = folded
-    if "@" in folded or "$" in folded:
-        signed = _SIGNS.sub(lambda match: match[0].translate(_SIGN_LETTERS), folded)
-    base = _joined(words(signed))
-    latin = _latin(base) if _FOREIGN.search(base) is not None else base
-    for one in "il":  # a 1 is either
-        read = _lettered(latin, one)
-        if read != joined:
-            yield read
-        if "1" not in base:
-            return
+    if _ANY_SIGN.search(folded) is not None:
+        signed = _SIGN.sub(lambda match: match[0].translate(_SIGN_LETTERS), folded)
+    if signed == folded and plain.isascii() and _ANY_DIGIT.search(plain) is None:
+        return
+    base = joined if signed == folded else _respelled(signed, words(signed), apart)
+    seen = base if base.isascii() else _latin(base)
+    lettered = _WORD_WITH_DIGIT.sub(lambda match: match[0].translate(_DIGITS), seen)
+    if "1" not in base:
+        if lettered != joined:
+            yield lettered
+        return
+    for one in "il":
+        yield _WORD_WITH_ONE.sub(lambda match, one=one: match[0].replace("1", one), lettered)
 
 
 def squeezed_readings(folded: str) -> Iterator[str]:
@@ -137,8 +155,48 @@ def squeezed_readings(folded: str) -> Iterator[str]:
         return
     squeezed = squeeze(folded)
     yield squeezed
-    if _FOREIGN.search(squeezed) is not None:
-        yield squeezed.translate(_LOOKALIKES)
+    if _any_of(others).search(squeezed) is not None:
+        yield _mapped(squeezed, others)
+
+
+def _respelled(folded: str, plain: str, apart: Container[str]) -> str:
+    return _joined(plain) + _mended(folded, apart)
+
+
+def _mended(folded: str, apart: Container[str]) -> str:
+    """The text once more with what was cut up put together, and what may be a word within it; nothing where nothing was.
+
+    All must stand together without a blank: who writes "pen is" means two words.
+    """
+    if _TIGHT.search(folded) is None:
+        return ""
+    windows: list[str] = []
+
+    def join(match: re.Match[str]) -> str:
+        parts = _PARTS.findall(match[0])
+        whole = "".join(parts)
+        if len(whole) == len(parts):
+            return match[0]  # letter by letter: `_joined` has it
+        for size in range(2, min(_WINDOW_MAX + 1, len(parts))):
+            runs = zip(*(parts[at:] for at in range(size)), strict=False)
+            windows.extend(
+                [
+                    word
+                    for run in runs
+                    if (word := "".join(run)) not in apart or " ".join(run) not in apart
+                ]
+            )
+        if whole in apart and " ".join(parts) in apart:
+            return match[0]
+        if len(whole) <= _SPELLED_CHARS_MAX:
+            windows.append(f"\0{whole}\0")  # it may be several words
+        return whole
+
+    mended = _CUT.sub(join, folded)
+    if mended == folded and not windows:
+        return ""
+    whole = words(mended)
+    return f"{whole} {' '.join(windows)} " if windows else whole
 
 
 def _joined(spaced: str) -> str:
@@ -164,23 +222,36 @@ def _whole(spelled: str) -> str:
 
 def _latin(spaced: str) -> str:
     """Words of lookalikes as Latin ones. A word that is whole in another alphabet stays in a text of that alphabet."""
-    mapped = spaced.translate(_LOOKALIKES)
-    is_foreign_text = _FOREIGN.search(mapped) is not None
-    return " ".join(
-        word
-        if not latin.isascii() or (is_foreign_text and not _ASCII_LETTER.search(word))
-        else latin
-        for word, latin in zip(spaced.split(" "), mapped.split(" "), strict=True)
-    )
+    whole = _mapped(spaced, others)
+    if whole.isascii():
+        return whole
+
+    table = others()
+
+    def read(match: re.Match[str]) -> str:
+        word = match[0]
+        seen = word.translate(table)
+        return seen if seen.isascii() and _ASCII_LETTER.search(word) else word
+
+    return _WORD_NOT_ASCII.sub(read, spaced)
 
 
-def _lettered(spaced: str, one: str) -> str:
-    """Digits within words as the letters they look like; "4k" and "50" are what they are."""
-    letters = _DIGITS | {ord("1"): one}
-    return " ".join(
-        word if word.isalpha() or _LETTERS.search(word) is None else word.translate(letters)
-        for word in spaced.split(" ")
-    )
+def _simplified(text: str) -> str:
+    return text if _any_of(simplified).search(text) is None else _mapped(text, simplified)
+
+
+def _mapped(text: str, table: Callable[[], Table]) -> str:
+    """`text.translate` by a table of single letters below U+10000, in a tenth of its time: a text has thousands."""
+    units = np.frombuffer(text.encode("utf-16-le", "surrogatepass"), np.uint16)
+    return _units(table)[units].tobytes().decode("utf-16-le", "surrogatepass")
+
+
+@cache
+def _units(table: Callable[[], Table]) -> npt.NDArray[np.uint16]:
+    units = np.arange(0x10000, dtype=np.uint16)
+    for code, letter in table().items():
+        units[code] = ord(letter)
+    return units
 
 
 def _bare(text: str) -> str:
@@ -188,13 +259,12 @@ def _bare(text: str) -> str:
     text = low.sub("", text)
     if not text or max(text) <= "\uffff":
         return text
-    return _BADGES.sub(_badge, high.sub("", text))
+    return high.sub("", text).translate(high_letters())
 
 
-def _badge(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    start = next(at for at in (0x1F1E6, 0x1F170, 0x1F150) if code >= at)
-    return chr(ord("a") + code - start)
+@cache
+def _any_of(table: Callable[[], Table]) -> re.Pattern[str]:
+    return re.compile("[" + "".join(map(chr, table())) + "]")
 
 
 @cache

@@ -18,6 +18,7 @@ from danqing.domain.task import SafetyLevel
 from danqing.service.folding import (
     fold,
     is_unspaced,
+    kept_apart,
     squeeze,
     squeezed_readings,
     word_patterns,
@@ -53,16 +54,21 @@ class TextModerator:
         phrases += [checked(Entry(phrase, LEVEL_NONE, "")).term for phrase in allowed]
         self.block_level = block_level
         self.terms_count, self.allowed_count = len(listed), len(phrases)
+        self._all = _Terms(listed)
         self._levels = [
             _Terms([entry for entry in listed if entry.level == level])
             for level in sorted({entry.level for entry in listed})
         ]
         self._allowed = _Terms([Entry(phrase, LEVEL_NONE, "") for phrase in phrases])
+        self._apart = kept_apart(map(fold, phrases))
 
     def find(self, text: str) -> Entry | None:
         """A listed term of the worst level that occurs in the text; None when there is none."""
         folded = fold(text)
-        spaced, squeezed = tuple(word_readings(folded)), tuple(squeezed_readings(folded))
+        spaced = tuple(word_readings(folded, self._apart))
+        squeezed = tuple(squeezed_readings(folded))
+        if not self._all.occur(spaced, squeezed):  # as a rule: no need to look for each level
+            return None
         for level in self._levels:
             entry = level.find(spaced, squeezed, self._allowed)
             if entry is not None:
@@ -109,6 +115,12 @@ class _Terms:
                     spaced.setdefault(pattern, entry)
         self._spaced, self._unspaced = list(spaced.values()), list(unspaced.values())
         self._words, self._parts = AhoCorasick(list(spaced)), AhoCorasick(list(unspaced))
+
+    def occur(self, spaced: Sequence[str], squeezed: Sequence[str]) -> bool:
+        """Whether any of the terms is in any of the readings, allowed or not."""
+        return any(self._words.find_matches_as_indexes(text) for text in spaced) or any(
+            self._parts.find_matches_as_indexes(text) for text in squeezed
+        )
 
     def find(self, spaced: Sequence[str], squeezed: Sequence[str], allowed: _Terms) -> Entry | None:
         """A term in one of the readings that no allowed phrase has around it."""
