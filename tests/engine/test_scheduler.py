@@ -173,6 +173,47 @@ def test_who_asks_now_and_then_is_served_at_once() -> None:
         assert device.ended_s[small] - began_s <= (10 + 3 + 1) * 0.1 + 1e-9
 
 
+def test_a_slow_decoding_does_not_make_a_short_job_long() -> None:
+    """Pocket's takes as long as a dozen of its steps: eight of them and a decoding are one burst all the same."""
+    device = Device(lambda key, size: 0.1 * size, batch_max=1)
+    device.scheduler.pace.learn_ending(16, 12 * 0.1)
+    device.add("steady", steps=10_000)
+    for _ in range(20):
+        for _ in range(60):
+            device.beat()
+        (small,) = device.add("small", steps=8)
+        turns = [device.beat() for _ in range(9)]
+        assert turns.count([small]) == 8  # but for the turn at hand
+
+
+def test_of_those_in_a_hurry_the_shortest_is_drawn_first() -> None:
+    device = Device(lambda key, size: 0.1 * size, batch_max=1)
+    device.add("steady", steps=10_000)
+    for _ in range(200):
+        device.beat()
+    ids = [*device.add("ten", steps=10), *device.add("four", steps=4)]
+    while not device.ended_s.keys() >= set(ids):
+        device.beat()
+    assert list(device.ended_s) == ids[::-1]
+    assert device.steps["steady-0"] <= 200 + 1
+
+
+@pytest.mark.parametrize(("growth", "seats"), [(1.4, 4), (2.4, 1)])
+def test_who_is_in_a_hurry_takes_along_only_whom_it_hardly_waits_for(
+    growth: float, seats: int
+) -> None:
+    device = Device(lambda key, size: {1: 1.0, 2: (1 + growth) / 2, 4: growth}[size], batch_max=4)
+    for size in (1, 2, 4):
+        for _ in range(TRIALS):
+            device.scheduler.pace.learn(16, size, device.cost(16, size))
+    device.add("steady", n=4, steps=1000)
+    for _ in range(100):
+        assert len(device.beat()) == 4
+    (small,) = device.add("small", steps=8)
+    batches = [device.beat() for _ in range(8)]
+    assert [(small in batch, len(batch)) for batch in batches] == [(True, seats)] * 8
+
+
 def test_long_work_gets_no_burst() -> None:
     """It would hold everyone up, and be no sooner done."""
     device = Device(lambda key, size: 0.1 * size, batch_max=1)

@@ -81,6 +81,16 @@ class Pace:
             return next((size for size in self._allowed(entry) if size > best), best)
         return best
 
+    def size_within(self, key: Hashable, growth: float) -> int:
+        """The largest batch that was seen to last at most `growth` times the step of one image; 1 where that is not known."""
+        entry = self._keys.get(key)
+        one = entry.sizes.get(1) if entry else None
+        if entry is None or one is None:
+            return 1
+        return max(
+            size for size, mean in entry.sizes.items() if mean.seconds <= growth * one.seconds
+        )
+
     def step_s(self, key: Hashable) -> float:
         """Expected seconds of a step of a batch of the best size."""
         return self._expect(self._keys.get(key))[1]

@@ -5,14 +5,16 @@ cost is known only once it was measured) over accounts, and within an account ov
 of device time. A turn is worth the longest step at hand, C seconds; a batch's seconds are shared out to its
 members' accounts. Seats left in a batch go to other accounts' jobs of the same key, and cost them their share.
 An account a whole turn overdrawn does not ride while jobs of other keys wait. An account that comes with work shorter
-than what its share would have been while it was away (BURST_STEPS turns at most) keeps its first turn until that is done.
+than what its share would have been while it was away (BURST_STEPS turns at most, and what decoding takes) goes
+before the others until that is done, the shortest first, while such bursts have a third of the time at most, and takes
+along only whom it hardly waits for.
 
 Laws, tested as properties; C counts the longest step seen or expected:
 - the queue never holds more than `queue_max` jobs, nor more than `live_max` started ones;
 - over any stretch in which two accounts of a lane both have work, neither gets more than 5·C seconds more than the
   other (4·C where they share no batches), but for a burst that it comes with;
 - bursts are no way to more than one's share: an account that comes and goes beside a busy one gets at most half of
-  the time, and BURST_STEPS·C;
+  the time, and BURST_STEPS·C and one decoding;
 - no starvation, whatever else keeps coming: with N accounts in the lane, K keys in the account, and R steps to do in
   the job and those before it in its account and key, a started job ends within 6·N·K·R·C seconds of its lane's
   time, and N bursts more; counted from admission the same holds with R the steps of the whole queue at that moment;
@@ -23,8 +25,7 @@ Laws, tested as properties; C counts the longest step seen or expected:
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, count
@@ -32,13 +33,12 @@ from itertools import accumulate, count
 from danqing.domain.errors import Busy
 from danqing.engine.messages import Job
 from danqing.engine.pace import Pace
+from danqing.engine.ring import BURST_STEPS, Ring
 
 BACKGROUND_EVERY = 8
 RETRY_AFTER_S_MIN = 1.0
-BURST_STEPS = 16
-"""Of the longest kind: what an account that was away may take at once, of the time that would have been its share."""
-SEEN_MAX = 1024
-"""Accounts of which it is remembered when they were last there."""
+BURST_GROWTH_MAX = 1.5
+"""A step of a burst may last so many times the step of one image, for those who ride along."""
 TICK_S = 1e-6
 """The least a step costs, so that a turn always ends."""
 
@@ -58,64 +58,6 @@ class _Entry:
         return max(0, self.job.steps_drawn - self.step)
 
 
-class _Ring:
-    """Deficit round-robin over names: the head keeps its turn while it is owed something.
-
-    Debts outlive a name's absence, so that leaving and coming back pays nothing; credit does not. With `burst_steps`
-    who comes back may take at once, so many turns at most, what its share would have been meanwhile, if that is all
-    it needs: who asks for a short thing now and then is not slowed by who keeps asking, and over time takes no
-    more than its share.
-    """
-
-    def __init__(self, burst_steps: int = 0) -> None:
-        self.deficit_s: dict[Hashable, float] = {}
-        self._burst_steps = burst_steps
-        self._share_s = 0.0
-        """What one more name would have had so far."""
-        self._names = 0
-        self._seen_s: OrderedDict[Hashable, float] = OrderedDict()
-        """`_share_s` when a name was last there."""
-
-    def turn(
-        self,
-        ready: Collection[Hashable],
-        quantum_s: float,
-        work_s: Callable[[Hashable], float] = lambda name: 0.0,
-        held: Collection[Hashable] = (),
-    ) -> Hashable:
-        """Whose turn it is among `ready` (not empty). Newcomers join at the tail with one turn, and their burst.
-
-        Who is `held` and not ready keeps place and credit: back in a moment.
-        """
-        self._names = len(ready)
-        for name in ready:
-            if name not in self.deficit_s:
-                burst_s = self._burst_s(name, quantum_s)
-                short = burst_s > 0 and work_s(name) <= burst_s
-                self.deficit_s[name] = quantum_s + (burst_s if short else 0.0)
-            if self._burst_steps:
-                self._seen_s[name] = self._share_s
-                self._seen_s.move_to_end(name)
-        while len(self._seen_s) > SEEN_MAX:
-            self._seen_s.popitem(last=False)
-        while True:
-            name = next(each for each in self.deficit_s if each in ready or each not in held)
-            deficit_s = self.deficit_s[name]
-            if name in ready and deficit_s > 0:
-                return name
-            del self.deficit_s[name]
-            if name in ready or deficit_s < 0:
-                self.deficit_s[name] = min(deficit_s + quantum_s, quantum_s)
-
-    def charge(self, name: Hashable, seconds: float, floor_s: float) -> None:
-        self.deficit_s[name] = max(self.deficit_s.get(name, 0.0) - seconds, floor_s)
-        self._share_s += seconds / (self._names + 1)
-
-    def _burst_s(self, name: Hashable, quantum_s: float) -> float:
-        away_s = self._share_s - self._seen_s.get(name, 0.0)
-        return min(self._burst_steps * quantum_s, away_s)
-
-
 @dataclass(slots=True)
 class _Account:
     """An account's unfinished jobs in one lane, by batch key, in order of admission."""
@@ -123,7 +65,7 @@ class _Account:
     flows: dict[Hashable, dict[str, _Entry]] = field(
         default_factory=dict[Hashable, dict[str, _Entry]]
     )
-    ring: _Ring = field(default_factory=_Ring)
+    ring: Ring = field(default_factory=Ring)
     live: int = 0
     in_line: int = 0
     """Its place in line for a slot, while it holds none: the lowest first."""
@@ -136,7 +78,7 @@ class _Lane:
     """Interactive or background: its accounts and their ring."""
 
     accounts: dict[str, _Account] = field(default_factory=dict[str, _Account])
-    ring: _Ring = field(default_factory=lambda: _Ring(BURST_STEPS))
+    ring: Ring = field(default_factory=lambda: Ring(BURST_STEPS))
     live: int = 0
     ready: dict[str, list[Hashable]] = field(default_factory=dict[str, list[Hashable]])
     """Accounts that can run now, each with the keys it can run; made afresh at every pick."""
@@ -350,13 +292,15 @@ class Scheduler:
         order = sorted(eta_s, key=lambda job_id: (eta_s[job_id], self._entries[job_id].number))
         return {job_id: (place, eta_s[job_id]) for place, job_id in enumerate(order)}
 
-    def _work_s(self, lane: _Lane, name: Hashable) -> float:
-        """Expected device time of all that an account has in a lane."""
-        return sum(
-            entry.left * self.pace.step_s(key) + self.pace.ending_s(key)
-            for key, flow in lane.accounts[str(name)].flows.items()
+    def _work_s(self, lane: _Lane, name: Hashable) -> tuple[float, float]:
+        """Expected device time of all that an account has in a lane: of its steps, and of its decodings."""
+        flows = lane.accounts[str(name)].flows
+        steps_s = sum(
+            entry.left * self.pace.step_s(key)
+            for key, flow in flows.items()
             for entry in flow.values()
         )
+        return steps_s, sum(len(flow) * self.pace.ending_s(key) for key, flow in flows.items())
 
     def _lane(self, job: Job) -> _Lane:
         return self._background if job.priority == "background" else self._interactive
@@ -368,7 +312,7 @@ class Scheduler:
         lane.starters = set(line[: max(0, self._free(lane))])
         lane.ready = {}
         if not lane.waiting:
-            lane.ring = _Ring(BURST_STEPS)  # debts were towards those who waited
+            lane.ring = Ring(BURST_STEPS)  # debts were towards those who waited
         for name, account in lane.accounts.items():
             keys = [
                 key
@@ -410,6 +354,8 @@ class Scheduler:
     def _seats(self, lane: _Lane, name: str, key: Hashable) -> list[_Entry]:
         """The batch led by an account: its oldest job, then seat by seat from everyone with the key."""
         size = self.pace.batch_size(key)
+        if lane.ring.is_bursting(name):  # who is in a hurry is not to wait for whom it takes along
+            size = min(size, self.pace.size_within(key, BURST_GROWTH_MAX))
         queues = [_due(lane.accounts[name].flows[key])]
         if size > 1:
             queues += self._riders(lane, name, key)
