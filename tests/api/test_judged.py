@@ -272,6 +272,7 @@ def test_the_original_is_drawn_where_extension_fails(live: LiveServer, judge: Ju
     ways = {
         "original; status 500": lambda _: (500, {}),
         "original; another language": lambda _: "一只水獭",
+        "original; too long": lambda _: "an otter" + " a" * 300,  # the null family reads 300 words
         "original; refused": lambda _: "an otter, apibad",
         "original; timeout": lambda _: time.sleep(3) or "an otter",
     }

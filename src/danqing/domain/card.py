@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from danqing.domain.pipelines import PipelineFacts
@@ -162,6 +162,12 @@ class Card:
     """How long an image is kept; None = as long as its first link is good."""
     features: frozenset[str] = field(default_factory=frozenset[str])
     """Optional request parameters this model honours, e.g. "style", "response_format"."""
+
+    def faces(self) -> Iterator[Card]:
+        """The card with each of its backends, in order."""
+        yield self
+        for backend in self.fallbacks:
+            yield replace(self, backend=backend, qualities=backend.presets or self.qualities)
 
     @property
     def comes_labelled(self) -> bool:

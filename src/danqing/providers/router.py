@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ class Router:
     async def check(self, task: ImageTask, card: Card) -> None:
         """See Provider.check. A field that a fallback can honour is fine."""
         refused: UnsupportedField | PromptTooLong | None = None
-        for mine in _faces(card):
+        for mine in card.faces():
             provider = self._providers.get(mine.backend.name)
             if provider is None:
                 return  # draw says so
@@ -51,7 +51,7 @@ class Router:
         a refusal of what is asked, and never once an image came or failed.
         """
         first: DanqingError | None = None
-        for mine in _faces(order.card):
+        for mine in order.card.faces():
             name = mine.backend.name
             provider = self._providers.get(name)
             if provider is None:
@@ -79,10 +79,3 @@ class Router:
                 first = first or error
         assert first is not None
         raise first
-
-
-def _faces(card: Card) -> Iterator[Card]:
-    """The card with each of its backends, in order."""
-    yield card
-    for backend in card.fallbacks:
-        yield replace(card, backend=backend, qualities=backend.presets or card.qualities)

@@ -9,12 +9,20 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from danqing.domain.errors import ContentRefused, DanqingError, ServerFault
+from danqing.domain.card import Card
+from danqing.domain.errors import (
+    ContentRefused,
+    DanqingError,
+    PromptTooLong,
+    ServerFault,
+    UnsupportedField,
+)
 from danqing.domain.ports import Provider
 from danqing.domain.task import (
     Drawn,
     Event,
     Failed,
+    ImageTask,
     Linked,
     Preview,
     Relayed,
@@ -82,20 +90,33 @@ class Artist:
                 await _outlast(*storing)
 
     async def _extend(self, work: Work) -> None:
-        """Extend the prompt when asked for, and moderate what came of it; where that is refused the original is drawn."""
+        """Extend the prompt when asked for, and moderate what came of it; where that is refused or too long the original is drawn."""
         task, card = work.order.task, work.order.card
         if not task.prompt_extend or not task.prompt:
             return
         extended = await self._extender.extend(task.prompt, task.style, card.prompt_chars_max)
         if extended.prompt != task.prompt:
             try:
+                await self._check_length(task, extended.prompt, card)
                 block_level = work.call.principal.block_level
                 found = await self._screen.texts({"assistant": (extended.prompt,)}, block_level)
                 work.safety = worst_of(*work.safety, *found)
-            except ContentRefused:  # what the client wrote was not
+            except PromptTooLong:  # nor was what the client wrote
+                extended = self._extender.original(task.prompt, "too long", extended.how)
+            except ContentRefused:
                 extended = self._extender.original(task.prompt, "refused", extended.how)
         work.revised, work.extension = extended.prompt, extended.how
         work.order = replace(work.order, prompt=extended.prompt)
+
+    async def _check_length(self, task: ImageTask, prompt: str, card: Card) -> None:
+        """Raises PromptTooLong where one that may draw the task cannot read the longer prompt to its end."""
+        for face in card.faces():
+            alone = replace(face, fallbacks=())
+            try:
+                await self._provider.check(task, alone)
+            except (UnsupportedField, PromptTooLong):
+                continue  # it will not be asked
+            await self._provider.check(replace(task, prompt=prompt), alone)
 
     async def _draw_and_store(
         self, work: Work, storing: list[asyncio.Task[None]], looks: Looks
