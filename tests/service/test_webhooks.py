@@ -6,13 +6,17 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import inspect
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable, Collection
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.conftest import ROOT
 from tests.net.servers import Names, Received, Wire, answer, serving
 
 from danqing.db.rows import OutboxRow
@@ -495,3 +499,38 @@ async def _until(happened: Callable[[], object]) -> None:
     async with asyncio.timeout(5):
         while not happened():
             await asyncio.sleep(0.01)
+
+
+PAGE = (ROOT / "docs" / "accounts.md").read_text("utf-8")
+
+
+def test_the_page_checks_a_signature_as_it_says() -> None:
+    """Its code, run as it stands."""
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    secret, body, now_s = bytes(range(32)), '{"type":"猫"}'.encode(), int(time.time())
+    signed = {
+        "webhook-id": "m-1",
+        "webhook-timestamp": str(now_s),
+        "webhook-signature": "v1,AAAA " + sign(secret, "m-1", now_s, body),
+    }
+    text = shown(secret)
+    assert names["is_genuine"](text, signed, body)
+    assert not names["is_genuine"](text, signed, body + b" ")
+    assert not names["is_genuine"](shown(secret[::-1]), signed, body)
+    late = str(now_s - 400)
+    old = signed | {
+        "webhook-timestamp": late,
+        "webhook-signature": sign(secret, "m-1", int(late), body),
+    }
+    assert not names["is_genuine"](text, old, body)
+
+
+def test_the_page_has_the_schedule() -> None:
+    units = {"s": 1, "min": 60, "h": 3600}
+    (row,) = re.findall(r"^\| 2, 3, 4, 5, 6, 7 \| (.*?) after", PAGE, re.MULTILINE)
+    said = [int(count) * units[unit] for count, unit in re.findall(r"(\d+) (s|min|h)\b", row)]
+    assert tuple(said) == RETRY_S
+    timeout = inspect.signature(WebhookSender).parameters["timeout_s"].default
+    assert f"no answer within {timeout:.0f} s" in PAGE
