@@ -173,7 +173,7 @@ SUBJECTS: dict[str, Subject] = {
             "response_format": ["url", "b64_json"],
             "safety_identifier": ["somebody"],
             "output_format": ["png", "jpeg", "webp"],
-            "output_compression": [40],
+            "output_compression": [40, With(40, {"output_format": "jpeg"})],
             "background": [Default("auto"), Default("opaque"), "transparent"],
             "moderation": [Default("auto"), "low"],
             "stream": [Default(False), True],
@@ -202,7 +202,7 @@ SUBJECTS: dict[str, Subject] = {
             "response_format": ["url", "b64_json"],
             "safety_identifier": ["somebody"],
             "output_format": ["png", "jpeg", "webp"],
-            "output_compression": [40],
+            "output_compression": [40, With(40, {"output_format": "jpeg"})],
             "background": [Default("auto"), Default("opaque"), "transparent"],
             "moderation": [Default("auto"), "low"],
             "input_fidelity": [Default("low"), "high"],
@@ -539,7 +539,7 @@ def render() -> str:
         "*Honoured*: the value changes what is drawn or how it is answered. *No change*: it asks for what is done anyway.",
         "*Refused*: an error in the dialect's shape that names the parameter. *Ignored*: accepted, and named in the header",
         "`x-danqing-ignored`. A parameter that is in no row is refused by name. `null` counts as absent everywhere. `model` is",
-        "a name or alias of the catalog.",
+        "a name or alias of the catalog; `gpt-image-*` are all whose names begin so, and *all others* are the rest of the models.",
         "",
     ]
     for name, subject in SUBJECTS.items():
@@ -575,19 +575,36 @@ WORDS: dict[Outcome, str] = {
 
 
 def _told(found: dict[Outcome, list[str]]) -> str:
-    total = sum(len(names) for names in found.values())
-    parts = []
-    for kind in WORDS:
-        names = found.get(kind, [])
-        if not names:
-            continue
-        if len(names) == total:
-            return WORDS[kind]
-        # No counts: the page must not change with every model that is added.
-        many = "most models" if len(names) > total / 2 else "some models"
-        shown = ", ".join(names) if len(names) <= 3 else many
-        parts.append(f"{WORDS[kind]}: {shown}")
-    return "; ".join(parts)
+    """What becomes of a value: of the most models in one word, of the others by name."""
+    everybody = [name for names in found.values() for name in names]
+    groups = [(kind, found[kind]) for kind in WORDS if found.get(kind)]
+    most = max(groups, key=lambda group: len(group[1]))
+    if len(groups) == 1:
+        return WORDS[most[0]]
+    few = [
+        f"{WORDS[kind]}: {', '.join(grouped(names, everybody))}"
+        for kind, names in groups
+        if kind != most[0]
+    ]
+    return "; ".join([*few, f"{WORDS[most[0]]}: all others"])
+
+
+def grouped(names: list[str], everybody: list[str]) -> Iterator[str]:
+    """Names in order; `gpt-image-*` for several where all of `everybody` that begin so are among them."""
+    left = list(names)
+    while left:
+        first = left[0]
+        heads = [first[: at + 1] for at, sign in enumerate(first) if sign in "-."]
+        for head in heads:
+            family = [name for name in everybody if name.startswith(head)]
+            if len(family) > 1 and set(family) <= set(names):
+                same = [one for one in heads if all(name.startswith(one) for name in family)]
+                yield f"`{same[-1]}*`"
+                left = [name for name in left if name not in family]
+                break
+        else:
+            yield f"`{first}`"
+            left = left[1:]
 
 
 if __name__ == "__main__":

@@ -40,6 +40,24 @@ def test_the_page_is_as_the_codecs_are() -> None:
     assert TARGET.read_text("utf-8") == render(), "run `make docs`"
 
 
+def test_the_page_names_the_models() -> None:
+    """Whoever reads it knows of every model what becomes of a value."""
+    page = TARGET.read_text("utf-8")
+    assert "some models" not in page
+    assert "most models" not in page
+    row = next(line for line in page.splitlines() if line.startswith("| `stream` | `true` |"))
+    assert "`pocket`" in row
+    assert "`gpt-image-*`" in row
+    assert row.endswith("refused: all others |")
+
+
+def test_names_are_grouped_only_where_none_is_left_out() -> None:
+    everybody = ["a-1", "a-2", "b-1.0", "b-1.5", "b-2", "c"]
+    assert list(parameters.grouped(["a-1", "a-2", "c"], everybody)) == ["`a-*`", "`c`"]
+    assert list(parameters.grouped(["b-1.0", "b-1.5"], everybody)) == ["`b-1.*`"]
+    assert list(parameters.grouped(["b-1.0", "b-2"], everybody)) == ["`b-1.0`", "`b-2`"]
+
+
 def test_a_parameter_that_is_dropped_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above can fail: a codec that forgets `seed` is found out."""
     dialect = DIALECTS["draw"]
