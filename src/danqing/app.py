@@ -26,7 +26,7 @@ from danqing.domain.ports import Provider
 from danqing.engine.child import ChildCore
 from danqing.engine.client import Core, InProcessClient
 from danqing.engine.core import WARM_UP, EngineCore
-from danqing.engine.families import load
+from danqing.engine.families import load, weights
 from danqing.engine.families.base import Family
 from danqing.engine.families.load import LoadError, pipelines
 from danqing.engine.families.memory import cards
@@ -142,6 +142,12 @@ def _options(row: FamilyRow, settings: Settings) -> dict[str, Any]:
 def check_fit(row: FamilyRow, settings: Settings) -> load.Fit:
     """What a torch family needs and what is there, looked at before anything is loaded. Raises LoadError."""
     return load.check_fit(_plan(row, settings))
+
+
+def commit_of(row: FamilyRow, settings: Settings) -> str | None:
+    """The commit that a backend's checkpoint was pulled at; None where nothing says so."""
+    record = weights.pulled_from(row.folder(settings.data_dir))
+    return None if record is None else record.commit
 
 
 def _plan(row: FamilyRow, settings: Settings) -> load.Plan:

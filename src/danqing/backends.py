@@ -51,6 +51,8 @@ class FamilyRow(BaseModel):
     """Which of diffusers' pipelines, where `family` is `diffusers_pipeline`; its `[presets.NAME]` are used."""
     checkpoint: Path | None = None
     """Its weights, for every family but pocket: a folder in diffusers' layout, absolute or below `DATA_DIR/models`."""
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{7,64}$")
+    """The commit that the checkpoint must be, as `danqing models pull` recorded it (`danqing.json`); by default any."""
     device: str = Field(default="cuda:0", pattern=r"^(cpu|cuda:\d{1,2})$")
     """Where it draws: `cuda:0` is the first graphics card, `cpu` the processor. Pocket knows only the processor."""
     text_encoder_device: Literal["cpu"] | None = None
@@ -120,6 +122,7 @@ class FamilyRow(BaseModel):
             "text_encoder_device": self.text_encoder_device,
             "loras": loras,
             "pipeline": self.pipeline,
+            "revision": self.revision,
         }
 
 

@@ -247,6 +247,7 @@ def start(catalog: Path, folder: Path) -> str:
     [
         ("checkpoint", "/nowhere/at/all", "backends.ours.checkpoint: /nowhere/at/all is no folder"),
         ("device", "cuda:9", "backends.ours.device: there is no cuda:9 here"),
+        ("revision", "abc1234", "backends.ours.revision: there is no danqing.json that says which"),
     ],
 )
 def test_what_cannot_run_refuses_to_start_naming_the_field(

@@ -10,6 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from danqing.domain import pulled
+from danqing.domain.pulled import RECORD, Record
+from danqing.engine.families import weights
 from danqing.engine.families.load import LoadError, Plan, check_family
 from danqing.engine.families.weights import CheckpointError, find, measure
 
@@ -81,3 +84,29 @@ def test_a_download_that_was_cut_off_is_noticed_before_loading(
         check_family(Plan("cogview4", str(folder)))
     with pytest.raises(LoadError, match=r"^checkpoint: .* holds a CogView4Pipeline, not a Qwen"):
         check_family(Plan("qwen_image", str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "fault"),
+    [
+        (Record("h", "o/n", "abc1234").text(), "abc1234", None),
+        (Record("h", "o/n", "abc1234").text(), "def5678", "o/n is here at abc1234, not at def5678"),
+        (Record("h", "o/n", "abc1234", False).text(), "abc1234", "did not end: run it again"),
+        (None, "abc1234", "there is no danqing.json that says which commit this is"),
+        ("[]", "abc1234", "there is no danqing.json that says which commit this is"),
+        ('{"id": 1}', "abc1234", "there is no danqing.json that says which commit this is"),
+        ("{", "abc1234", "there is no danqing.json that says which commit this is"),
+    ],
+)
+def test_a_checkpoint_is_held_to_its_commit(
+    tmp_path: Path, text: str | None, wanted: str, fault: str | None
+) -> None:
+    if text is not None:
+        (tmp_path / RECORD).write_text(text, "utf-8")
+    found = pulled.fault(weights.pulled_from(tmp_path), wanted)
+    assert found is None if fault is None else fault in str(found)
+
+
+def test_a_record_is_read_as_it_was_written() -> None:
+    record = Record("https://hub.example", "o/n", "abc1234", False, {"a/b.json": "0" * 64, "é": ""})
+    assert Record.of(record.text()) == record

@@ -93,6 +93,8 @@ class Hub:
         self.refused: set[str] = set()
         self.cut_at: dict[str, int] = {}
         """A file's name -> after how many bytes its next answer breaks off."""
+        self.commit = COMMIT
+        """Of main."""
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -108,12 +110,12 @@ class Hub:
 
             def answer(self, *, with_body: bool) -> None:
                 path = self.path.partition("?")[0]
-                if path in (
-                    "/api/models/org/model/revision/main",
-                    f"/api/models/org/model/revision/{COMMIT}",
-                ):
+                head = "/api/models/org/model/revision/"
+                if path.startswith(head):
+                    asked = path.removeprefix(head)
+                    sha = hub.commit if asked == "main" else asked
                     siblings = [{"rfilename": name} for name in hub.files]
-                    self.say({"id": "org/model", "sha": COMMIT, "siblings": siblings})
+                    self.say({"id": "org/model", "sha": sha, "siblings": siblings})
                 elif path == f"/api/models/org/model/tree/{COMMIT}":
                     self.say(
                         [
@@ -202,12 +204,19 @@ def test_a_checkpoint_is_pulled_pinned_and_whole(hub: Hub, tmp_path: Path) -> No
         if path.is_file() and ".cache" not in path.parts
     }
     record = json.loads(came.pop("danqing.json"))
-    assert record == {"endpoint": hub.url, "id": "org/model", "commit": COMMIT}
+    assert record.pop("files") == {}
+    assert record == {"endpoint": hub.url, "id": "org/model", "commit": COMMIT, "is_whole": True}
+    assert f'revision = "{COMMIT}"' in said
     unwanted = {"transformer/old.bin", "model.ckpt", "code.py"}
     assert came == {name: data for name, data in hub.files.items() if name not in unwanted}
     hub.fetched.clear()
     pull(hub, tmp_path / "data")
     assert {name for name, _ in hub.fetched} <= {"model_index.json"}  # looked at, nothing more
+    hub.commit = "f" * 40  # main moves: that is for the operator to want
+    done = pull(hub, tmp_path / "data", check=False)
+    assert done.returncode == 1
+    assert f"--revision {'f' * 40} takes that, --revision {COMMIT} keeps this" in done.stderr
+    assert COMMIT in pull(hub, tmp_path / "data", "--revision", COMMIT).stdout
 
 
 @pytest.mark.slow
@@ -271,6 +280,7 @@ def test_after_a_run_that_failed_what_came_whole_stays(hub: Hub, tmp_path: Path)
     assert done.returncode == 1
     assert "org/model at main" in done.stderr.strip().splitlines()[-1]
     first = {name for name, _ in hub.fetched}
+    hub.commit = "f" * 40  # and yet it goes on with the commit that it began
     hub.refused.clear()
     hub.fetched.clear()
     pull(hub, tmp_path / "data")

@@ -18,6 +18,7 @@ from danqing.net.hub import Place, PullError
 from tests.conftest import clean_environment, cli
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+OTHER = "89abcdef0123456789abcdef0123456789abcdef"
 WEIGHTS = "transformer/model.safetensors"
 KINDS = frozenset({"CogView4Pipeline"})
 
@@ -83,7 +84,7 @@ class Scope:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def listing(self, query: dict[str, str]) -> tuple[dict[str, Any], int]:
-        if query["Revision"] not in ("master", COMMIT):
+        if query["Revision"] not in ("master", COMMIT, OTHER):
             return {"Code": 10010205002, "Message": "revision not exists", "Success": False}, 404
         size, page = int(query["PageSize"]), int(query["PageNumber"])
         rows: list[dict[str, Any]] = [{"Path": "transformer", "Type": "tree", "Size": 0}]
@@ -91,11 +92,14 @@ class Scope:
             digest = self.sums.get(name, hashlib.sha256(data).hexdigest())
             rows.append({"Path": name, "Type": "blob", "Size": len(data), "Sha256": digest})
         rows = rows[(page - 1) * size : page * size]
-        data = {"Files": rows, "TotalCount": len(rows), "LatestCommitter": self.commit}
+        asked = query["Revision"]
+        last = self.commit if asked == "master" else {"Id": asked}
+        data = {"Files": rows, "TotalCount": len(rows), "LatestCommitter": last}
         return {"Code": 200, "Success": True, "Message": "success", "Data": data}, 200
 
-    def place(self, revision: str = "master", file: str | None = None) -> Place:
-        return Place(self.url, "org/model", revision, file, True)
+    def place(self, revision: str | None = None, file: str | None = None) -> Place:
+        named = revision is not None
+        return Place(self.url, "org/model", revision or "master", file, True, is_named=named)
 
 
 @pytest.fixture
@@ -169,12 +173,47 @@ def test_a_run_that_failed_goes_on_from_its_part(scope: Scope, tmp_path: Path) -
     part = tmp_path / f"{WEIGHTS}.part"
     there = part.stat().st_size
     assert 0 < there <= 5000
-    assert not (tmp_path / "danqing.json").exists()
+    record = json.loads((tmp_path / "danqing.json").read_text())
+    assert (record["commit"], record["is_whole"]) == (COMMIT, False)
     scope.cut_at.clear()
     scope.fetched.clear()
-    pulled(scope, tmp_path)
+    scope.revisions.clear()
+    scope.commit = {"Id": OTHER}  # the branch moved meanwhile: what comes must not be a mixture
+    found, _ = pulled(scope, tmp_path)
+    assert found.commit == COMMIT
+    assert scope.revisions == {COMMIT}
+    assert json.loads((tmp_path / "danqing.json").read_text())["is_whole"] is True
     assert (WEIGHTS, f"bytes={there}-") in scope.fetched
     assert (tmp_path / WEIGHTS).read_bytes() == scope.files[WEIGHTS]
+
+
+@pytest.mark.parametrize("file", [None, "fast.safetensors"])
+def test_a_commit_changes_only_where_somebody_says_so(
+    scope: Scope, tmp_path: Path, file: str | None
+) -> None:
+    pulled(scope, tmp_path, scope.place(file=file))
+    record = tmp_path / ("danqing.json" if file is None else f"{file}.danqing.json")
+    before = record.read_bytes()
+    scope.commit = {"Id": OTHER}
+    scope.fetched.clear()
+    told = f"org/model is here at {COMMIT} of {scope.url}, and master of {scope.url} is {OTHER}: "
+    told += f"--revision {OTHER} takes that, --revision {COMMIT} keeps this"
+    with pytest.raises(PullError) as refused:
+        pulled(scope, tmp_path, scope.place(file=file))
+    assert str(refused.value) == told
+    assert [name for name, _ in scope.fetched if name != "model_index.json"] == []
+    assert record.read_bytes() == before
+    for revision in (COMMIT, "master"):  # named, so it may
+        found, _ = pulled(scope, tmp_path, scope.place(revision, file))
+        assert found.commit == {"master": OTHER}.get(revision, revision)
+        assert json.loads(record.read_text())["commit"] == found.commit
+
+
+def test_the_same_name_at_another_hub_is_another_checkpoint(scope: Scope, tmp_path: Path) -> None:
+    here = {"endpoint": "https://hub.example", "id": "org/model", "commit": COMMIT}
+    (tmp_path / "danqing.json").write_text(json.dumps(here))
+    with pytest.raises(PullError, match=r"of https://hub\.example, and master of"):
+        pulled(scope, tmp_path)
 
 
 def test_what_is_not_what_was_listed_is_refused(scope: Scope, tmp_path: Path) -> None:
@@ -197,7 +236,8 @@ def test_where_the_hub_names_no_commit_the_files_sums_are_the_record(
 
 def test_one_file_alone(scope: Scope, tmp_path: Path) -> None:
     pulled(scope, tmp_path, scope.place(file="fast.safetensors"))
-    assert [path.name for path in tmp_path.iterdir()] == ["fast.safetensors"]
+    there = {"fast.safetensors", "fast.safetensors.danqing.json"}
+    assert {path.name for path in tmp_path.iterdir()} == there
     with pytest.raises(PullError, match=r"org/model has no slow\.safetensors"):
         pulled(scope, tmp_path, scope.place(file="slow.safetensors"))
 

@@ -170,11 +170,12 @@ def _print_cards(as_json: bool) -> None:
 
 def _fitted(backend: Backend, family_row: FamilyRow, settings: Settings) -> dict[str, object]:
     """A torch family's backend: all is looked at, no weight is loaded."""
-    from danqing.app import LoadError, check_fit
+    from danqing.app import LoadError, check_fit, commit_of
 
     row: dict[str, object] = {"backend": backend.name, "family": backend.family}
     row |= {"checkpoint": str(family_row.folder(settings.data_dir)), "device": family_row.device}
-    row |= {"dtype": family_row.dtype}
+    row |= {"dtype": family_row.dtype, "commit": commit_of(family_row, settings)}
+    row |= {"pinned": family_row.revision is not None}
     try:
         fit = check_fit(family_row, settings)
     except LoadError as error:
@@ -220,10 +221,15 @@ def _line(row: dict[str, object]) -> str:
         return f"{row['backend']:<20} asks {row['base_url']} ({row['relay']}), {keys}"
     if "needs_mib" in row:
         there = "" if row["free_mib"] is None else f" of {row['free_mib']} MiB free"
+        held = (
+            f"; at {row['commit']}, held by no revision"
+            if row["commit"] and not row["pinned"]
+            else ""
+        )
         turns = "beside" if row["overlaps"] else "between"
         return (
             f"{row['backend']:<20} can draw on {row['device']}: {row['family']} in {row['dtype']} needs {row['needs_mib']} MiB{there};"
-            f" reads and decodes {turns} the steps"
+            f" reads and decodes {turns} the steps{held}"
         )
     memory = "unknown memory" if row["resident_mib"] is None else f"{row['resident_mib']} MiB"
     return f"{row['backend']:<20} can draw: loads in {row['load_s']} s, takes {memory}"

@@ -42,7 +42,7 @@ def run(settings: Settings, model: str, revision: str | None) -> list[str]:
         others = [str(name) for _, name in families[pulled.kind] if name != pipeline]
         note = f" # or {', '.join(others)}: by its page" if others else ""
         lines.append(f'pipeline = "{pipeline}"{note}')
-    return lines
+    return [*lines, f'revision = "{pulled.commit}"']
 
 
 def _lora(place: hub.Place, pulled: hub.Pulled) -> list[str]:

@@ -1,22 +1,24 @@
 """Checkpoints from a model hub into a folder, by huggingface_hub, which does its own HTTP. For the operator's command line alone.
 
-What is asked for is pinned to its commit first. A connection that breaks is taken up again where it was; after a run that
-failed, the files that came whole stay.
+What is asked for is pinned to its commit first, which is recorded beside it and changes only by who says so. A connection that
+breaks is taken up again where it was; after a run that failed, the files that came whole stay, and the next goes on at the same commit.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from danqing.domain.pulled import RECORD, Record
+
 HUB = "https://huggingface.co"
-RECORD = "danqing.json"
-"""In a pulled folder: which repository and commit it is."""
 PARTS = ("transformer", "unet", "text_encoder", "text_encoder_2", "text_encoder_3", "vae",
          "tokenizer", "tokenizer_2", "tokenizer_3", "scheduler")  # fmt: skip
 KINDS = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
@@ -43,6 +45,8 @@ class Place:
     file: str | None = None
     """One file alone: a LoRA."""
     is_modelscope: bool = False
+    is_named: bool = field(default=False, compare=False)
+    """Somebody said which revision, so what is here may become that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,51 @@ def place_of(text: str, revision: str | None, endpoint: str = HUB) -> Place:
         raise PullError(f"not a revision: {wanted}")
     if file is not None and any(part.strip(".") == "" for part in file.split("/")):
         raise PullError(f"not a file: {file}")
-    return Place(endpoint, name, wanted, file, is_modelscope)
+    is_named = bool(revision or named)
+    return Place(endpoint, name, wanted, file, is_modelscope, is_named)
+
+
+class Mark:
+    """The record of what a folder, or one file, was pulled from."""
+
+    def __init__(self, place: Place, folder: Path) -> None:
+        self._place = place
+        name = RECORD if place.file is None else f"{place.file}.{RECORD}"
+        self._path = folder / name
+        self._there: Record | None = None
+        with suppress(OSError, ValueError):
+            self._there = Record.of(self._path.read_text("utf-8"))
+
+    def place(self) -> Place:
+        """Where to pull from: a run that did not end goes on at its commit."""
+        there, place = self._there, self._place
+        if there is None or there.is_whole or place.is_named or there.endpoint != place.endpoint:
+            return place
+        return replace(place, revision=there.commit)
+
+    def check(self, commit: str) -> None:
+        """Raises PullError where another commit is here and nobody asked for this one."""
+        there, place = self._there, self._place
+        fault = there and there.change_to(place.endpoint, commit, place.revision)
+        if fault and not place.is_named:
+            raise PullError(fault)
+
+    def begin(self, commit: str, files: Mapping[str, str] | None = None) -> None:
+        """What comes from now on is of this commit."""
+        place = self._place
+        self._write(Record(place.endpoint, place.id, commit, False, files or {}))
+
+    def end(self) -> None:
+        """All of it is here."""
+        assert self._there is not None
+        self._write(replace(self._there, is_whole=True))
+
+    def _write(self, record: Record) -> None:
+        self._there = record
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self._path.with_name(self._path.name + ".part")
+        aside.write_text(record.text(), "utf-8")
+        aside.replace(self._path)
 
 
 def is_installed() -> bool:
@@ -102,20 +150,26 @@ def pull(place: Place, folder: Path, kinds: frozenset[str], *, workers: int = 4)
     """
     import huggingface_hub as hub
 
+    mark = Mark(place, folder)
+    place = mark.place()
     try:
         commit = (
             hub.HfApi(endpoint=place.endpoint).model_info(place.id, revision=place.revision).sha
         )
         if commit is None:
             raise PullError(f"{place.endpoint} names no commit for {place.id}")
+        mark.check(commit)
         if place.file is not None:
+            mark.begin(commit)
             hub.hf_hub_download(
                 place.id, place.file, revision=commit, local_dir=folder, endpoint=place.endpoint
             )
+            mark.end()
             return Pulled(folder, commit, "")
         kind = _kind_of(place, commit)
         if kind not in kinds:
             raise PullError(f"{place.id} is a {kind}, and none of {', '.join(sorted(kinds))}")
+        mark.begin(commit)
         hub.snapshot_download(
             place.id,
             revision=commit,
@@ -125,8 +179,7 @@ def pull(place: Place, folder: Path, kinds: frozenset[str], *, workers: int = 4)
             ignore_patterns=UNWANTED,
             max_workers=workers,
         )
-        record = {"endpoint": place.endpoint, "id": place.id, "commit": commit}
-        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+        mark.end()
     except PullError:
         raise
     except Exception as error:  # the library's own, httpx's, the disk's

@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx2
 
-from danqing.net.hub import RECORD, UNWANTED, WANTED, Place, Pulled, PullError
+from danqing.net.hub import UNWANTED, WANTED, Mark, Place, Pulled, PullError
 
 TRIES = 5
 """Broken connections in a row, none of which brought a byte, before a file is given up."""
@@ -46,9 +47,11 @@ class _File:
 
 def pull(place: Place, folder: Path, kinds: frozenset[str], told: Told) -> Pulled:
     """As hub.pull; `told` hears how far each file is. Raises PullError."""
+    mark = Mark(place, folder)
+    place = mark.place()
     with httpx2.Client(timeout=TIMEOUT_S, follow_redirects=True) as client:
         try:
-            return _Pull(client, place, folder, told).run(kinds)
+            return _Pull(client, place, folder, told, mark).run(kinds)
         except PullError:
             raise
         except (httpx2.HTTPError, OSError, ValueError, LookupError, TypeError) as error:
@@ -57,7 +60,10 @@ def pull(place: Place, folder: Path, kinds: frozenset[str], told: Told) -> Pulle
 
 
 class _Pull:
-    def __init__(self, client: httpx2.Client, place: Place, folder: Path, told: Told) -> None:
+    def __init__(
+        self, client: httpx2.Client, place: Place, folder: Path, told: Told, mark: Mark
+    ) -> None:
+        self._mark = mark
         self._client = client
         self._place = place
         self._folder = folder
@@ -67,6 +73,7 @@ class _Pull:
 
     def run(self, kinds: frozenset[str]) -> Pulled:
         files, commit = self._listed()
+        self._mark.check(commit)
         if len(commit) == COMMIT_CHARS:
             self._revision = commit
         if self._place.file is not None:
@@ -81,12 +88,10 @@ class _Pull:
                 raise PullError(
                     f"{self._place.id} is a {kind}, and none of {', '.join(sorted(kinds))}"
                 )
+        self._mark.begin(commit, {file.path: file.sha256 for file in wanted})
         for file in wanted:
             self._fetch(file)
-        record = {"endpoint": self._place.endpoint, "id": self._place.id, "commit": commit}
-        record["files"] = {file.path: file.sha256 for file in wanted}  # type: ignore[assignment]
-        if self._place.file is None:
-            (self._folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+        self._mark.end()
         return Pulled(self._folder, commit, kind)
 
     def _listed(self) -> tuple[list[_File], str]:
@@ -129,13 +134,17 @@ class _Pull:
             raise PullError(
                 f"{self._place.id} has no model_index.json: it is not in diffusers' layout"
             )
-        self._fetch(index)
-        found = json.loads((self._folder / index.path).read_text("utf-8"))
+        with TemporaryDirectory() as aside:
+            if index.is_at(self._folder / index.path):
+                aside = self._folder
+            else:
+                self._fetch(index, Path(aside))
+            found = json.loads((Path(aside) / index.path).read_text("utf-8"))
         return str(found.get("_class_name")) if isinstance(found, dict) else ""
 
-    def _fetch(self, file: _File) -> None:
+    def _fetch(self, file: _File, folder: Path | None = None) -> None:
         """Into its place when it is whole; until then it is FILE.part, and goes on from there."""
-        target = self._folder / file.path
+        target = (folder or self._folder) / file.path
         part = target.with_name(target.name + ".part")
         if file.is_at(target):
             self._told(file.path, file.size, file.size)

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from danqing.domain import pulled
 from danqing.domain.pipelines import PIPELINES
 from danqing.engine.families import memory, weights
 from danqing.engine.families.base import Family
@@ -78,6 +79,8 @@ class Plan:
     text_encoder_device: str | None = None
     """None = the device."""
     loras: tuple[Lora, ...] = ()
+    revision: str | None = None
+    """The commit that the checkpoint must have been pulled at; None = any."""
 
     @classmethod
     def of(cls, loras: Mapping[str, Mapping[str, Any]] | None = None, **options: Any) -> Plan:
@@ -120,6 +123,10 @@ def check_family(plan: Plan) -> tuple[weights.Part, ...]:
             f"{name} needs {', '.join(missing)}, not installed here: pip install 'danqing[engine]'"
         )
         raise LoadError("family", fault)
+    if plan.revision is not None and plan.folder.is_dir():
+        fault = pulled.fault(weights.pulled_from(plan.folder), plan.revision)
+        if fault:
+            raise LoadError("revision", fault)
     try:
         if family.pipeline is None:
             facts = PIPELINES[plan.pipeline or ""]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from danqing.domain import pulled
 from danqing.domain.pipelines import PipelineFacts
 
 PARTS = ("transformer", "text_encoder", "vae")
@@ -96,6 +97,14 @@ def _check_rest(folder: Path, names: Sequence[str]) -> None:
         if not (folder / name).is_dir():
             raise CheckpointError(f"{folder / name} is missing")
     read_json(folder / "scheduler" / "scheduler_config.json")
+
+
+def pulled_from(folder: Path) -> pulled.Record | None:
+    """Where the folder came from; None where nothing says so."""
+    try:
+        return pulled.Record.of((folder / pulled.RECORD).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def measure(folder: Path, parts: Sequence[str] = PARTS) -> tuple[Part, ...]:
