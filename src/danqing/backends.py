@@ -164,6 +164,8 @@ class RelayRow(BaseModel):
     """How long a request and its polling may take, seconds."""
     fetch_timeout_s: float = Field(default=30, ge=0.1, le=600)
     """How long a result's link may take to work, seconds."""
+    idle_timeout_s: float = Field(default=120, ge=1, le=86_400)
+    """How long a provider's stream may stand still, seconds (docs/relays.md)."""
     concurrency_max: int = Field(default=16, strict=True, ge=1, le=1000)
     """Requests at the provider at once at most."""
     queue_max: int = Field(default=256, strict=True, ge=0, le=100_000)

@@ -25,6 +25,7 @@ from danqing.dialects.client import (
     Outgoing,
     Pending,
     ProviderImage,
+    ProviderLook,
     ProviderResult,
     Target,
 )
@@ -38,13 +39,18 @@ from danqing.domain.errors import DanqingError
 from danqing.domain.sizes import Size, SizeRange, SizeRule
 from danqing.domain.task import (
     SEED_MAX,
+    Broken,
     DeliveredImage,
     Delivery,
+    FinishedImage,
     ImageResult,
     ImageSource,
     ImageTask,
     InputImage,
+    PartialImage,
     SafetyLevel,
+    StreamEvent,
+    StreamHead,
     TaskReport,
 )
 
@@ -148,10 +154,13 @@ def tasks(draw: st.DrawFn) -> tuple[ImageTask, Target]:
 @st.composite
 def deliveries(draw: st.DrawFn) -> Delivery:
     kind = draw(st.sampled_from(["png", "jpeg", "webp"]))
+    stream = draw(st.booleans())
     return Delivery(
         form=draw(st.sampled_from(["url", "b64_json"])),
         format=kind,
         compression=None if kind == "png" else draw(st.none() | st.integers(0, 100)),
+        stream=stream,
+        partial_images=draw(st.integers(0, 3)) if stream else 0,
     )
 
 
@@ -312,6 +321,46 @@ def test_the_client_reads_what_the_server_gave(
         ended = replace(report, state="succeeded", result=result)
         reply = server.encode_task(ended, "req-3")
     compare(name, client.decode_result(incoming(reply), asked), result)
+
+
+@given(
+    st.booleans(),
+    st.none() | storable(20, 1),
+    st.integers(0, 3),
+    st.none() | st.sampled_from(CLASSES),
+)
+@settings(deadline=None, max_examples=40)
+def test_the_client_reads_what_the_server_streams(
+    edit: bool, revised: str | None, looks: int, broken: Any
+) -> None:
+    client, server = CLIENTS["openai"], DIALECTS["openai_edits" if edit else "openai"]
+    size, delivery = Size(1024, 768), Delivery("b64_json", stream=True, partial_images=looks)
+    head = StreamHead("task-1", 1, MODEL, "a cat", "standard", size, 1, is_edit=edit)
+    b64 = [base64.b64encode(b"picture %d" % at).decode() for at in range(looks + 1)]
+    told: list[StreamEvent] = [PartialImage(0, at, "png", size, b64[at]) for at in range(looks)]
+    image = DeliveredImage("0" * 11, size, 1, "png", b64=b64[-1])
+    error = None if broken is None else instance(broken)
+    told.append(FinishedImage(0, image, revised) if error is None else Broken(error))
+    sent = [one for event in told for one in server.encode_event(event, head, delivery)]
+    *before, last = [
+        (Incoming(200, json.dumps(one.data).encode(), {"x-request-id": "up-1"}), one.name or "")
+        for one in sent
+    ]
+    seen = [client.decode_event(*one) for one in before]
+    assert [one.image.data for one in seen if isinstance(one, ProviderLook)] == [
+        base64.b64decode(one) for one in b64[:-1]
+    ]
+    if error is not None:
+        with pytest.raises((*expected(error), errors.ProviderFailed)):
+            client.decode_event(*last)
+        return
+    read = client.decode_event(*last)
+    assert isinstance(read, ProviderResult)
+    (found,) = read.images
+    assert isinstance(found, ProviderImage)
+    assert (found.data, found.size, found.format) == (base64.b64decode(b64[-1]), size, "png")
+    assert (read.revised_prompt, read.upstream_id) == (revised, "up-1")
+    assert read.usage["output_tokens"] == size.pixels // 256
 
 
 def compare(name: str, read: ProviderResult | Pending, result: ImageResult) -> None:

@@ -70,6 +70,13 @@ class ProviderResult:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderLook:
+    """A look at an unfinished image, in a provider's stream."""
+
+    image: ProviderImage
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """Where a task goes: the provider's name of the model, and the inputs, fetched and checked."""
 
@@ -103,6 +110,14 @@ class ClientDialect(Protocol):
     def decode_result(self, answer: Incoming, task: ImageTask) -> ProviderResult | Pending:
         """Read an answer, also one to `Pending.poll`. Raises what `decode_error` gives, ProviderFailed."""
         ...
+
+    def decode_event(self, event: Incoming, name: str) -> ProviderLook | ProviderResult | None:
+        """Read one event of a streamed answer: its data as the body, the stream's status and headers; None for
+        one that says nothing of an image. Raises what `decode_error` gives, ProviderFailed.
+
+        Called only where `unsupported` lets `delivery.stream` through.
+        """
+        raise TypeError(f"{self.name} does not stream")  # our own bug
 
     def decode_error(self, answer: Incoming) -> DanqingError | None:
         """The error that an answer means, whatever its status; None when it is none."""

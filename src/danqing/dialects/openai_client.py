@@ -31,6 +31,7 @@ from danqing.dialects.client import (
     Incoming,
     Outgoing,
     ProviderImage,
+    ProviderLook,
     ProviderResult,
     Target,
 )
@@ -51,7 +52,7 @@ from danqing.domain.task import Delivery, ImageTask, InputImage
 EXTRAS = frozenset(
     {
         *("response_format", "output_format", "style", "seed", "negative_prompt", "watermark"),
-        *("strength", "background", "input_fidelity", "moderation"),
+        *("strength", "background", "input_fidelity", "moderation", "stream"),
     }
 )
 """Fields that not every server of this dialect knows. Our own knows them all."""
@@ -119,7 +120,11 @@ class OpenAIClient(ClientDialect):
         edit = task.is_edit
         # openai-openapi's variation request has no output_format.
         no_format = self._lacks("output_format") or not task.prompt
+        # GPT Image streams drawings and edits, in base64. Its events do not say which of several images they are of.
+        no_stream = self._lacks("stream") or not task.prompt or delivery.form == "url"
+        streams = delivery.stream and not no_stream
         said = {
+            "n": streams and task.n > 1,
             "negative_prompt": bool(task.negative_prompt) and self._lacks("negative_prompt", edit),
             "style": task.style is not None and self._lacks("style", edit),
             "seed": task.seed is not None and self._lacks("seed", edit),
@@ -131,11 +136,11 @@ class OpenAIClient(ClientDialect):
             # A variation is of one picture, all of it.
             "references": len(task.references) > 1 and not task.prompt,
             "mask": task.mask is not None and not (task.references and task.prompt),
-            "form": delivery.form == "b64_json" and self._lacks("response_format"),
+            "form": delivery.form == "b64_json" and self._lacks("response_format") and not streams,
             "format": delivery.format != "png" and no_format,
             "compression": delivery.compression is not None and no_format,
-            "stream": delivery.stream,
-            "partial_images": bool(delivery.partial_images),
+            "stream": delivery.stream and no_stream,
+            "partial_images": bool(delivery.partial_images) and not streams,
             "input_fidelity": task.input_fidelity is not None
             and (not edit or not task.prompt or self._lacks("input_fidelity")),
             # openai-openapi's edit has none.
@@ -178,6 +183,27 @@ class OpenAIClient(ClientDialect):
             usage=dict(mapping_of(body.get("usage"))),
         )
 
+    def decode_event(self, event: Incoming, name: str) -> ProviderLook | ProviderResult | None:
+        """openai-openapi's ImageGenPartialImageEvent, ImageGenCompletedEvent and their edit twins."""
+        if event.body.strip() == b"[DONE]":  # not OpenAI's own, and some gateways'
+            return None
+        body = body_of(event, self.decode_error(event))
+        kind = text_of(body.get("type")) or name
+        if kind.endswith(".partial_image"):
+            look = read_image(None, body.get("b64_json"))
+            return ProviderLook(look) if isinstance(look, ProviderImage) else None
+        if not kind.endswith(".completed"):
+            return None
+        image = _image(body, body)
+        if isinstance(image, DanqingError):
+            raise image
+        return ProviderResult(
+            images=(image,),
+            revised_prompt=_text(body, "revised_prompt"),
+            upstream_id=event.headers.get("x-request-id") or text_of(body.get("id")) or None,
+            usage=dict(mapping_of(body.get("usage"))),
+        )
+
     def decode_error(self, answer: Incoming) -> DanqingError | None:
         body = read_object(answer) or {}
         stated = body.get("error")
@@ -209,6 +235,10 @@ class OpenAIClient(ClientDialect):
             fields["strength"] = task.strength
         if not task.ai_label:
             fields["watermark"] = False
+        if delivery.stream:
+            fields["stream"] = True
+            if delivery.partial_images:
+                fields["partial_images"] = delivery.partial_images
         if task.transparent:
             fields["background"] = "transparent"
         if task.input_fidelity is not None:

@@ -11,7 +11,7 @@ import select
 import ssl
 import time
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -46,6 +46,18 @@ class Reply(NamedTuple):
     content: bytes
 
 
+class Taker(Protocol):
+    """Takes a body as it comes; the exchange keeps none of it then, and bounds its bytes alone."""
+
+    def begins(self, status: int, headers: list[tuple[bytes, bytes]]) -> bool:
+        """Whether the body that follows is for it."""
+        ...
+
+    def take(self, piece: bytes) -> Awaitable[object]:
+        """One piece; nothing more is read until it is done with it. What it raises ends the exchange."""
+        ...
+
+
 class Connection(asyncio.Protocol):
     """One exchange at a time. What comes while none is going on ends it."""
 
@@ -56,20 +68,25 @@ class Connection(asyncio.Protocol):
         self._reply: asyncio.Future[Reply] | None = None
         self._lost = False
         self._keep = True
-        self._start("", 0, None)
+        self._start("", 0, None, None)
 
-    def _start(self, method: str, bytes_max: int, on_body: OnBody | None) -> None:
+    def _start(
+        self, method: str, bytes_max: int, on_body: OnBody | None, taker: Taker | None
+    ) -> None:
         self._method = method
         self._bytes_max = bytes_max
         self._on_body = on_body
+        self._taker = taker
+        self._is_taken = False
         self._status = 0
         self._headers: list[tuple[bytes, bytes]] = []
         self._body = bytearray()
+        self._body_bytes = self._unheard = 0
         self._read = 0
         self._headed = self._complete = self._until_closed = False
         self._ended = False
         self._error: Exception | None = None
-        self._room: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[object] | None = None
 
     @property
     def is_open(self) -> bool:
@@ -93,14 +110,15 @@ class Connection(asyncio.Protocol):
         *,
         bytes_max: int,
         on_body: OnBody | None,
+        taker: Taker | None = None,
     ) -> Reply:
         """Send a request; its answer, of whose body at most `bytes_max` bytes are taken (0: it is left).
 
-        Raises Unsound, OSError, and what `on_body` raises.
+        Raises Unsound, OSError, and what `on_body` and `taker` raise.
         """
         if self._lost:
             raise Unsound("cut off")
-        self._start(method, bytes_max, on_body)
+        self._start(method, bytes_max, on_body, taker)
         self._keep = False
         reply = self._reply = asyncio.get_running_loop().create_future()
         if len(content) <= _ONE_WRITE_BYTES_MAX:
@@ -128,14 +146,14 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self._read += len(data)
-        before = len(self._body)
+        before = self._body_bytes
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             self._spoil(type(error).__name__)
-        if self._read > HEAD_BYTES_MAX + _CHUNK_FACTOR * len(self._body):
+        if self._read > HEAD_BYTES_MAX + _CHUNK_FACTOR * self._body_bytes:
             self._spoil("a head without end")
-        self._told(len(self._body) - before)
+        self._told(self._body_bytes - before)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
@@ -156,31 +174,47 @@ class Connection(asyncio.Protocol):
         """So much of the body has come: let it be heard, and end the exchange where it is over."""
         if self._reply is None or self._reply.done():
             return
-        if self._error is None and came and self._on_body is not None:
-            try:
-                room = self._on_body(came)
-            except Exception as error:
-                self._error = error
-            else:
-                if room is not None:
-                    self._transport.pause_reading()
-                    self._room = asyncio.ensure_future(room)
-                    self._room.add_done_callback(self._has_room)
+        if self._error is None and came:
+            self._unheard += came
+            self._hear()
         if self._error is not None:
             self._reply.set_exception(self._error)
             self.abort()
         elif self._ended and self._room is None:
             self._reply.set_result(Reply(self._status, self._headers[:], bytes(self._body)))
 
-    def _has_room(self, room: asyncio.Future[None]) -> None:
+    def _hear(self) -> None:
+        """Hand on what came, unless whoever hears it is still busy with what came before."""
+        if self._room is not None or not self._unheard:
+            return
+        room: Awaitable[object] | None = None
+        try:
+            if self._taker is not None and self._is_taken:
+                piece = bytes(self._body)
+                self._body.clear()
+                room = self._taker.take(piece)
+            elif self._on_body is not None:
+                room = self._on_body(self._unheard)
+        except Exception as error:
+            self._error = error
+        self._unheard = 0
+        if room is not None:
+            if not self._transport.is_closing():
+                self._transport.pause_reading()
+            self._room = asyncio.ensure_future(room)
+            self._room.add_done_callback(self._has_room)
+
+    def _has_room(self, room: asyncio.Future[object]) -> None:
         self._room = None
         if room.cancelled():
             return
         error = room.exception()
         if isinstance(error, Exception):
             self._error = error
-        elif not self._transport.is_closing():
-            self._transport.resume_reading()
+        else:
+            self._hear()
+            if self._room is None and not self._transport.is_closing():
+                self._transport.resume_reading()
         self._told(0)
 
     # The parser's side. It calls these for every answer, the preliminary ones (1xx) too.
@@ -208,12 +242,15 @@ class Connection(asyncio.Protocol):
             self._error = Compressed()
         elif int(said.get(_CONTENT_LENGTH, b"0")) > self._bytes_max:
             self._error = TooLarge()
+        elif self._taker is not None:
+            self._is_taken = self._taker.begins(status, self._headers)
 
     def on_body(self, piece: bytes) -> None:
         if self._ended or self._error is not None:
             return
         self._body += piece
-        if len(self._body) > self._bytes_max:
+        self._body_bytes += len(piece)
+        if self._body_bytes > self._bytes_max:
             self._error = TooLarge()
 
     def on_message_complete(self) -> None:

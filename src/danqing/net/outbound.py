@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import httpx2
 
@@ -31,7 +32,6 @@ from danqing.net.http1 import (
     OnBody,
     Origin,
     Pool,
-    Reply,
     TooLarge,
     Unsound,
     dial,
@@ -67,6 +67,23 @@ class OutboundReply:
     url: str = field(repr=False)
 
 
+class Listener(Protocol):
+    """Takes the body of an answer that comes bit by bit, as it comes."""
+
+    @property
+    def idle_s(self) -> float:
+        """How long the next piece may take to come."""
+        ...
+
+    def begins(self, status: int, headers: Mapping[str, str]) -> bool:
+        """Whether it takes this answer's body; else it comes whole, as any."""
+        ...
+
+    async def take(self, piece: bytes) -> None:
+        """One piece. Nothing more is read meanwhile; what it raises ends the request."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Hop:
     method: str
@@ -81,6 +98,7 @@ class _Sending:
 
     on_sent: Callable[[], None] | None
     on_body: OnBody | None
+    taker: _Paced | None = None
     begun: bool = False
 
     def begin(self) -> None:
@@ -89,6 +107,32 @@ class _Sending:
             self.begun = True
             if self.on_sent is not None:
                 self.on_sent()
+
+
+class _Paced:
+    """A listener as the connection has it, and the clock that runs while its body stands still."""
+
+    def __init__(self, listener: Listener, limit: asyncio.Timeout) -> None:
+        self._listener = listener
+        self._limit = limit
+        self._end = limit.when()
+
+    def begins(self, status: int, headers: list[tuple[bytes, bytes]]) -> bool:
+        if not self._listener.begins(status, _joined(headers)):
+            return False
+        self._wait(self._listener.idle_s)
+        return True
+
+    async def take(self, piece: bytes) -> None:
+        self._wait(None)  # it may take a while: that is ours
+        await self._listener.take(piece)
+        self._wait(self._listener.idle_s)
+
+    def _wait(self, idle_s: float | None) -> None:
+        assert self._end is not None
+        if not self._limit.expired():
+            idle_at = self._end if idle_s is None else asyncio.get_running_loop().time() + idle_s
+            self._limit.reschedule(min(self._end, idle_at))
 
 
 class Outbound:
@@ -141,6 +185,7 @@ class Outbound:
         redirects_max: int = 0,
         on_sent: Callable[[], None] | None = None,
         on_body: OnBody | None = None,
+        listener: Listener | None = None,
     ) -> OutboundReply:
         """The answer to one request, whatever its status, within `timeout_s` all told.
 
@@ -150,7 +195,8 @@ class Outbound:
         turns into http, and a public host never redirects to one of `policy.hosts`. `headers` are
         ASCII. `on_sent` is called when the first byte is about to leave, `on_body` with the bytes of
         each piece of a body that came; what it raises ends the request, and for what it gives back to
-        await no more is read. Raises OutboundRefused,
+        await no more is read. A body that `listener` takes is not in the reply; standing still for its `idle_s` it
+        is no answer in time. Raises OutboundRefused,
         OutboundUnsent (nothing has left), OutboundFailed, OutboundTooLarge.
         """
         hop = _Hop(method, parse_url(url), headers or {}, content)
@@ -159,7 +205,9 @@ class Outbound:
         sending = _Sending(on_sent, on_body)
         self._requests += 1
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s) as limit:
+                if listener is not None:
+                    sending.taker = _Paced(listener, limit)
                 return await self._follow(hop, policy, bytes_max, redirects_max, sending)
         except TimeoutError as error:
             text = f"No complete answer from '{_host(hop.url)}' in time."
@@ -249,7 +297,10 @@ async def _exchange(pool: Pool, hop: _Hop, bytes_max: int, sending: _Sending) ->
     try:
         sending.begin()
         reply = await connection.exchange(
-            hop.method, head, hop.content, bytes_max=bytes_max, on_body=sending.on_body
+            *(hop.method, head, hop.content),
+            bytes_max=bytes_max,
+            on_body=sending.on_body,
+            taker=sending.taker,
         )
     except TooLarge as error:
         text = f"The answer of '{host}' has more than {bytes_max} bytes."
@@ -258,7 +309,7 @@ async def _exchange(pool: Pool, hop: _Hop, bytes_max: int, sending: _Sending) ->
         raise OutboundFailed(f"'{host}' sent a compressed answer unasked.") from error
     finally:
         pool.give(origin, connection)
-    return OutboundReply(reply.status, _joined(reply), reply.content, str(url))
+    return OutboundReply(reply.status, _joined(reply.headers), reply.content, str(url))
 
 
 def _head(hop: _Hop) -> bytes:
@@ -282,10 +333,10 @@ def _head(hop: _Hop) -> bytes:
     )
 
 
-def _joined(reply: Reply) -> dict[str, str]:
+def _joined(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
     """An answer's headers as text, repeated ones joined."""
     got: dict[str, str] = {}
-    for raw_name, raw_value in reply.headers:
+    for raw_name, raw_value in headers:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
         got[name] = f"{got[name]}, {value}" if name in got else value
     return got

@@ -38,6 +38,7 @@ from danqing.providers.answers import LARGE_BYTES, Answers, Held
 from danqing.providers.blame import Caller
 from danqing.providers.forms import encode_form
 from danqing.providers.results import IMAGE_BYTES_MAX
+from danqing.providers.streamed import Look, Streamed
 from danqing.providers.upstream import (
     KEY_OFF_S,
     KEY_POOR_S,
@@ -83,6 +84,8 @@ class Part:
     caller: Caller
     held: Held
     """The memory that its answer takes."""
+    look: Look | None = None
+    """Who is shown looks at its one unfinished image, where the provider streams them."""
 
 
 class Asker:
@@ -113,9 +116,12 @@ class Asker:
         started = time.perf_counter()
         outcome = "cancelled"
         try:
-            answer, key = await self._answered(part, end, emit)
+            answer, key, streamed = await self._answered(part, end, emit)
             try:
-                result = await self._answers.read(self.client.decode_result, answer, part.task)
+                if streamed is not None and streamed.begun:
+                    result = streamed.result()
+                else:
+                    result = await self._answers.read(self.client.decode_result, answer, part.task)
                 if isinstance(result, Pending):
                     result = await self._polled(result, key, part, end)
             except DanqingError as error:
@@ -131,8 +137,10 @@ class Asker:
             self._metrics.upstream_requests.labels(self._name, outcome).inc()
             self._metrics.upstream_seconds.labels(self._name).observe(time.perf_counter() - started)
 
-    async def _answered(self, part: Part, end: float, emit: Emit) -> tuple[Incoming, Key]:
-        """An answer that is no error, and the key it came for; asks again where that is free."""
+    async def _answered(
+        self, part: Part, end: float, emit: Emit
+    ) -> tuple[Incoming, Key, Streamed | None]:
+        """An answer that is no error, the key it came for, and what it streamed; asks again where that is free."""
         outgoing = self.client.encode_request(part.task, part.delivery, part.target)
         tried: list[Key] = []
         failures = 0
@@ -149,8 +157,9 @@ class Asker:
                 self.breaker.left()
                 raise no_key(self.ring)
 
+            streamed = self._streamed(part)
             try:
-                answer = await self._request(outgoing, key, part, end, partial(told, 1))
+                answer = await self._request(outgoing, key, part, end, partial(told, 1), streamed)
             except OutboundUnsent as error:
                 self.breaker.failed()
                 failures += 1
@@ -162,7 +171,7 @@ class Asker:
             error = await self._answers.read(self.client.decode_error, answer)
             if error is None:
                 self.breaker.worked()
-                return answer, key
+                return answer, key, streamed
             log.warning(
                 "provider_refused",
                 backend=self._name,
@@ -187,6 +196,16 @@ class Asker:
             emit(self._refusal(answer, error))
             heard = part.caller.hears(error, self._name)
             raise Untaken(heard) if _is_free(answer, heard) else heard
+
+    def _streamed(self, part: Part) -> Streamed | None:
+        if part.look is None:
+            return None
+        return Streamed(
+            *(self.client, self._answers, part.held, part.look),
+            looks_max=part.delivery.partial_images,
+            event_bytes_max=_ANSWER_BYTES + IMAGE_BYTES_MAX * 4 // 3,
+            idle_s=self.row.idle_timeout_s,
+        )
 
     def _rests(self, key: Key, answer: Incoming, error: DanqingError) -> bool:
         """Whether an error is one key's alone; that key rests then."""
@@ -217,6 +236,7 @@ class Asker:
         part: Part,
         end: float,
         on_sent: Callable[[], None] | None,
+        streamed: Streamed | None = None,
     ) -> Incoming:
         """One exchange. Raises OutboundUnsent; ProviderFailed where the provider may have been paid."""
         headers = {"accept": "application/json", **outgoing.headers}
@@ -229,6 +249,7 @@ class Asker:
         if key.text is not None:
             headers["authorization"] = f"Bearer {key.text}"
         part.held.begin()
+        images = part.task.n + part.delivery.partial_images
         try:
             reply = await self._outbound.request(
                 outgoing.method,
@@ -237,19 +258,24 @@ class Asker:
                 headers=headers,
                 content=content,
                 timeout_s=max(0.1, end - time.monotonic()),
-                bytes_max=_ANSWER_BYTES + part.task.n * IMAGE_BYTES_MAX * 4 // 3,
+                bytes_max=_ANSWER_BYTES + images * IMAGE_BYTES_MAX * 4 // 3,
                 on_sent=on_sent,
                 on_body=part.held.came,
+                listener=streamed,
             )
         except OutboundUnsent:
             raise
         except OutboundRefused as error:
             raise Untaken(ProviderFailed("The provider's address is not allowed.")) from error
         except OutboundError as error:
+            if streamed is not None and streamed.is_over:  # all that counts of it has come
+                return Incoming(200, _without(key, streamed.refusal), streamed.headers)
             self.breaker.failed()
             log.warning("provider_failed", backend=self._name, reason=error.message)
             raise ProviderFailed("The provider of this model gave no complete answer.") from error
         headers = {name: _without(key, value) for name, value in reply.headers.items()}
+        if streamed is not None and streamed.begun:
+            return Incoming(reply.status, _without(key, streamed.refusal), headers)
         return Incoming(reply.status, _without(key, reply.content), headers)
 
     async def _polled(self, pending: Pending, key: Key, part: Part, end: float) -> ProviderResult:

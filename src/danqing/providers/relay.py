@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from danqing.backends import RelayRow
@@ -23,6 +24,7 @@ from danqing.domain.task import (
     Failed,
     ImageTask,
     Linked,
+    Preview,
     Queued,
     Relayed,
     Started,
@@ -181,12 +183,18 @@ class Relay:
             task = replace(task, ai_label=False)  # ours goes on later
         links = order.links and not backend.rehost
         delivery = Delivery() if links or "form" in unsaid else Delivery("b64_json")
+        live = Delivery("b64_json", stream=True, partial_images=order.previews)
+        looks = order.previews > 0 and not (
+            {"stream", "partial_images"} & self._client.unsupported(task, live)
+        )
+        if looks:
+            delivery = live
         seeded = "seed" not in unsaid
         caller = Caller.of(order, self._row)
         parts: list[Part] = []
         start = 0
         while start < task.n:
-            places = range(start, start + self._most(task, task.n - start))
+            places = range(start, start + (1 if looks else self._most(task, task.n - start)))
             start = places.stop
             seed = order.seeds[places.start] if seeded else None
             parts.append(
@@ -220,6 +228,8 @@ class Relay:
 
     async def _run(self, order: DrawOrder, part: Part, emit: Emit) -> None:
         """One part from its place in the queue to its last image. Raises Untaken, DanqingError."""
+        if part.delivery.stream:
+            part = replace(part, look=partial(self._look, part, emit))
         with part.held:
             await self._run_within(order, part, emit)
 
@@ -280,6 +290,16 @@ class Relay:
             else:
                 getting.append(self._image(part, offset, found, timing_ms, emit))
         return getting
+
+    async def _look(self, part: Part, emit: Emit, number: int, found: ProviderImage) -> None:
+        """A look at the one image of a request; a look less is no reason to lose the image."""
+        transparent = part.task.transparent
+        try:
+            pixels = await self._fetcher.look(found, part.held, transparent=transparent)
+        except ProviderFailed as error:
+            log.warning("provider_look_lost", backend=self.name, reason=error.message)
+            return
+        emit(Preview(part.places[0], number, 1, 1, pixels))
 
     async def _image(
         self,

@@ -11,6 +11,7 @@ from weakref import finalize
 from danqing.dialects.client import ProviderImage
 from danqing.domain.errors import ProviderFailed
 from danqing.domain.task import Pixels
+from danqing.engine.pixels import fit
 from danqing.net.errors import OutboundError, OutboundRefused, OutboundTooLarge
 from danqing.net.outbound import Outbound
 from danqing.net.policy import Policy
@@ -24,6 +25,8 @@ PIXEL_BYTES_MAX = 256 * 2**20
 DECODERS = 2
 """Images decoded at once, of one provider: each may need hundreds of megabytes for a moment."""
 REDIRECTS_MAX = 3
+LOOK_SIDE_MAX = 512
+"""As of looks that are drawn here."""
 _FIRST_WAIT_S = 0.1
 _WAIT_S_MAX = 4.0
 _TRY_S_MAX = 30.0
@@ -134,6 +137,16 @@ class Fetcher:
         finally:
             held.drop(len(data))
         return pixels
+
+    async def look(self, image: ProviderImage, held: Held, *, transparent: bool) -> Pixels:
+        """The pixels of a look at an unfinished image, none of its sides over LOOK_SIDE_MAX. Raises ProviderFailed."""
+        pixels = await self.pixels(image, held, transparent=transparent)
+        height, width = pixels.shape[:2]
+        scale = LOOK_SIDE_MAX / max(height, width)
+        if scale >= 1:
+            return pixels
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        return await asyncio.to_thread(fit, pixels, *size)
 
 
 def decoded(data: bytes, transparent: bool = False) -> Pixels:
