@@ -27,6 +27,7 @@ JUDGE = SHEET.replace("[0.95, 0.8, 0.6]", "[0.95, 0.798, 0.6]")
 OPENAI = "/v1/images/generations"
 ZHIPU = "/api/paas/v4/images/generations"
 ARK = "/api/v3/images/generations"
+SYNTHESIS = "/api/v1/services/aigc/text2image/image-synthesis"
 DASHSCOPE = "/api/v1/services/aigc/multimodal-generation/generation"
 KEY = "sk-judge-key"
 
@@ -155,8 +156,7 @@ def test_dashscopes_task_says_it_of_the_image(live: LiveServer) -> None:
         "input": {"prompt": "a cat"},
         "parameters": {"seed": 203, "n": 2, "size": "512*512"},
     }
-    path = "/api/v1/services/aigc/text2image/image-synthesis"
-    begun = live.client.post(path, json=body, headers={"x-dashscope-async": "enable"}).json()
+    begun = live.client.post(SYNTHESIS, json=body, headers={"x-dashscope-async": "enable"}).json()
     deadline = time.monotonic() + 60
     while True:
         output = live.client.get(f"/api/v1/tasks/{begun['output']['task_id']}").json()["output"]
@@ -284,6 +284,26 @@ def test_the_original_is_drawn_where_extension_fails(live: LiveServer, judge: Ju
             assert answer.status_code == 200, answer.text
             assert answer.headers["x-danqing-extension"] == how
             assert answer.json()["data"][0]["revised_prompt"] == "a secretive otter"
+            task = live.client.get(f"/v1/images/tasks/{answer.headers['x-danqing-task']}").json()
+            assert (task["extension"], task["revised_prompt"]) == (how, "a secretive otter")
+            if how != "original; timeout":  # one wait is enough
+                body = ark(FINE) | {"prompt": "a secretive otter", "stream": True}
+                body |= {"optimize_prompt_options": {"mode": "standard"}}
+                streamed = live.client.post(ARK, json=body)
+                assert streamed.headers["content-type"].startswith("text/event-stream")
+                assert streamed.headers["x-danqing-extension"] == how
+        judge.chat = ways["original; status 500"]
+        headers = {"x-dashscope-async": "enable"}
+        asked = {"model": "wan2.2-t2i-flash", "input": {"prompt": "a secretive otter"}}
+        asked["parameters"] = {"size": "512*512", "seed": FINE}
+        begun = live.client.post(SYNTHESIS, json=asked, headers=headers).json()
+        path = f"/api/v1/tasks/{begun['output']['task_id']}"
+        deadline = time.monotonic() + 60
+        while (shown := live.client.get(path)).json()["output"]["task_status"] != "SUCCEEDED":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert shown.headers["x-danqing-extension"] == "original; status 500"
+        assert live.client.get("/v1/images/tasks/" + path.rpartition("/")[2]).json()["extension"]
     finally:
         judge.chat = kept
     assert "secretive" not in json.dumps(live.lines)

@@ -258,6 +258,8 @@ def test_a_mask_says_where(data: bytes) -> None:
     mask = codecs.decode_mask(found.data)
     assert not mask[:, :32].any()
     assert mask[:, 32:].all()
+    with Image.open(io.BytesIO(found.data)) as kept:  # nobody has looked at its colours
+        assert kept.convert("RGB").getextrema() == ((0, 0), (0, 0), (0, 0))
 
 
 @pytest.mark.parametrize(

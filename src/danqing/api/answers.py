@@ -54,10 +54,9 @@ def facts(call: Call, outcome: Outcome) -> dict[str, str]:
     }
     if outcome.seeds:
         headers["x-danqing-seed"] = ",".join(str(image.seed) for image in outcome.result.delivered)
-    if outcome.extension is not None:
-        headers["x-danqing-extension"] = outcome.extension
     if outcome.replayed:
         headers["idempotent-replayed"] = "true"
+    headers |= extended(outcome.extension)
     return headers | rate_left(outcome.rate) | notes(call.delivery)
 
 
@@ -102,6 +101,11 @@ def accepted_natively(dialect: Dialect, call: Call, outcome: Accepted, request_i
     headers = {"x-danqing-task": outcome.task_id} | rate_left(outcome.rate)
     headers |= notes(call.delivery)
     return respond(dialect.encode_accepted(report, request_id), headers)
+
+
+def extended(how: str | None) -> dict[str, str]:
+    """How the prompt was extended, or why the original was drawn; nothing where that was not asked for, or is not known yet."""
+    return {} if how is None else {"x-danqing-extension": how}
 
 
 def notes(delivery: Delivery) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from danqing.api.answers import respond
+from danqing.api.answers import extended, respond
 from danqing.api.callers import drawer
 from danqing.api.context import Context, context_of
 from danqing.api.requests import link_base
@@ -69,7 +69,8 @@ async def get_task(request: Request, task_id: str) -> Response:
     principal = await drawer(request)
     try:
         row, _ = await context.gallery.task(task_id, principal.account_id)
-        return respond(await _standing(request, context, row, request_id))
+        headers = extended((row.result or {}).get("extension"))
+        return respond(await _standing(request, context, row, request_id), headers)
     except NotFound:
         return respond(dashscope_native.encode_unknown(task_id, request_id))
 

@@ -277,6 +277,7 @@ ACCEPTED_NATIVELY: dict[str, Schema] = {
 }
 """What a dialect's own asynchronous route answers at once."""
 
+_MAYBE_TEXT = {"type": ["string", "null"]}
 STORED_TASK = _object(
     {
         "id": _TEXT,
@@ -286,6 +287,8 @@ STORED_TASK = _object(
         "created": _NUMBER,
         "finished": {"type": ["integer", "null"]},
         "charged": {"type": ["integer", "null"]},
+        "revised_prompt": _MAYBE_TEXT,
+        "extension": _MAYBE_TEXT,
         "error": {
             "anyOf": [_object({"code": _TEXT, "message": _TEXT}), {"type": "null"}],
         },
@@ -298,7 +301,6 @@ STORED_TASK = _object(
     }
 )
 
-_MAYBE_TEXT = {"type": ["string", "null"]}
 _MAYBE = {"type": ["boolean", "null"]}
 INSPECTION = _object(
     {

@@ -152,6 +152,7 @@ def task(row: TaskRow) -> Record:
         "charged": row.charged,
         "error": row.error and {name: row.error[name] for name in ("code", "message")},
         "end_user": row.end_user,
+        "extension": result.get("extension"),
         "upstream": result.get("upstream", {}).get("requests", []),
     }
 

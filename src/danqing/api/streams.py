@@ -14,7 +14,7 @@ from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from danqing.api.answers import notes, rate_left
+from danqing.api.answers import extended, notes, rate_left
 from danqing.dialects.base import Dialect, ServerEvent
 from danqing.domain.errors import Cancelled, DanqingError, ServerFault, Unavailable
 from danqing.domain.task import Broken, Finished, StreamEvent
@@ -147,6 +147,7 @@ class EventStream(Response):
             "x-accel-buffering": "no",  # nginx would collect events into blocks
         }
         headers |= rate_left(running.feed.rate) | notes(running.delivery)
+        headers |= extended(running.feed.extension)
         if running.feed.replayed:
             headers["idempotent-replayed"] = "true"
         self.init_headers(headers)

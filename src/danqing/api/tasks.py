@@ -51,7 +51,8 @@ async def cancel_task(request: Request, task_id: str) -> dict[str, Any]:
 def _shown(request: Request, row: TaskRow, images: list[ImageRow]) -> dict[str, Any]:
     context = context_of(request)
     base_url = link_base(request, context.settings)
-    upstream = StoredResult.of_json(row.result).upstream
+    result = StoredResult.of_json(row.result)
+    upstream = result.upstream
     link_s: int = row.request.get("link_ttl_s", LISTED_LINK_S)
     return {
         "id": row.id,
@@ -61,6 +62,8 @@ def _shown(request: Request, row: TaskRow, images: list[ImageRow]) -> dict[str, 
         "created": row.created_ms // 1000,
         "finished": row.finished_ms and row.finished_ms // 1000,
         "charged": row.charged,
+        "revised_prompt": result.revised_prompt,
+        "extension": result.extension,
         "error": row.error and {name: row.error[name] for name in ("code", "message")},
         "data": [
             {

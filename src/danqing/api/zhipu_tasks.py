@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from danqing.api.answers import respond
+from danqing.api.answers import extended, respond
 from danqing.api.callers import drawer
 from danqing.api.context import context_of
 from danqing.api.requests import link_base
@@ -22,4 +22,5 @@ async def get_result(request: Request, id: str) -> Response:
     row, _ = await context.gallery.task(id, principal.account_id)
     report = await context.gallery.report(row, link_base(request, context.settings))
     request_id: str = request.scope["danqing.request_id"]
-    return respond(context.dialects["zhipu"].encode_task(report, request_id))
+    reply = context.dialects["zhipu"].encode_task(report, request_id)
+    return respond(reply, extended((row.result or {}).get("extension")))

@@ -106,6 +106,8 @@ class Artist:
             except ContentRefused:
                 extended = self._extender.original(task.prompt, "refused", extended.how)
         work.revised, work.extension = extended.prompt, extended.how
+        if work.call.feed is not None:
+            work.call.feed.extension = extended.how
         work.order = replace(work.order, prompt=extended.prompt)
 
     async def _check_length(self, task: ImageTask, prompt: str, card: Card) -> None:

@@ -184,6 +184,7 @@ class Gallery:
             seeds=request.seeds if result.upstream.seeded else (),
             timing_ms=result.timing_ms,
             replayed=True,
+            extension=result.extension,
         )
 
     async def report(self, row: TaskRow, base_url: str) -> TaskReport:

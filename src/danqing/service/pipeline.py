@@ -259,6 +259,7 @@ class Pipeline:
             raise Unavailable(f"Task {first.id} is not done yet. Please retry later.") from None
         outcome = await self._gallery.outcome(row, call.base_url, aside=call.feed is not None)
         if call.feed is not None:
+            call.feed.extension = outcome.extension
             call.feed.finish(outcome.result)
         return outcome
 

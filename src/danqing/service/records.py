@@ -141,6 +141,8 @@ class StoredResult:
     timing_ms: dict[str, float]
     failed: dict[int, DanqingError]
     upstream: Upstream = field(default_factory=Upstream)
+    extension: str | None = None
+    """How the prompt was extended; None where that was not asked for."""
 
     @classmethod
     def of(cls, work: Work, only: Collection[int] | None = None) -> StoredResult:
@@ -149,15 +151,20 @@ class StoredResult:
             index: image for index, image in work.images.items() if isinstance(image, DanqingError)
         }
         upstream = work.upstream if only is None else work.upstream.keeping(only)
-        return cls(work.revised, work.safety, work.timing_ms, failed, upstream)
+        return cls(work.revised, work.safety, work.timing_ms, failed, upstream, work.extension)
 
     def as_json(self) -> dict[str, Any]:
-        return {
+        kept: dict[str, Any] = {
             "revised_prompt": self.revised_prompt,
             "safety": [[found.role, found.level] for found in self.safety],
             "timing_ms": {stage: round(ms, 1) for stage, ms in self.timing_ms.items()},
             "failed": {str(index): error_json(error) for index, error in self.failed.items()},
-        } | ({"upstream": upstream} if (upstream := self.upstream.as_json()) else {})
+        }
+        if upstream := self.upstream.as_json():
+            kept["upstream"] = upstream
+        if self.extension is not None:
+            kept["extension"] = self.extension
+        return kept
 
     @classmethod
     def of_json(cls, kept: Json | None) -> StoredResult:
@@ -171,6 +178,7 @@ class StoredResult:
                 int(index): error_of_json(error) for index, error in kept.get("failed", {}).items()
             },
             upstream=Upstream.of_json(kept.get("upstream", {})),
+            extension=kept.get("extension"),
         )
 
 

@@ -45,6 +45,8 @@ class Feed:
         self.replayed = False
         self.rate: Taken | None = None
         """What is left of the token's rate limit, where it has one."""
+        self.extension: str | None = None
+        """How the prompt was extended, once that is known."""
         self.left: set[int] = set()
         """Indexes of the images of which a look, or the whole, has left."""
         self.kept: set[int] = set()

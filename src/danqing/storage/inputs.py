@@ -68,7 +68,7 @@ def read_repainted(data: bytes, *, pixels_max: int) -> InputImage:
 
 
 def read_mask(data: bytes, *, pixels_max: int) -> InputImage:
-    """A mask, as a PNG with alpha. Raises ValueError as `read_reference`, and where nothing is transparent."""
+    """A mask, as a PNG of its alpha alone, black else. Raises ValueError as `read_reference`, and where nothing is transparent."""
     return _guarded(data, pixels_max, _masking)
 
 
@@ -232,7 +232,10 @@ def _masking(data: bytes, image: Image.Image) -> InputImage:
     lowest, _ = cast("tuple[int, int]", shown.getchannel("A").getextrema())
     if lowest > 0:
         raise _Refused("has no fully transparent pixel: nothing would be repainted")
-    return _as_png(shown)
+    # Its colours mean nothing, and are looked at by no moderation: nobody gets them.
+    bare = Image.new("RGBA", shown.size)
+    bare.putalpha(shown.getchannel("A"))
+    return _as_png(bare)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
