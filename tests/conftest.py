@@ -12,7 +12,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import httpx2
 import pytest
@@ -173,6 +173,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     live = start_server(tmp_path_factory.mktemp("data") / "pocket", is_forked=False)
     yield live
     assert stop_server(live) == 0
+
+
+def shared_server(scope: Literal["module", "session"] = "module", **environment: str) -> Any:
+    """A fixture, called as what it is assigned to: a server that draws one-colour images, for all tests of a scope."""
+
+    @pytest.fixture(scope=scope)
+    def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+        folder = tmp_path_factory.mktemp("shared") / "data"
+        live = start_server(folder, module="tests.null_server", **environment)
+        yield live
+        assert stop_server(live) == 0
+
+    return serve
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,25 +13,19 @@ import pytest
 
 from danqing.service import webhooks
 from tests.api.desk import refused, token_of
-from tests.conftest import LiveServer, start_server, stop_server
+from tests.conftest import LiveServer, shared_server
 
 SECRET = b"payments" * 4
 PASSWORD = "correct horse battery"
 
 
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """Anybody may sign up here, and a payment provider is known."""
-    server = start_server(
-        tmp_path_factory.mktemp("account") / "data",
-        module="tests.null_server",
-        DANQING_SIGN_UP="open",
-        DANQING_SIGN_UPS_PER_ADDRESS_MAX="1000",
-        DANQING_TRUSTED_PROXIES='["127.0.0.1"]',
-        DANQING_PAYMENTS_SECRET="whsec_" + base64.b64encode(SECRET).decode(),
-    )
-    yield server
-    assert stop_server(server) == 0
+live = shared_server(
+    DANQING_SIGN_UP="open",
+    DANQING_SIGN_UPS_PER_ADDRESS_MAX="1000",
+    DANQING_TRUSTED_PROXIES='["127.0.0.1"]',
+    DANQING_PAYMENTS_SECRET="whsec_" + base64.b64encode(SECRET).decode(),
+)
+"""Anybody may sign up here, and a payment provider is known."""
 
 
 class Holder:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
 
 import httpx2
 import pytest
 from PIL import Image
 
 from tests.api.sse import all_events
-from tests.conftest import LiveServer, start_server, stop_server
+from tests.conftest import LiveServer, shared_server
 from tests.pictures import are_alike
 
 PATH = "/api/v3/images/generations"
@@ -131,12 +130,8 @@ def test_a_stream(server: LiveServer) -> None:
     }
 
 
-@pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A server whose images fail where the prompt says so."""
-    live = start_server(tmp_path_factory.mktemp("ark") / "data", module="tests.null_server")
-    yield live
-    assert stop_server(live) == 0
+faulty = shared_server()
+"""A server whose images fail where the prompt says so."""
 
 
 SPOILT = {

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from PIL import Image
 
-from tests.conftest import LiveServer, start_server, stop_server
+from tests.conftest import LiveServer, shared_server, start_server, stop_server
 
 PRICE = 5000
 BACKEND = """
@@ -41,12 +41,7 @@ WIRES: dict[str, tuple[str, str, str, str, str]] = {
 ASKED: dict[str, Any] = {"prompt": "a cat", "size": "1024x1024"}
 
 
-@pytest.fixture(scope="module")
-def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    folder = tmp_path_factory.mktemp("second") / "data"
-    live = start_server(folder, module="tests.null_server", NULL_STEP_S="0.02")
-    yield live
-    assert stop_server(live) == 0
+second = shared_server(NULL_STEP_S="0.02")
 
 
 def start_first(folder: Path, second: LiveServer, **keys: str) -> LiveServer:

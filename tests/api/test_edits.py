@@ -16,7 +16,7 @@ import openai
 import pytest
 from PIL import Image
 
-from tests.conftest import LiveServer, start_server, stop_server
+from tests.conftest import LiveServer, shared_server
 
 LIMITS = {
     "DANQING_UPLOADS__IMAGE_BYTES_MAX": "300000",
@@ -26,13 +26,8 @@ LIMITS = {
 }
 
 
-@pytest.fixture(scope="module")
-def edits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A server that edits anything into one colour, with small limits."""
-    folder = tmp_path_factory.mktemp("edits")
-    live = start_server(folder / "data", module="tests.null_server", **LIMITS)
-    yield live
-    assert stop_server(live) == 0
+edits = shared_server(**LIMITS)
+"""A server that edits anything into one colour, with small limits."""
 
 
 @pytest.fixture

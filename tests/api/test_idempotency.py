@@ -10,7 +10,7 @@ import httpx2
 import openai
 import pytest
 
-from tests.conftest import LiveServer, start_server, stop_server
+from tests.conftest import LiveServer, shared_server, start_server, stop_server
 
 ROUTES = {
     "openai": ("/v1/images/generations", {"prompt": "a cat", "model": "dall-e-3"}),
@@ -36,13 +36,7 @@ ROUTES = {
 }
 
 
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory):
-    server = start_server(
-        tmp_path_factory.mktemp("keys") / "data", module="tests.null_server", NULL_STEP_S="0.02"
-    )
-    yield server
-    assert stop_server(server) == 0
+live = shared_server(NULL_STEP_S="0.02")
 
 
 def without_links(body: object) -> object:

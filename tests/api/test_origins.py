@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import httpx2
 import pytest
 
-from tests.conftest import LiveServer, start_server, stop_server
+from tests.conftest import LiveServer, shared_server
 
 PAGE = "https://app.example.com"
 PATH = "/v1/images/generations"
 
 
-@pytest.fixture(scope="module")
-def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A server whose APIs one page may call."""
-    folder = tmp_path_factory.mktemp("origins") / "data"
-    live = start_server(
-        folder,
-        module="tests.null_server",
-        DANQING_CORS_ORIGINS=f'["{PAGE}", "http://localhost:3000"]',
-    )
-    yield live
-    assert stop_server(live) == 0
+open_server = shared_server(
+    DANQING_CORS_ORIGINS=f'["{PAGE}", "http://localhost:3000"]',
+)
+"""A server whose APIs one page may call."""
 
 
 def preflight(

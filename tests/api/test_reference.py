@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema_rs
@@ -16,7 +15,7 @@ import pytest
 
 from danqing.api import schemas
 from danqing.dialects.registry import DIALECTS
-from tests.conftest import LiveServer, start_server, stop_server
+from tests.conftest import LiveServer, shared_server
 from tests.dialects.test_errors import CLASSES, instance
 from tests.dialects.test_golden import GOLDEN
 
@@ -78,15 +77,9 @@ def test_the_reference_says_where_no_token_is_needed(server: LiveServer) -> None
                 assert operation["security"] == ([] if path in public else [{"token": []}]), path
 
 
-@pytest.fixture(scope="module")
-def rich(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    live = start_server(
-        tmp_path_factory.mktemp("reference") / "data",
-        module="tests.null_server",
-        DANQING_OPERATOR_CHARACTERS=str(10**12),
-    )
-    yield live
-    assert stop_server(live) == 0
+rich = shared_server(
+    DANQING_OPERATOR_CHARACTERS=str(10**12),
+)
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from danqing.api.reference_page import Row, kind_of, rows_of
 from danqing.api.reference_sections import CHAPTERS, FAULTS, Chapter, Example
 from danqing.dialects.registry import DIALECTS
 from danqing.domain import errors
-from tests.conftest import LiveServer, start_server, stop_server
+from tests.conftest import LiveServer, shared_server
 from tests.dialects.test_errors import CLASSES
 
 BODIES = [
@@ -64,12 +63,8 @@ class _Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """Answers as any other: what its pictures show is not what the page tells."""
-    live = start_server(tmp_path_factory.mktemp("page") / "data", module="tests.null_server")
-    yield live
-    assert stop_server(live) == 0
+server = shared_server()
+"""Answers as any other: what its pictures show is not what the page tells."""
 
 
 @pytest.fixture(scope="module")

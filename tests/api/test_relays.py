@@ -20,7 +20,14 @@ from PIL import Image
 
 from danqing.storage import codecs, metadata
 from tests.api.sse import all_events
-from tests.conftest import LiveServer, clean_environment, cli, start_server, stop_server
+from tests.conftest import (
+    LiveServer,
+    clean_environment,
+    cli,
+    shared_server,
+    start_server,
+    stop_server,
+)
 from tests.net.servers import Received, answer, serving
 from tests.providers.provider_server import cut, endless, error, inline, picture, says, silent
 
@@ -185,11 +192,7 @@ def odd() -> Iterator[OddProvider]:
     provider.stop()
 
 
-@pytest.fixture(scope="module")
-def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    live = start_server(tmp_path_factory.mktemp("second") / "data", module="tests.null_server")
-    yield live
-    assert stop_server(live) == 0
+second = shared_server()
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.api.sse import Slow, all_events, events
 from tests.api.test_hang_up import wait_for
-from tests.conftest import LiveServer, start_server, stop_server
+from tests.conftest import LiveServer, shared_server, start_server, stop_server
 
 PATH = "/v1/images/generations"
 BODY = {"model": "gpt-image-1", "prompt": "a cat", "stream": True}
@@ -24,16 +24,10 @@ EVENT_KEYS = {
 }
 
 
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory):
-    server = start_server(
-        tmp_path_factory.mktemp("streams") / "data",
-        module="tests.null_server",
-        NULL_STEP_S="0.1",
-        NULL_KEEP_ALIVE_S="0.05",
-    )
-    yield server
-    assert stop_server(server) == 0
+live = shared_server(
+    NULL_STEP_S="0.1",
+    NULL_KEEP_ALIVE_S="0.05",
+)
 
 
 def until_over(server: LiveServer, task_id: str, token: str | None = None) -> dict:

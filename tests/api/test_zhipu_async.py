@@ -10,19 +10,13 @@ import pytest
 from sqlalchemy import text
 
 from danqing.app import Books
-from tests.conftest import LiveServer, start_server, stop_server
+from tests.conftest import LiveServer, shared_server
 
 CREATE = "/paas/v4/async/images/generations"
 CAT: dict[str, Any] = {"model": "glm-image", "prompt": "一只猫", "size": "1728x960"}
 
 
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory):
-    server = start_server(
-        tmp_path_factory.mktemp("zhipu") / "data", module="tests.null_server", NULL_STEP_S="0.05"
-    )
-    yield server
-    assert stop_server(server) == 0
+live = shared_server(NULL_STEP_S="0.05")
 
 
 def result_of(live: LiveServer, task_id: str, prefix: str = "") -> dict[str, Any]:

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from danqing.service.tokens import TokenLimits
-from tests.conftest import LiveServer, start_server, stop_server
+from tests.conftest import LiveServer, shared_server
 from tests.contract.sdk import Sdk, start_sdk
 
 REFUSED_PROMPT = "lolicon"
@@ -48,12 +48,8 @@ class Callers:
         return self.limited
 
 
-@pytest.fixture(scope="session")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A server that draws one colour, fast."""
-    live = start_server(tmp_path_factory.mktemp("contract") / "data", module="tests.null_server")
-    yield live
-    assert stop_server(live) == 0
+house = shared_server("session")
+"""A server that draws one colour, fast."""
 
 
 @pytest.fixture(scope="session")
@@ -85,17 +81,8 @@ def start(
         sdk.end()
 
 
-@pytest.fixture(scope="session")
-def full_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A slow server with room for one image."""
-    live = start_server(
-        tmp_path_factory.mktemp("full") / "data",
-        module="tests.null_server",
-        NULL_STEP_S="1",
-        DANQING_ENGINE__QUEUE_MAX="1",
-    )
-    yield live
-    assert stop_server(live) == 0
+full_house = shared_server("session", NULL_STEP_S="1", DANQING_ENGINE__QUEUE_MAX="1")
+"""A slow server with room for one image."""
 
 
 @contextmanager
