@@ -194,6 +194,21 @@ def test_qwen_image_is_guided_by_a_blank_negative_prompt(tmp_path: Path) -> None
     assert dict(presets) == {"standard": Preset(30, 4.0, " "), "hd": Preset(50, 4.0, " ")}
 
 
+def test_blocks_stay_in_main_memory_where_the_family_lets_them(tmp_path: Path) -> None:
+    pinned = 'offload = true\nrevision = "0123abc"\n'
+    row = load(tmp_path, LOCAL + pinned).families["far"]
+    options = row.options(tmp_path)
+    assert (options["offload"], options["revision"]) == (True, "0123abc")
+    for bad in (
+        LOCAL.replace('family = "cogview4"', 'family = "diffusers_pipeline"\npipeline = "sdxl"'),
+        LOCAL + 'device = "cpu"\n',
+    ):
+        with pytest.raises(SettingsError, match=r"backends\.far: .*offload: that is for cogview4"):
+            load(tmp_path, bad + pinned)
+    with pytest.raises(SettingsError, match=r"backends\.far\.revision"):
+        load(tmp_path, LOCAL + 'revision = "main"\n')
+
+
 LORA = """
 [backends.far.loras]
 lightning-8 = { file = "org/lightning.safetensors", shift = 3.0 }

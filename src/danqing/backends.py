@@ -23,6 +23,9 @@ _KEY = re.compile(r"[\x21-\x7e]{1,4096}")  # what a header takes, and no blank
 LORA_FAMILIES = ("qwen_image",)
 """What takes LoRAs."""
 
+OFFLOADED = ("cogview4", "qwen_image")
+"""Whose blocks may stay in main memory."""
+
 LABELLING = frozenset({"zhipu", "ark"})
 """Whose APIs have a visible AI label: Zhipu's is there unless it is declined, Ark is asked for it."""
 
@@ -57,6 +60,8 @@ class FamilyRow(BaseModel):
     """Where it draws: `cuda:0` is the first graphics card, `cpu` the processor. Pocket knows only the processor."""
     text_encoder_device: Literal["cpu"] | None = None
     """`cpu` reads prompts on the processor, seconds each time for a new one, and leaves the card's memory to the pictures."""
+    offload: bool = False
+    """Keep the network's blocks in main memory and bring each to the card as its turn comes; `cogview4` and `qwen_image` only."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """The precision of its weights."""
     loras: dict[str, LoraRow] = {}
@@ -80,6 +85,8 @@ class FamilyRow(BaseModel):
             raise ValueError(f"{self.family} needs a checkpoint: the folder with its weights")
         if self.loras and self.family not in LORA_FAMILIES:
             raise ValueError(f"loras: {self.family} takes none")
+        if self.offload and (self.family not in OFFLOADED or self.device == "cpu"):
+            raise ValueError(f"offload: that is for {' and '.join(OFFLOADED)} on a graphics card")
         if self.family == "diffusers_pipeline" and self.pipeline is None:
             raise ValueError(f"{self.family} needs a pipeline: one of {', '.join(PIPELINES)}")
         if self.family != "diffusers_pipeline" and self.pipeline is not None:
@@ -123,6 +130,7 @@ class FamilyRow(BaseModel):
             "loras": loras,
             "pipeline": self.pipeline,
             "revision": self.revision,
+            "offload": self.offload,
         }
 
 

@@ -51,6 +51,21 @@ def test_the_cards() -> None:
     assert rows["cogview4", 24]["side"] == 0 < rows["cogview4", 24]["side_text_on_cpu"]
     assert rows["qwen_image", 48]["side"] == 0 < rows["qwen_image", 48]["side_text_on_cpu"]
     assert rows["qwen_image", 80]["side"] == 2048
+    for family in ("cogview4", "qwen_image"):
+        assert rows[family, 12]["side_text_on_cpu"] == 0 < 1024 <= rows[family, 12]["side_offload"]
+    assert rows["sdxl", 12]["side"] >= 768
+    assert rows["sdxl", 12]["side_offload"] == 0  # its blocks do not stay in main memory
+
+
+def test_offloaded_blocks_take_main_memory_instead() -> None:
+    parts = PUBLISHED["cogview4"]
+    whole, apart = (
+        memory.need("cogview4", parts, "bfloat16", text_on_cpu=True, offload=offload)
+        for offload in (False, True)
+    )
+    assert apart.beside_bytes - whole.beside_bytes == 2 * 6_344_196_096
+    assert whole.weights_bytes - apart.weights_bytes == 2 * 26 * 226_578_432
+    assert (apart.work_bytes, apart.overlap_bytes) == (whole.work_bytes, whole.overlap_bytes)
 
 
 def test_the_message_is_plain() -> None:
@@ -115,3 +130,10 @@ def test_the_published_counts_are_those_of_the_configs(family: str) -> None:
         with torch.device("meta"):
             model = kind(**CONFIGS[family][part])
         assert sum(parameter.numel() for parameter in model.parameters()) == counts[part]
+        if part == "transformer":
+            blocks = model.transformer_blocks
+            held = sum(parameter.numel() for parameter in blocks.parameters())
+            assert (len(blocks), held) == (
+                PUBLISHED[family][0].blocks,
+                PUBLISHED[family][0].in_blocks,
+            )

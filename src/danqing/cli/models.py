@@ -161,11 +161,13 @@ def _print_cards(as_json: bool) -> None:
         typer.echo(json.dumps(rows, indent=2))
         return
     typer.echo("The largest square in bfloat16, computed from the configs, not measured:")
-    typer.echo(f"{'family':<14} {'card':>8} {'all on the card':>18} {'text encoder on cpu':>22}")
+    heads = ("all on the card", "text encoder on cpu", "and offload")
+    typer.echo(f"{'family':<14} {'card':>8} {heads[0]:>18} {heads[1]:>22} {heads[2]:>14}")
     for row in rows:
-        sides = [f"{side} px" if side else "-" for side in (row["side"], row["side_text_on_cpu"])]
+        sides = [row[name] for name in ("side", "side_text_on_cpu", "side_offload")]
+        told = [f"{side} px" if side else "-" for side in sides]
         card = f"{row['card_gib']} GiB"
-        typer.echo(f"{row['family']:<14} {card:>8} {sides[0]:>18} {sides[1]:>22}")
+        typer.echo(f"{row['family']:<14} {card:>8} {told[0]:>18} {told[1]:>22} {told[2]:>14}")
 
 
 def _fitted(backend: Backend, family_row: FamilyRow, settings: Settings) -> dict[str, object]:

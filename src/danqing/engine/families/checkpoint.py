@@ -12,6 +12,7 @@ import torch
 
 from danqing.domain.pipelines import PipelineFacts
 from danqing.engine.families.weights import (
+    BLOCKS,
     CheckpointError,
     find,
     find_pipeline,
@@ -50,10 +51,14 @@ class Checkpoint:
         places = torch.device(device), DTYPES[dtype], torch.device(text_device or device)
         return cls(folder, index, *places)
 
-    def model(self, part: str, kind: str) -> Any:
-        """One of diffusers' models with its weights, on the device, in the checkpoint's precision."""
+    def model(self, part: str, kind: str, *, offloaded: bool = False) -> Any:
+        """One of diffusers' models with its weights, on the device, in the checkpoint's precision.
+
+        `offloaded`: what is in its repeated blocks stays in main memory.
+        """
         self._expect(part, {kind})
-        return self.load(part, getattr(importlib.import_module("diffusers"), kind))
+        known = getattr(importlib.import_module("diffusers"), kind)
+        return self.load(part, known, offloaded=offloaded)
 
     def text_encoder(self, kinds: Mapping[str, str]) -> Any:
         """The transformers model; `kinds`: class in the checkpoint -> class to load."""
@@ -84,7 +89,7 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder}: the {part} is a {kind}, not a {wanted}")
         return str(kind)
 
-    def load(self, part: str, kind: Any) -> Any:
+    def load(self, part: str, kind: Any, *, offloaded: bool = False) -> Any:
         """A part with its weights, whole, on its device. Raises CheckpointError."""
         try:
             model, info = kind.from_pretrained(
@@ -104,4 +109,10 @@ class Checkpoint:
                 f"{self.folder / part}: {len(missing)} weights are missing, {missing[0]} first"
             )
         device = self.text_device if part.startswith("text_encoder") else self.device
-        return model.to(device).eval().requires_grad_(False)
+        model.eval().requires_grad_(False)
+        if not offloaded:
+            return model.to(device)
+        for name, child in model.named_children():
+            if name != BLOCKS:
+                child.to(device)
+        return model

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from danqing.engine import samplers
-from danqing.engine.families import strips
+from danqing.engine.families import offload, strips
 from danqing.engine.families.checkpoint import Checkpoint
 from danqing.engine.families.flow import (
     FlowFamily,
@@ -119,14 +119,16 @@ class CogView4Denoiser:
     """Runs a CogView4Transformer2DModel's weights over packed rows. The model's own modules keep working."""
 
     def __init__(
-        self, transformer: Any, *, compiled: bool = False, attention: Attention = "auto"
-    ) -> None:
+        self, transformer: Any, *, compiled: bool = False, attention: Attention = "auto",
+        offloaded: bool = False,
+    ) -> None:  # fmt: skip
+        """`offloaded`: its blocks are in main memory and stay there."""
         self._model = transformer
         self.device: torch.device = transformer.device
         self._dtype: torch.dtype = transformer.dtype
-        self._blocks = [
-            (_fuse(block.attn1), _linears(block)) for block in transformer.transformer_blocks
-        ]
+        modules = transformer.transformer_blocks
+        blocks = [(_fuse(block.attn1), _linears(block)) for block in modules]
+        self._blocks = offload.Carried(blocks, modules, self.device) if offloaded else blocks
         self._backends = backends(attention, self.device)
         self._before = regional(_before, enabled=compiled)
         self._after = regional(_after, enabled=compiled)
@@ -147,7 +149,10 @@ class CogView4Denoiser:
             time, size, size, torch.zeros_like(size), self._dtype
         )
         embedding = F.silu(embedding)
-        parts = [block.norm1.linear(embedding) for block in self._model.transformer_blocks]
+        parts = [
+            offload.linear(block.norm1.linear, embedding)
+            for block in self._model.transformer_blocks
+        ]
         return torch.cat([*parts, self._model.norm_out.linear(embedding)], 1)
 
     def rope(self, grid: tuple[int, int], text_rows: int) -> tuple[Tensor, Tensor]:
@@ -220,7 +225,7 @@ class CogView4(FlowFamily):
     @classmethod
     def load(
         cls, folder: Path, *, device: str = "cpu", dtype: str = "float32", compiled: bool = False,
-        text_device: str | None = None,
+        text_device: str | None = None, offloaded: bool = False,
     ) -> CogView4:  # fmt: skip
         """From a folder in diffusers' layout. Raises CheckpointError."""
         found = Checkpoint.open(
@@ -228,7 +233,9 @@ class CogView4(FlowFamily):
         )
         return cls(
             CogView4Denoiser(
-                found.model("transformer", "CogView4Transformer2DModel"), compiled=compiled
+                found.model("transformer", "CogView4Transformer2DModel", offloaded=offloaded),
+                compiled=compiled,
+                offloaded=offloaded,
             ),
             CogView4Pictures(found.model("vae", "AutoencoderKL")),
             CogView4Text(

@@ -81,6 +81,8 @@ class Plan:
     loras: tuple[Lora, ...] = ()
     revision: str | None = None
     """The commit that the checkpoint must have been pulled at; None = any."""
+    offload: bool = False
+    """Keep the network's blocks in main memory."""
 
     @classmethod
     def of(cls, loras: Mapping[str, Mapping[str, Any]] | None = None, **options: Any) -> Plan:
@@ -152,7 +154,9 @@ def check_fit(plan: Plan) -> Fit:
     parts = check_family(plan)
     import torch
 
-    wanted = memory.need(plan.name, parts, plan.dtype, text_on_cpu=plan.text_on_cpu)
+    wanted = memory.need(
+        plan.name, parts, plan.dtype, text_on_cpu=plan.text_on_cpu, offload=plan.offload
+    )
     here = memory.free_here()
     free = here
     if plan.device != "cpu":
@@ -162,9 +166,10 @@ def check_fit(plan: Plan) -> Fit:
         free = int(torch.cuda.mem_get_info(index)[0])
     if free is not None and (fault := memory.shortage(plan.device, wanted, free)):
         raise LoadError("device", fault)
-    if here is not None and plan.text_on_cpu and wanted.beside_bytes > here:
-        fault = f"the text encoder takes {wanted.beside_bytes / memory.GIB:.1f} GiB, {here / memory.GIB:.1f} GiB are free"
-        raise LoadError("text_encoder_device", fault)
+    if here is not None and wanted.beside_bytes > here:
+        field = "offload" if plan.offload else "text_encoder_device"
+        fault = f"what stays in main memory takes {wanted.beside_bytes / memory.GIB:.1f} GiB, {here / memory.GIB:.1f} GiB are free"
+        raise LoadError(field, fault)
     return Fit(wanted, free)
 
 
@@ -195,6 +200,7 @@ def load_family(name: str, threads: int = 0, **options: Any) -> Family:
             compiled=plan.compiled,
             text_device=plan.text_encoder_device,
             **({"loras": fit_loras(plan.folder, plan.loras)} if plan.loras else {}),
+            **({"offloaded": True} if plan.offload else {}),
             **which,
         )
     except weights.CheckpointError as error:

@@ -31,17 +31,19 @@ SMALLEST_PX = 512
 """A device with no room for a square of this side is refused."""
 SIDE_MAX = 2048
 CARDS_GIB = (12, 24, 48, 80)
+PLACES = 2
+"""Blocks on the device where the others stay in main memory."""
 USABLE = 0.95
 """Of a card; the driver keeps the rest."""
 
 PUBLISHED: Mapping[str, tuple[Part, ...]] = {
     "cogview4": (
-        Part("transformer", 6_369_118_272, 0),
+        Part("transformer", 6_369_118_272, 0, 28, 6_344_196_096),
         Part("text_encoder", 8_779_194_368, 0),
         Part("vae", 406_100_643, 0),
     ),
     "qwen_image": (
-        Part("transformer", 20_430_401_088, 0),
+        Part("transformer", 20_430_401_088, 0, 60, 20_389_877_760),
         Part("text_encoder", 8_292_166_656, 0),
         Part("vae", 126_892_531, 0),
     ),
@@ -73,7 +75,7 @@ from their configs."""
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Bytes on the device, and on the processor's side where the text encoder stays there."""
+    """Bytes on the device, and in main memory where the text encoder or the network's blocks stay there."""
 
     weights_bytes: int
     work_bytes: int
@@ -88,25 +90,35 @@ class Need:
 
 
 def need(
-    family: str, parts: Sequence[Part], dtype: str, *, text_on_cpu: bool, side: int = SMALLEST_PX
-) -> Need:
+    family: str, parts: Sequence[Part], dtype: str, *, text_on_cpu: bool, offload: bool = False,
+    side: int = SMALLEST_PX,
+) -> Need:  # fmt: skip
     """What a checkpoint takes to draw squares of this side. A network smaller than the work it would do takes no more than itself."""
     number = NUMBER_BYTES[dtype]
     beside = sum(
         part.parameters for part in parts if text_on_cpu and part.name.startswith("text_encoder")
     )
-    weights = number * (sum(part.parameters for part in parts) - beside)
+    here = sum(part.parameters for part in parts) - beside
+    work_max = number * here
+    if offload:
+        for part in parts:
+            beside += part.in_blocks
+            here -= part.in_blocks - PLACES * -(-part.in_blocks // max(1, part.blocks))
+    weights = number * here
     work = ROOM_BYTES + _work_bytes(family, side * side) * number // 2
-    work = min(work, weights)
+    work = min(work, work_max)
     both = _work_bytes(family, PLAIN_PIXELS_MAX)
     both += STEP_PIXEL_BYTES.get(family, STEP_PIXEL_BYTES_OTHERS) * PLAIN_PIXELS_MAX
-    overlap = min(ROOM_BYTES + both * number // 2, 2 * weights) - work
+    overlap = min(ROOM_BYTES + both * number // 2, 2 * work_max) - work
     return Need(weights, work, number * beside, max(0, overlap))
 
 
-def largest_side(family: str, parts: Sequence[Part], there: float, *, text_on_cpu: bool) -> int:
+def largest_side(
+    family: str, parts: Sequence[Part], there: float, *, text_on_cpu: bool, offload: bool = False
+) -> int:
     """The side of the largest square, a multiple of 64 and SIDE_MAX at most, that fits in bfloat16; 0 = none."""
-    weights = need(family, parts, "bfloat16", text_on_cpu=text_on_cpu).weights_bytes
+    wanted = need(family, parts, "bfloat16", text_on_cpu=text_on_cpu, offload=offload)
+    weights = wanted.weights_bytes
     room = there - weights - ROOM_BYTES
     sides = range(SMALLEST_PX, SIDE_MAX + 1, 64)
     return max((side for side in sides if _work_bytes(family, side * side) <= room), default=0)
@@ -119,13 +131,18 @@ def _work_bytes(family: str, pixels: int) -> int:
 
 
 def cards() -> list[dict[str, str | int]]:
-    """The published checkpoints on cards of 12 to 80 GiB: largest squares, by where the text encoder is. Computed, not measured."""
+    """The published checkpoints on cards of 12 to 80 GiB: largest squares, by what stays in main memory. Computed, not measured."""
     return [
         {
             "family": family,
             "card_gib": card,
             "side": largest_side(family, parts, USABLE * card * GIB, text_on_cpu=False),
             "side_text_on_cpu": largest_side(family, parts, USABLE * card * GIB, text_on_cpu=True),
+            "side_offload": largest_side(
+                family, parts, USABLE * card * GIB, text_on_cpu=True, offload=True
+            )
+            if any(part.blocks for part in parts)
+            else 0,
         }
         for family, parts in PUBLISHED.items()
         for card in CARDS_GIB

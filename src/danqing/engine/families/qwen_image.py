@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from danqing.engine import samplers
-from danqing.engine.families import lora_weights, strips
+from danqing.engine.families import lora_weights, offload, strips
 from danqing.engine.families.checkpoint import Checkpoint
 from danqing.engine.families.flow import FlowFamily, Pictures, TextReader, regional, rows_vary
 from danqing.engine.families.lora import Fit
@@ -181,9 +181,13 @@ class QwenDenoiser:
     """Runs a QwenImageTransformer2DModel's weights over packed rows. The model's own modules keep working."""
 
     def __init__(
-        self, transformer: Any, *, compiled: bool = False, attention: Attention = "auto"
-    ) -> None:
-        """Raises ValueError for a variant that takes more than a time and a text."""
+        self, transformer: Any, *, compiled: bool = False, attention: Attention = "auto",
+        offloaded: bool = False,
+    ) -> None:  # fmt: skip
+        """`offloaded`: its blocks are in main memory and stay there.
+
+        Raises ValueError for a variant that takes more than a time and a text.
+        """
         config = transformer.config
         for name in ("guidance_embeds", "zero_cond_t", "use_additional_t_cond", "use_layer3d_rope"):
             if getattr(config, name, False):
@@ -192,8 +196,10 @@ class QwenDenoiser:
         self.device: torch.device = transformer.device
         self._dtype: torch.dtype = transformer.dtype
         self._added: Mapping[str, tuple[Tensor, Tensor]] = {}
-        self._fused = [_fused(block.attn) for block in transformer.transformer_blocks]
-        self._blocks = self._laid_out()
+        modules = transformer.transformer_blocks
+        blocks = [_weights(block) for block in modules]
+        self._blocks = offload.Carried(blocks, modules, self.device) if offloaded else blocks
+        self._extras = self._laid_out()
         self._backends = backends(attention, self.device)
         self._before = regional(_before, enabled=compiled)
         self._after = regional(_after, enabled=compiled)
@@ -202,7 +208,7 @@ class QwenDenoiser:
         """The same weights, and beside them what a LoRA adds, by their names."""
         other = copy.copy(self)
         other._added = added
-        other._blocks = other._laid_out()
+        other._extras = other._laid_out()
         return other
 
     def projects_like(self, other: QwenDenoiser) -> bool:
@@ -214,7 +220,7 @@ class QwenDenoiser:
 
     def _run(self, name: str, x: Tensor) -> Tensor:
         """One of the model's linear modules by its name."""
-        return plus(self._model.get_submodule(name)(x), x, self._added.get(name))
+        return plus(offload.linear(self._model.get_submodule(name), x), x, self._added.get(name))
 
     def _time(self, timesteps: Tensor) -> Tensor:
         """The embedding of a time, steps x D."""
@@ -255,7 +261,10 @@ class QwenDenoiser:
         blocks, final = self._split(modulations)
         order, cos, sin = layout.order, layout.cos, layout.sin
         text_rows, image_rows = layout.rows[layout.texts], layout.rows[layout.images]
-        for (fused, norms, linears, added), mods in zip(self._blocks, blocks, strict=True):
+        for (fused, norms, pairs), (added, extras), mods in zip(
+            self._blocks, self._extras, blocks, strict=True
+        ):
+            linears = tuple(tuple(map(_with, *each)) for each in zip(pairs, extras, strict=True))
             rows_vary(text, image, mods, text_rows, image_rows, order, cos, sin)
             rows_vary(layout.texts, layout.images)
             query, key, value = self._before(
@@ -269,25 +278,19 @@ class QwenDenoiser:
         return self._run("proj_out", image).view(segments, tokens, -1)
 
     def _laid_out(self) -> list[Any]:
-        """(query-key-value, norms, linears, added to query, key, value) of each block, each for text and image."""
-        found: list[Any] = []
-        for index, (block, fused) in enumerate(
-            zip(self._model.transformer_blocks, self._fused, strict=True)
-        ):
+        """(added to query, key, value; added to the other linears) of each block, each for text and image."""
 
-            def linear(name: str, block: Any = block, index: int = index) -> Linear:
-                module = block.get_submodule(name)
-                added = self._added.get(f"transformer_blocks.{index}.{name}")
-                return module.weight.data, module.bias.data, added
+        def added(index: int, names: Sequence[str], prefix: str = "") -> tuple[Added, ...]:
+            block = f"transformer_blocks.{index}.{prefix}"
+            return tuple(self._added.get(block + name) for name in names)
 
-            norms = tuple(
-                tuple(block.get_submodule(f"attn.{name}").weight.data for name in names)
-                for names in _NORMS
+        return [
+            (
+                tuple(added(index, names, "attn.") for names in _FUSED),
+                tuple(added(index, names) for names in _LINEARS),
             )
-            linears = tuple(tuple(map(linear, names)) for names in _LINEARS)
-            added = tuple(tuple(linear(f"attn.{name}")[2] for name in names) for names in _FUSED)
-            found.append((fused, norms, linears, added))
-        return found
+            for index in range(len(self._model.transformer_blocks))
+        ]
 
     def _split(self, modulations: Tensor) -> tuple[Tensor, Tensor]:
         """(blocks x 2B x 6 x D, 2B x 2 x D): rows are image and text of each member in turn."""
@@ -327,6 +330,22 @@ def _fused(attention: Any) -> tuple[Pair, Pair]:
     return text, image
 
 
+def _weights(block: Any) -> Any:
+    """(query-key-value, norms, other linears) of a block, each for text and image."""
+    norms = tuple(
+        tuple(block.get_submodule(f"attn.{name}").weight.data for name in names) for names in _NORMS
+    )
+    modules = [[block.get_submodule(name) for name in names] for names in _LINEARS]
+    linears = tuple(
+        tuple((module.weight.data, module.bias.data) for module in each) for each in modules
+    )
+    return _fused(block.attn), norms, linears
+
+
+def _with(pair: Pair, added: Added) -> Linear:
+    return *pair, added
+
+
 class QwenImage(FlowFamily):
     """The family `qwen_image`."""
 
@@ -343,7 +362,7 @@ class QwenImage(FlowFamily):
     @classmethod
     def load(
         cls, folder: Path, *, device: str = "cpu", dtype: str = "float32", compiled: bool = False,
-        text_device: str | None = None, loras: Sequence[Fit] = (),
+        text_device: str | None = None, loras: Sequence[Fit] = (), offloaded: bool = False,
     ) -> QwenImage:  # fmt: skip
         """From a folder in diffusers' layout, with LoRAs that fit it. Raises CheckpointError."""
         found = Checkpoint.open(
@@ -352,7 +371,9 @@ class QwenImage(FlowFamily):
         kind = "Qwen2_5_VLForConditionalGeneration"
         family = cls(
             QwenDenoiser(
-                found.model("transformer", "QwenImageTransformer2DModel"), compiled=compiled
+                found.model("transformer", "QwenImageTransformer2DModel", offloaded=offloaded),
+                compiled=compiled,
+                offloaded=offloaded,
             ),
             QwenPictures(found.model("vae", "AutoencoderKLQwenImage")),
             QwenText(found.tokenizer(), found.text_encoder({kind: kind})),

@@ -18,6 +18,8 @@ from danqing.domain.pipelines import PipelineFacts
 
 PARTS = ("transformer", "text_encoder", "vae")
 """What has weights."""
+BLOCKS = "transformer_blocks"
+"""The module of a network's repeated blocks, in diffusers' names."""
 LIBRARIES = ("diffusers", "transformers")
 """Whose classes are loaded; a checkpoint's own code is not."""
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
@@ -40,6 +42,10 @@ class Part:
     name: str
     parameters: int
     file_bytes: int
+    blocks: int = 0
+    """Of the repeated kind, those that can stay in main memory."""
+    in_blocks: int = 0
+    """Of the parameters."""
 
 
 def find(folder: Path, pipeline: str) -> Mapping[str, Any]:
@@ -113,12 +119,17 @@ def measure(folder: Path, parts: Sequence[str] = PARTS) -> tuple[Part, ...]:
 
 
 def _measured(folder: Path) -> Part:
-    parameters = file_bytes = 0
+    parameters = file_bytes = in_blocks = 0
+    blocks: set[str] = set()
     for path in _files(folder):
         header = read_header(path)
-        parameters += sum(map(header.parameters, header.shapes))
+        for name in header.shapes:
+            parameters += header.parameters(name)
+            if name.startswith(f"{BLOCKS}."):
+                in_blocks += header.parameters(name)
+                blocks.add(name.split(".")[1])
         file_bytes += path.stat().st_size
-    return Part(folder.name, parameters, file_bytes)
+    return Part(folder.name, parameters, file_bytes, len(blocks), in_blocks)
 
 
 @dataclass(frozen=True, slots=True)
