@@ -506,6 +506,7 @@ TASK_PROBES: dict[str, dict[str, Any]] = {
     "seed": {"seed": 7},
     "prompt_extend": {"prompt_extend": True},
     "ai_label": {"ai_label": False},
+    "brand_mark": {"brand_mark": True},
     "end_user": {"end_user": "somebody"},
     "client_request_id": {"client_request_id": "request-1"},
     "history": {"history": ("before",)},
@@ -522,6 +523,7 @@ TASK_PROBES: dict[str, dict[str, Any]] = {
 TASK_WORDS = {
     "prompt": "no prompt (a variation)",
     "ai_label": "without the AI label",
+    "brand_mark": "with the brand mark (where refused, it is drawn here)",
     "references": "pictures to start from",
     "transparent": "no background",
     "form": "answer in base64",

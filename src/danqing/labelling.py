@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from danqing.domain.errors import DanqingError
 from danqing.service import labels
+from danqing.service.brand import BrandMark
 from danqing.service.finishing import Finisher, Secrets
 from danqing.service.inspection import Inspector
 from danqing.service.keys import KeyFile
@@ -11,11 +12,15 @@ from danqing.settings import Settings, SettingsError
 
 
 def make_finisher(settings: Settings, keys: KeyFile | None) -> Finisher:
-    """Raises SettingsError where the label's font cannot write the label's text."""
+    """Raises SettingsError where the label's font cannot write a text, or the brand mark's picture cannot be shown."""
     for name in ("text_chinese", "text_english"):
         if missing := labels.unprintable(getattr(settings.labels, name)):
             raise SettingsError(f"labels.{name}: the label's font has no '{missing}'")
-    return Finisher(settings.labels, None if keys is None else Secrets.of(keys))
+    try:
+        brand = BrandMark(settings.brand, settings.brand_corner, settings.labels.margin_share)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    return Finisher(settings.labels, None if keys is None else Secrets.of(keys), brand)
 
 
 def make_inspector(settings: Settings, keys: KeyFile | None) -> Inspector:

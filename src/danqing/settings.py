@@ -94,6 +94,30 @@ class LabelSettings(BaseModel):
         return value
 
 
+class BrandSettings(BaseModel):
+    """Your mark in a corner, on the images of requests that ask for it (DashScope's `watermark`). It is no AI label."""
+
+    model_config = _SECTION
+
+    text: str = Field("Danqing", min_length=1, max_length=40)
+    """The brand mark's words."""
+    picture: Path | None = None
+    """A PNG, WebP or JPEG file in place of the words: 4 MB and 4096 pixels a side at most, with transparency where the image is to show through."""
+    corner: Corner | None = None
+    """Where the brand mark is: another corner than the visible label's; the one across from it by default."""
+    height_share: float = Field(default=0.045, ge=0.01, le=0.25)
+    """The brand mark's height, as a share of the image's shorter side."""
+    opacity: float = Field(default=0.9, ge=0.1, le=1)
+    """How much of the image it hides."""
+
+    @field_validator("text")
+    @classmethod
+    def _shows(cls, value: str) -> str:
+        if not value.isprintable() or not value.strip():
+            raise ValueError("the brand mark's words must be words that can be seen")
+        return value
+
+
 Score = Annotated[float, Field(ge=0, le=2)]
 
 
@@ -283,6 +307,7 @@ class Settings(BaseSettings):
     """The least severe line that is logged."""
     engine: EngineSettings = EngineSettings()
     labels: LabelSettings = LabelSettings()
+    brand: BrandSettings = BrandSettings()
     moderation: ModerationSettings = ModerationSettings()
     extension: ExtensionSettings = ExtensionSettings()
     uploads: UploadSettings = UploadSettings()
@@ -293,6 +318,12 @@ class Settings(BaseSettings):
         for item in value:
             ip_network(item, strict=False)
         return value
+
+    @_model_validator(mode="after")
+    def _apart(self) -> Settings:
+        if self.brand.corner == self.labels.corner:
+            raise ValueError("brand.corner: the visible label's (labels.corner) is another one")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -305,6 +336,17 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         # Strongest first: the command line's own values, then the environment. The file comes in by `load`.
         return init_settings, env_settings
+
+    @property
+    def brand_corner(self) -> Corner:
+        """The brand mark's: across from the visible label's unless it is set."""
+        across: dict[Corner, Corner] = {
+            "top-left": "top-right",
+            "top-right": "top-left",
+            "bottom-left": "bottom-right",
+            "bottom-right": "bottom-left",
+        }
+        return self.brand.corner or across[self.labels.corner]
 
     @property
     def database_url_effective(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 from tests.conftest import LiveServer, shared_server, start_server, stop_server
 
@@ -67,6 +67,7 @@ def start_first(folder: Path, second: LiveServer, **keys: str) -> LiveServer:
         folder / "data",
         module="tests.null_server",
         DANQING_CATALOG_FILE=str(folder / "catalog.toml"),
+        DANQING_BRAND__TEXT="A relay of pictures",
     )
 
 
@@ -95,6 +96,34 @@ def test_each_wire_draws(first: LiveServer, second: LiveServer, name: str) -> No
     assert theirs - second.balance("operator") == 2 * price
     shown = first.client.get(f"/admin/v1/tasks/{answer.headers['x-danqing-task']}").json()
     assert all(one["upstream_id"] for one in shown["upstream"])
+
+
+def mark_px(link: str) -> int:
+    """How wide the brand mark of a picture of one colour is, left of its AI label; 0 = there is none."""
+    with Image.open(io.BytesIO(httpx2.get(link).content)) as image:
+        left = image.convert("RGB").crop((0, 0, image.width // 2, image.height))
+        plain = Image.new("RGB", left.size, left.getpixel((0, 0)))
+        box = ImageChops.difference(left, plain).getbbox()
+    return 0 if box is None else box[2] - box[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "whose"), [("qwen", "second"), ("qwen-task", "second"), ("zhipu", "first")]
+)
+def test_a_brand_mark_is_drawn_by_one_of_the_two(
+    first: LiveServer, second: LiveServer, name: str, whose: str
+) -> None:
+    def asked(server: LiveServer, model: str, watermark: bool) -> int:
+        body = {"model": model, "input": {"prompt": "a cat"}}
+        body["parameters"] = {"watermark": watermark, "size": "1024*1024"}
+        answer = server.client.post("/v1/images/generations", json=body)
+        assert answer.status_code == 200, answer.text
+        return mark_px(answer.json()["data"][0]["url"])
+
+    own = {"first": asked(first, "dall-e-3", True), "second": asked(second, "dall-e-3", True)}
+    assert own["first"] > 1.5 * own["second"] > 0  # by their words
+    assert asked(first, name, True) == pytest.approx(own[whose], rel=0.1)  # its shade differs
+    assert asked(first, name, False) == 0
 
 
 @pytest.mark.parametrize("name", ["zhipu", "qwen", "qwen-task"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from PIL import Image
 from sqlalchemy import text
 
 from tests.conftest import LiveServer, start_server, stop_server
@@ -185,7 +187,7 @@ def test_no_server_sent_events(live: LiveServer, path: str) -> None:
             "InvalidParameter",
             "num_images_per_prompt must be 1",
         ),
-        (SYNC, {"parameters": {"watermark": True}}, 400, "InvalidParameter", "watermark"),
+        (SYNC, {"parameters": {"watermark": 1}}, 400, "InvalidParameter", "parameters.watermark"),
         (SYNC, {"parameters": {"size": "64*64"}}, 400, "InvalidParameter", "parameters.size"),
         (SYNC, {"stream": True}, 400, "InvalidParameter", "stream"),
         (PROMPT, {"input": {"messages": []}}, 400, "InvalidParameter", "input.messages"),
@@ -201,6 +203,18 @@ def test_bad_input(
     assert words in answer.json()["message"]
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
     assert live.balance("operator") == before
+
+
+def test_the_brand_mark(live: LiveServer) -> None:
+    def tones_left_below(watermark: bool | None) -> int:
+        answer = live.client.post(SYNC, json=said(watermark=watermark, size="512*512"))
+        (choice,) = answer.json()["output"]["choices"]
+        link = choice["message"]["content"][0]["image"]
+        with Image.open(io.BytesIO(httpx2.get(link).content)) as image:
+            return len(image.convert("RGB").crop((0, 460, 200, 512)).getcolors(20_000))
+
+    assert tones_left_below(True) > 20
+    assert tones_left_below(False) == tones_left_below(None) == 1
 
 
 def test_strangers_and_wrong_addresses(live: LiveServer) -> None:

@@ -144,6 +144,7 @@ def test_what_it_can_say_is_said_as_the_provider_documents_it() -> None:
         ({"mask": ImageSource("mask", b"x")}, "mask"),
         ({"strength": 0.0}, "strength"),
         ({"style": "vivid"}, "style"),
+        ({"brand_mark": True}, "brand_mark"),
         ({"history": ("x",)}, "history"),
         ({"client_request_id": "x"}, "client_request_id"),
     ],

@@ -256,7 +256,6 @@ CASES: list[tuple[str, dict[str, Any], type[RequestError], str]] = [
     ],
     ("dashscope", {"parameters": {"size": "1024*1024"}}, InvalidField, "parameters.size"),
     ("dashscope", {"parameters": {"n": 2}}, TooManyImages, "parameters.n"),
-    ("dashscope", {"parameters": {"watermark": True}}, UnsupportedField, "parameters.watermark"),
     ("dashscope", {"parameters": {"foo": 1}}, UnknownField, "parameters.foo"),
     ("dashscope", {"parameters": []}, InvalidField, "parameters"),
     (

@@ -133,6 +133,7 @@ def test_draw_says_no_more_than_it_must() -> None:
                 {"style": "vivid"},
                 {"prompt_extend": True},
                 {"ai_label": False},
+                {"brand_mark": True},
                 {"history": ("x",)},
                 {"client_request_id": "x"},
             )

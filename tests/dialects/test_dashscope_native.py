@@ -230,7 +230,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], type[errors.RequestError], str]] =
         )
         for field, value, cls in [
             ("n", 7, errors.TooManyImages),
-            ("watermark", True, errors.UnsupportedField),
+            ("watermark", "yes", errors.InvalidField),
             ("enable_sequential", True, errors.InvalidField),
             ("thinking_mode", True, errors.InvalidField),
             ("enable_thinking", True, errors.InvalidField),

@@ -89,6 +89,7 @@ def test_what_the_other_side_cannot_say_is_refused_by_name_and_nothing_else_is(
     task: ImageTask, delivery: Delivery, extras: set[str]
 ) -> None:
     client = OpenAIClient(frozenset(extras))
+    assert client.unsupported(replace(task, brand_mark=True), delivery) >= {"brand_mark"}
     cannot = client.unsupported(task, delivery)
     if cannot:
         with pytest.raises(errors.UnsupportedField) as refused:

@@ -138,6 +138,7 @@ def tasks(draw: st.DrawFn) -> tuple[ImageTask, Target]:
         seed=draw(st.none() | st.integers(0, SEED_MAX)),
         prompt_extend=draw(st.booleans()),
         ai_label=draw(st.booleans()),
+        brand_mark=draw(st.sampled_from([False, False, True])),
         end_user=draw(st.none() | storable(40, 6)),
         client_request_id=draw(st.none() | storable(40, 6)),
         history=tuple(draw(st.just([]) | st.lists(storable(10, 1), max_size=2))),

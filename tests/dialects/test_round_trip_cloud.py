@@ -75,6 +75,7 @@ dashscope_tasks = st.builds(
     negative_prompt=storable,
     seed=seeds,
     prompt_extend=st.booleans(),
+    brand_mark=st.booleans(),
     references=st.lists(pictures, max_size=3).map(tuple),
 )
 forms = st.sampled_from(["url", "b64_json"])
@@ -146,6 +147,7 @@ PICTURE = ImageSource("image", data=b"png")
         ("style", {"style": "vivid"}, "d"),
         ("prompt_extend", {"prompt_extend": True}, "z"),
         ("ai_label", {"ai_label": False}, "d"),
+        ("brand_mark", {"brand_mark": True}, "z"),
         ("end_user", {"end_user": "somebody"}, "d"),
         ("client_request_id", {"client_request_id": "r-1"}, "d"),
         ("client_request_id", {"client_request_id": "r" * 65}, "zd"),

@@ -171,6 +171,31 @@ def test_the_label_is_the_providers_where_the_catalog_says_so() -> None:
     run(test)
 
 
+def test_a_brand_mark_is_the_providers_where_it_has_one() -> None:
+    async def test() -> None:
+        for dialect, wanted, sent in [
+            ("qwen", True, True),
+            ("qwen", False, False),
+            ("openai", True, None),
+        ]:
+            async with bench(inline(1), dialect=dialect) as far:
+                await far.relay.check(far.order(brand_mark=wanted).task, far.card)
+                events = await far.draw(brand_mark=wanted)
+                asked = far.provider.asked[0]
+                assert asked.get("parameters", asked).get("watermark") is sent
+                (drawn,) = [event for event in events if isinstance(event, Drawn)]
+                assert drawn.branded is bool(sent)  # else it is drawn here
+        # Where its links are passed on, there is no picture here to draw it on.
+        async with bench(inline(1), rehost=False, labels="provider") as far:
+            with pytest.raises(errors.UnsupportedField) as refused:
+                await far.relay.check(far.order(brand_mark=True).task, far.card)
+            assert refused.value.param == "parameters.watermark"
+        async with bench(inline(1), dialect="qwen", rehost=False, labels="provider") as far:
+            await far.relay.check(far.order(brand_mark=True).task, far.card)
+
+    run(test)
+
+
 def test_many_images_go_in_several_requests() -> None:
     async def test() -> None:
         async def as_asked(got: Received, writer: asyncio.StreamWriter) -> None:

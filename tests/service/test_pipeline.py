@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import random
 from collections import Counter
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from tests.service.house import house, image, run
+from tests.service.house import House, house, image, run
 
 from danqing.domain.errors import (
     Busy,
@@ -599,6 +601,34 @@ def test_what_a_provider_does_not_label_we_do(
             (blob,) = h.blobs()
             colours = {tuple(pixel) for pixel in codecs.decode(blob.read_bytes()).reshape(-1, 3)}
             assert (len(colours) > 2) is ours
+
+    run(check())
+
+
+def test_a_brand_mark_is_drawn_once_and_beside_the_label(tmp_path: Path) -> None:
+    async def branded(order: DrawOrder) -> AsyncGenerator[Event, None]:
+        yield Started(0)
+        yield Stepped(0, 8, 8)
+        yield dataclasses.replace(image(order, 0), branded=order.task.brand_mark)
+
+    async def drawn(h: House, **fields) -> tuple[bool, bool, bool]:
+        """Whether the provider was asked for its mark; what stands to the left and to the right below."""
+        before = set(h.blobs())
+        await h.draw(**fields)
+        (blob,) = set(h.blobs()) - before
+        pixels = codecs.decode(blob.read_bytes())[200:].astype(int) - 90
+        left, right = (np.abs(part).max() > 60 for part in (pixels[:, :100], pixels[:, 150:]))
+        return h.provider.orders[-1].task.brand_mark, bool(left), bool(right)
+
+    async def check() -> None:
+        async with house(tmp_path / "ours") as h:
+            assert await drawn(h, brand_mark=True) == (True, True, False)
+            assert await drawn(h) == (False, False, False)
+        async with house(tmp_path / "theirs", branded) as h:
+            assert await drawn(h, brand_mark=True) == (True, False, False)
+            # CogView's visible label would stand on a provider's mark: it is not asked for one.
+            asked = {"model": "cogview-4", "dialect": "zhipu", "brand_mark": True}
+            assert await drawn(h, **asked) == (False, True, True)
 
     run(check())
 

@@ -17,7 +17,10 @@ from tests.conftest import ROOT, clean_environment
 
 from danqing.domain.task import Pixels
 from danqing.service import pixel_code
+from danqing.service.finishing import Finisher, LabelPlan, Secrets
+from danqing.service.hidden_label import Sealer
 from danqing.service.pixel_mark import SIDE_MIN, PixelMarker
+from danqing.settings import LabelSettings
 
 MARKER = PixelMarker(b"a secret of thirty-two bytes ...")
 ID = "0a1b2c3d4e5"
@@ -104,6 +107,24 @@ def test_an_edit_carries_its_own_mark_and_not_its_references() -> None:
         again = MARKER.mark(MARKER.mark(picture(kind, 2, 512, 512), "11111111111"), ID)
         found = MARKER.find(through(again, "JPEG", 75))
         assert found is not None
+        assert found.image_id == ID
+
+
+@pytest.mark.parametrize("radius", [150, 80, 0])
+def test_a_webp_of_which_little_is_seen_carries_its_mark(radius: int) -> None:
+    finisher = Finisher(LabelSettings(), Secrets(MARKER, Sealer(b"s" * 32)))
+    plan = LabelPlan(visible=False, metadata=True, producer="P", pixel=True)
+    y, x = np.mgrid[0:512, 0:512]
+    opacity = np.clip(radius - np.hypot(y - 256, x - 256), 0, 1) * 255
+    for kind in ("leaves", "portrait", "poster", "night"):
+        pixels = np.dstack((picture(kind, 1, 512, 512), opacity.astype(np.uint8)))
+        data = finisher.finish(
+            pixels, image_id=ID, format="webp", compression=None, plan=plan, prompt=""
+        )
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.getchannel("A").getextrema() == (0, 255 if radius else 0)
+            found = MARKER.find(np.asarray(image.convert("RGB")))
+        assert found is not None, kind
         assert found.image_id == ID
 
 

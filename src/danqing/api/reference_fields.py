@@ -144,7 +144,7 @@ WORDS: dict[str, str] = {
     "parameters": "How to draw it.",
     "parameters.negative_prompt": "What the picture should not show; cut to 500 characters.",
     "parameters.prompt_extend": "Extend the prompt before it is drawn. Absent: as the model does.",
-    "parameters.watermark": "The brand mark, not the AI label. There is none, so `true` is refused by name.",
+    "parameters.watermark": "The brand mark, not the AI label. `true` draws the operator's, or the provider's own.",
     "parameters.size": "`WIDTH*HEIGHT`, or a name that the model has for one. Absent: the model's default, in an edit the picture's shape.",
     "parameters.n": "How many images, up to the model's maximum. Absent: the model's default.",
     "parameters.seed": "The same seed gives the same picture; image *i* is drawn with `seed + i`.",

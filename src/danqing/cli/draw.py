@@ -72,7 +72,7 @@ async def run(settings: Settings, options: DrawOptions) -> list[Path]:
     card = models.find(options.model, "openai")
     pictures = await asyncio.to_thread(_pictures, card, options)
     task = _task(card, options, pictures)
-    plan = LabelPlan.of(card, True, False, settings.labels)
+    plan = LabelPlan.of(card, task, False, settings.labels)
     finisher = make_finisher(settings, found_keys(settings))
     seed = task.seed if task.seed is not None else secrets.randbelow(SEED_MAX + 1)
     format = _format(card, options.output)

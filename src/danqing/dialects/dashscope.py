@@ -20,13 +20,7 @@ from danqing.dialects.fields import (
     validate,
 )
 from danqing.domain.card import Card
-from danqing.domain.errors import (
-    DanqingError,
-    ExclusiveFields,
-    InvalidField,
-    MissingField,
-    UnsupportedField,
-)
+from danqing.domain.errors import DanqingError, ExclusiveFields, InvalidField, MissingField
 from danqing.domain.task import Delivery, ImageResult, ImageSource, ImageTask
 
 NEGATIVE_CHARS_MAX = 500
@@ -106,9 +100,6 @@ def decode(
     """The task that a DashScope body asks for; `input_negative` is `input`'s. Raises RequestError."""
     prompt, cut = read_prompt(asked.prompt, asked.param, card)
     negative, negative_cut = _read_negative(input_negative, parameters.negative_prompt, card)
-    if parameters.watermark:
-        param = "parameters.watermark"
-        raise UnsupportedField(f"'{param}' may not be true: there is no brand mark.", param)
     extend = parameters.prompt_extend
     references = asked.references
     task = ImageTask(
@@ -120,6 +111,7 @@ def decode(
         negative_prompt=negative,
         seed=parameters.seed,
         prompt_extend="revised_prompt" in card.features if extend is None else extend,
+        brand_mark=parameters.watermark,
         references=read_references(references, references[0].param, card) if references else (),
         # As the provider's editing models: the picture's own shape.
         fit_reference=bool(references) and parameters.size is None,

@@ -132,7 +132,7 @@ class DashScopeClient(ClientDialect):
             "size": f"{task.size.width}*{task.size.height}",
             "n": task.n,
             "prompt_extend": task.prompt_extend,
-            "watermark": False,
+            "watermark": task.brand_mark,
         }
         if task.seed is not None:
             parameters["seed"] = task.seed

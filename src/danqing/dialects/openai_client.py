@@ -148,6 +148,7 @@ class OpenAIClient(ClientDialect):
             # GPT Image's; a variation has none, and JPEG no opacity.
             "transparent": task.transparent
             and (self._lacks("background") or not task.prompt or delivery.format == "jpeg"),
+            "brand_mark": task.brand_mark,
         }
         return frozenset(name for name, cannot in said.items() if cannot)
 

@@ -119,6 +119,7 @@ class ZhipuClient(ClientDialect):
             "transparent": task.transparent,
             "input_fidelity": task.input_fidelity is not None,
             "moderation": task.moderation is not None,
+            "brand_mark": task.brand_mark,
         }
         return frozenset(name for name, cannot in said.items() if cannot)
 

@@ -182,3 +182,8 @@ class Card:
     def may_be_relayed(self) -> bool:
         """A provider draws it, or steps in."""
         return any(backend.is_relay for backend in (self.backend, *self.fallbacks))
+
+    @property
+    def may_pass_links(self) -> bool:
+        """A provider's own links may be passed on, to images that never come here."""
+        return not all(backend.rehost for backend in (self.backend, *self.fallbacks))

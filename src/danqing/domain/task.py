@@ -61,6 +61,8 @@ class ImageTask:
     prompt_extend: bool = False
     ai_label: bool = True
     """False asks for images without visible label; only with the account's waiver."""
+    brand_mark: bool = False
+    """A brand mark in a corner, beside the AI label and no part of it (DashScope's `watermark`)."""
     end_user: str | None = None
     transparent: bool = False
     """Draw what is asked for and no background: the pixels have opacity."""
@@ -224,6 +226,8 @@ class Drawn:
     seed: int
     timing_ms: dict[str, float] = field(default_factory=dict[str, float])
     """Stage → milliseconds: queue, encode, denoise, decode."""
+    branded: bool = False
+    """A provider was asked to put its own brand mark on, and has."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,12 @@ from danqing.providers.upstream import Untaken
 
 log = get_logger(__name__)
 
-_NAMES = {"ai_label": "watermark", "references": "image", "transparent": "background"}
+_NAMES = {
+    "ai_label": "watermark",
+    "brand_mark": "parameters.watermark",
+    "references": "image",
+    "transparent": "background",
+}
 """What callers call a field of the task."""
 _OURS = frozenset({"prompt_extend", "history", "client_request_id", "end_user", "fit_reference"})
 """What is honoured here, whether the provider is told or not."""
@@ -80,6 +85,8 @@ class Relay:
         """See Provider.check."""
         sent = self._task(task, task.prompt, card)
         cannot = self._cannot(sent) - {"n"}
+        if self._row.rehost:
+            cannot -= {"brand_mark"}  # it is drawn here
         if task.prompt_extend:
             cannot -= {"style"}  # our extension writes it into the prompt
         if cannot:
@@ -181,6 +188,8 @@ class Relay:
             task = replace(task, end_user=None)
         if backend.labels == "ours" and "ai_label" not in unsaid:
             task = replace(task, ai_label=False)  # ours goes on later
+        if "brand_mark" in unsaid:
+            task = replace(task, brand_mark=False)
         links = order.links and not backend.rehost
         delivery = Delivery() if links or "form" in unsaid else Delivery("b64_json")
         live = Delivery("b64_json", stream=True, partial_images=order.previews)
@@ -220,7 +229,7 @@ class Relay:
         """Which of the fields that the relay itself may set this wire cannot say, for this kind of task."""
         kind = (task.is_edit, bool(task.prompt))
         if kind not in self._unsaid_by_kind:
-            probe = replace(task, seed=1, ai_label=False)
+            probe = replace(task, seed=1, ai_label=False, brand_mark=True)
             self._unsaid_by_kind[kind] = self._client.unsupported(probe, Delivery("b64_json"))
         return self._unsaid_by_kind[kind]
 
@@ -319,7 +328,9 @@ class Relay:
             emit(Failed(place, error))
             return
         fetched_ms = (time.perf_counter() - started) * 1000
-        emit(Drawn(place, pixels, part.seeds[offset], timing_ms | {"fetch": fetched_ms}))
+        timing_ms = timing_ms | {"fetch": fetched_ms}
+        branded = part.task.brand_mark
+        emit(Drawn(place, pixels, part.seeds[offset], timing_ms, branded))
 
 
 def _kept(usage: Mapping[str, Any]) -> Mapping[str, Any]:

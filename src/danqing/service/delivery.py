@@ -132,7 +132,7 @@ class Deliverer:
                     image_id=image_id,
                     format=delivery.format,
                     compression=delivery.compression,
-                    plan=plan,
+                    plan=replace(plan, brand=plan.brand and not drawn.branded),
                     prompt=prompt,
                 )
             labelled = time.perf_counter()

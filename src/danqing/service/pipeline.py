@@ -272,6 +272,10 @@ class Pipeline:
             task = replace(task, size=size, fit_reference=False)
         seed = task.seed if task.seed is not None else secrets.randbelow(SEED_MAX + 1)
         price = card.price.of(task.quality, task.size, task.n, edit=task.is_edit)
+        waived = principal.waiver_id is not None
+        plan = LabelPlan.of(card, task, waived, self._settings.labels)
+        if plan.covers_others(card, self._settings.labels):
+            task = replace(task, brand_mark=False)  # no provider is asked for it
         work = Work(
             call=call,
             held=multiplied(price, principal.price_permille),
@@ -288,9 +292,7 @@ class Pipeline:
                 label_switch=call.label_switch,
                 links=call.delivery.form == "url",
             ),
-            plan=LabelPlan.of(
-                card, task.ai_label, principal.waiver_id is not None, self._settings.labels
-            ),
+            plan=plan,
             life=Life.of(card, principal.image_days, self._settings.image_days_max),
         )
         if inputs is not None:

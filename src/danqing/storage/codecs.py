@@ -60,7 +60,8 @@ def encode(
         # 4:4:4: flat colours and small red text bleed under 4:2:0.
         image.save(out, "JPEG", quality=quality, subsampling="4:4:4", **extra)
     else:
-        image.save(out, "WEBP", quality=quality, method=0, **extra)
+        # Exact: colours stay where nothing is seen of them, and with them what the pixels carry.
+        image.save(out, "WEBP", quality=quality, method=0, exact=pixels.shape[2] == 4, **extra)
     return out.getvalue()
 
 
