@@ -29,6 +29,7 @@ from danqing.domain.task import Drawn, Event, Failed, Started, Stepped
 from danqing.service import settling
 from danqing.service.calls import ClientKey
 from danqing.service.delivery import Deliverer
+from danqing.service.streaming import Feed
 from danqing.storage import codecs
 
 
@@ -346,6 +347,38 @@ def test_a_server_that_stops_charges_nothing(tmp_path: Path) -> None:
                 work.cancel()
                 await asyncio.gather(work, return_exceptions=True)
             assert await h.balance() == 100_000
+
+    run(check())
+
+
+def test_telling_that_it_runs_holds_up_no_event(tmp_path: Path) -> None:
+    """A database that takes its time: what was done of both images at once counts for both."""
+    asked = asyncio.Event()
+
+    async def script(order: DrawOrder) -> AsyncGenerator[Event, None]:
+        yield Stepped(0, 1, 1)
+        yield Stepped(1, 1, 1)
+        asked.set()
+        await asyncio.sleep(60)
+
+    async def check() -> None:
+        async with house(tmp_path, script) as h:
+            renew, told = h.ledger.renew, asyncio.Event()
+
+            async def slow(*args) -> bool:
+                await told.wait()
+                return await renew(*args)
+
+            h.ledger.renew = slow
+            feed, hung_up = Feed(), asyncio.Event()
+            work = asyncio.create_task(h.draw(n=2, feed=feed, hung_up=hung_up))
+            await asyncio.wait({asyncio.create_task(asked.wait())}, timeout=1)
+            hung_up.set()
+            work.cancel()
+            await asyncio.sleep(0)
+            told.set()
+            await asyncio.gather(work, return_exceptions=True)
+            assert await h.balance() == 90_000
 
     run(check())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -163,12 +163,17 @@ class Artist:
                 del event  # an image's pixels are large: not held until the next event
                 if work.started and not told:  # somebody may be looking at the task
                     told = True
-                    await self.beat(work)
+                    storing.append(asyncio.create_task(self._tell(work)))
 
     async def _seal(self, work: Work) -> None:
         """Write "running" before a provider is asked. Raises StaleTask, Unavailable, Busy."""
         if await self._ledger.renew(work.task_id, work.epoch, self._lease_s, "running"):
             work.stop("client")
+
+    async def _tell(self, work: Work) -> None:
+        """Write "running", beside the drawing: an event that waits is one that nobody is charged for."""
+        with suppress(StaleTask):  # the next heartbeat hears it, or the end
+            await self.beat(work)
 
     async def beat(self, work: Work) -> None:
         """The heartbeat. Raises StaleTask: a renewal that fails otherwise is tried again with the next one."""
