@@ -19,6 +19,8 @@ from tests.conftest import LiveServer
         ("POST", "/v1/models", "GET"),
         ("PUT", "/api/paas/v4/images/generations", "POST"),
         ("PUT", "/admin/v1/accounts", "GET, POST"),
+        ("TRACE", "/files/0.png", "GET, HEAD"),
+        ("POST", "/healthz", "GET, HEAD"),
     ],
 )
 def test_a_405_names_what_the_path_takes(

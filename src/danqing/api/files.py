@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -22,9 +23,56 @@ FRESH_S_MAX = 86_400
 
 router = APIRouter(tags=["files"])
 
+_TEXT = {"type": "string"}
+_IMAGES = {
+    f"image/{kind}": {"schema": {"type": "string", "format": "binary"}}
+    for kind in ("png", "jpeg", "webp")
+}
+_FAULT = {
+    "application/json": {
+        "schema": {
+            "type": "object",
+            "properties": {
+                "error": {
+                    "type": "object",
+                    "properties": {"code": _TEXT, "message": _TEXT},
+                    "required": ["code", "message"],
+                    "additionalProperties": False,
+                }
+            },
+            "required": ["error"],
+            "additionalProperties": False,
+        }
+    }
+}
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The image.", "content": _IMAGES},
+    206: {"description": "The part that `Range` asks for.", "content": _IMAGES},
+    304: {"description": "The copy that you have is good (`If-None-Match`, `If-Modified-Since`)."},
+    400: {"description": "`w` is no width of a thumbnail.", "content": _FAULT},
+    403: {"description": "The link is not ours, changed, expired or revoked.", "content": _FAULT},
+    404: {"description": "The image is kept no longer.", "content": _FAULT},
+    416: {"description": "`Range` begins behind the image's end."},
+    503: {"description": "The image store does not answer.", "content": _FAULT},
+}
+QUERY = [
+    {"name": name, "in": "query", "required": needed, "schema": schema, "description": text}
+    for name, needed, schema, text in (
+        ("x-expires", True, _TEXT, "Of the link: when it ends."),
+        ("x-signature", True, _TEXT, "Of the link."),
+        ("w", False, {"enum": [str(px) for px in thumbnails.SIZES_PX]}, "A thumbnail's width."),
+        ("download", False, _TEXT, "The name to save it by."),
+    )
+]
+
 
 @router.head("/files/{name}", include_in_schema=False)
-@router.get("/files/{name}")
+@router.get(
+    "/files/{name}",
+    response_class=Response,
+    responses=ANSWERS,
+    openapi_extra={"parameters": QUERY, "security": []},
+)
 async def get_file(request: Request, name: str) -> Response:
     """The image's bytes. `w=256` or `w=512`: a copy that fits into such a square, a WebP. `download=NAME`: to be saved so.
 

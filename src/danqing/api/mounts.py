@@ -65,7 +65,7 @@ def _sub_app(context: Context, dialect: str, title: str) -> FastAPI:
         request_id: str = request.scope["danqing.request_id"]
         answer = refuse(context.dialects[dialect], translated, request_id, close=stranger)
         if answer.status_code == 405:
-            answer.headers["allow"] = ", ".join(_methods(app, request))
+            answer.headers["allow"] = ", ".join(methods_of(app, request))
         return answer
 
     app.add_exception_handler(HTTPException, on_http)
@@ -95,7 +95,7 @@ def _translated(request: Request, error: Exception) -> DanqingError:
     return ServerFault() if status >= 500 else RequestError(f"Bad request: {where}.")
 
 
-def _methods(app: FastAPI, request: Request) -> list[str]:
+def methods_of(app: FastAPI, request: Request) -> list[str]:
     """The methods that the request's path takes (RFC 9110: a 405 names them)."""
     return [
         method

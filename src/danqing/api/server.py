@@ -58,8 +58,10 @@ def build(context: Context) -> ASGIApp:
 
 async def _on_stray(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    message = (
-        f"No such page: {request.method} {request.url.path[:200]}. "
-        "The APIs begin with /v1, /api/paas/v4, /api/v3 or /api/v1."
-    )
+    where = f"{request.method} {request.url.path[:200]}"
+    if status == 405:
+        allowed = {"allow": ", ".join(mounts.methods_of(request.app, request))}
+        fault = {"code": "method_not_allowed", "message": f"Not allowed: {where}."}
+        return JSONResponse({"error": fault}, status_code=status, headers=allowed)
+    message = f"No such page: {where}. The APIs begin with /v1, /api/paas/v4, /api/v3 or /api/v1."
     return JSONResponse({"error": {"code": "not_found", "message": message}}, status_code=status)
