@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import re
 from collections.abc import Sequence
 from urllib.parse import parse_qs, urlsplit
@@ -110,6 +111,29 @@ def test_long_and_odd_parameters_are_refused(expires: str, signature: str) -> No
 def test_leading_zeros_are_another_link() -> None:
     image_id, ext, expires, signature = parts(SIGNER.sign("0a", "png", 1_790_000_000))
     assert refused((image_id, ext, "0" + expires, signature)) == "invalid"
+
+
+def test_signatures_are_compared_in_constant_time_before_anything_else_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the signature, its length and the link's age: one comparison of the whole, and who has a wrong one learns nothing."""
+    compared: list[tuple[bytes, bytes]] = []
+    compare = hmac.compare_digest
+
+    def seen(expected: bytes, given: bytes) -> bool:
+        compared.append((expected, given))
+        return compare(expected, given)
+
+    monkeypatch.setattr(hmac, "compare_digest", seen)
+    image_id, ext, expires, signature = parts(SIGNER.sign("0123456789a", "png", 1000))
+    for wrong in ("", "x", signature[:-1], "A" + signature[1:], signature + "A", "é" * 43):
+        for now in (0, 2000):
+            compared.clear()
+            with pytest.raises(LinkRefused) as caught:
+                SIGNER.verify(image_id, ext, expires, wrong, now=now)
+            assert caught.value.reason == "invalid"
+            ((expected, _),) = compared
+            assert expected == signature.encode()
 
 
 def test_a_version_is_part_of_what_is_signed() -> None:

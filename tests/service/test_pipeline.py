@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import os
 import random
@@ -25,7 +26,7 @@ from danqing.domain.errors import (
     WaiverRequired,
 )
 from danqing.domain.ports import DrawOrder
-from danqing.domain.task import Drawn, Event, Failed, Started, Stepped
+from danqing.domain.task import Delivery, Drawn, Event, Failed, Started, Stepped
 from danqing.service import settling
 from danqing.service.calls import ClientKey
 from danqing.service.delivery import Deliverer
@@ -690,5 +691,32 @@ def test_an_image_is_on_the_disk_before_it_is_paid_for(
                 path = str(h.images / image.blob_key)
                 (written,) = [one for one in order[:at] if one.startswith(f"{path}#")]
                 assert os.path.dirname(path) in order[order.index(written) : at]
+
+    run(check())
+
+
+def test_base64_is_the_stored_file_and_encoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        async with house(tmp_path) as h:
+            encode, calls = codecs.encode, []
+
+            def counted(*args, **how) -> bytes:
+                calls.append(args[1])
+                return encode(*args, **how)
+
+            monkeypatch.setattr(codecs, "encode", counted)
+            outcome = await h.draw(n=2, delivery=Delivery(form="b64_json", format="webp"))
+            assert calls == ["webp", "webp"]
+            rows = await h.ledger.images(outcome.task_id)
+            for row, shown in zip(rows, outcome.result.delivered, strict=True):
+                assert base64.b64decode(shown.b64) == (h.images / row.blob_key).read_bytes()
+            task = await h.ledger.task(outcome.task_id)
+            again = await h.gallery.outcome(task, "http://here")
+            assert [one.b64 for one in again.result.delivered] == [
+                one.b64 for one in outcome.result.delivered
+            ]
+            assert len(calls) == 2
 
     run(check())

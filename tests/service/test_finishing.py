@@ -1,0 +1,74 @@
+"""Which labels an image gets, and that the smallest and the largest pictures get through the whole of it."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from tests.dialects.cards import card
+
+from danqing.domain.card import ImageFormat, LabelRule
+from danqing.domain.sizes import Size
+from danqing.domain.task import ImageTask
+from danqing.service.finishing import Finisher, LabelPlan, Secrets
+from danqing.service.hidden_label import Sealer
+from danqing.service.inspection import Inspector
+from danqing.service.pixel_mark import SIDE_MIN, PixelMarker
+from danqing.settings import LabelSettings
+
+SECRETS = Secrets(PixelMarker(b"m" * 32), Sealer(b"s" * 32))
+IMAGE_ID = "0123456789a"
+
+
+@pytest.mark.parametrize("policy", ["card", "cn"])
+@pytest.mark.parametrize("drops", [False, True])
+def test_a_waiver_drops_what_it_may_and_nothing_else_does(policy: str, drops: bool) -> None:
+    settings = LabelSettings(policy=policy, waiver_drops_metadata=drops)
+    for visible, metadata in product((False, True), repeat=2):
+        model = card("m", label=LabelRule(visible=visible, metadata=metadata))
+
+        def planned(wanted: bool, waived: bool, model=model) -> tuple[bool, bool, bool]:
+            task = ImageTask("m", "a cat", Size(512, 512), "standard", ai_label=wanted)
+            plan = LabelPlan.of(model, task, waived, settings)
+            return plan.visible, plan.metadata, plan.pixel
+
+        whole = (visible or policy == "cn", metadata, True)
+        assert planned(True, False) == whole
+        assert planned(True, True) == whole  # who has a waiver asks for it each time
+        assert planned(False, False) == whole  # refused before it comes here: never obeyed
+        assert planned(False, True) == (False, metadata and not drops, False)
+
+
+def finished(side_px: int, format: ImageFormat) -> bytes:
+    rng = np.random.default_rng(3)
+    rough = rng.integers(40, 215, (-(-side_px // 8), -(-side_px // 8), 3), dtype=np.uint8)
+    pixels = rough.repeat(8, 0).repeat(8, 1)[:side_px, :side_px]
+    plan = LabelPlan(True, True, "Danqing", True)
+    return Finisher(LabelSettings(), SECRETS).finish(
+        pixels, image_id=IMAGE_ID, format=format, compression=None, plan=plan, prompt="a cat"
+    )
+
+
+@pytest.mark.parametrize(
+    ("side_px", "format"),
+    [
+        (1, "png"),
+        (1, "jpeg"),
+        (1, "webp"),
+        pytest.param(8000, "png", marks=pytest.mark.slow),
+    ],
+)
+def test_the_smallest_and_the_largest_are_labelled_and_known_again(
+    side_px: int, format: ImageFormat
+) -> None:
+    """Of one pixel there is no room for a mark, and none to see words on; its file still says what it is."""
+    data = finished(side_px, format)
+    found = Inspector(LabelSettings(), SECRETS).inspect(data, pixels_max=100_000_000)
+    assert found.metadata is not None
+    assert found.metadata["ProduceID"] == found.image_id == IMAGE_ID
+    assert found.pixels_unchanged
+    assert found.ours
+    has_room = side_px >= SIDE_MIN
+    assert found.visible == has_room
+    assert (found.pixel_mark == IMAGE_ID) == has_room
