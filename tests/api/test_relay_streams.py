@@ -40,6 +40,11 @@ extras = ["stream", "output_format"]
 dialect = "openai"
 base_url = "{odd}/v1"
 extras = ["stream"]
+
+[backends.still]
+dialect = "openai"
+base_url = "{odd}/v1"
+extras = ["stream"]
 idle_timeout_s = 1
 
 [models.far]
@@ -57,6 +62,10 @@ cancel = "void"
 [models.broken]
 like = "gpt-image-1"
 backend = "broken"
+
+[models.still]
+like = "gpt-image-1"
+backend = "still"
 """
 REFUSED = {"message": "no", "type": "x", "code": "moderation_blocked"}
 
@@ -189,7 +198,8 @@ def test_a_stream_that_breaks_ends_in_an_error_and_costs_nothing(
     near: tuple[LiveServer, Path], broken: Broken, prompt: str, code: str
 ) -> None:
     caller = Caller(near[0], f"broken-{prompt.replace(' ', '-')}")
-    sent = all_events(caller.http.post(PATH, json=BODY | {"model": "broken", "prompt": prompt}))
+    model = "still" if prompt == "stands still" else "broken"
+    sent = all_events(caller.http.post(PATH, json=BODY | {"model": model, "prompt": prompt}))
     # What follows at once may come before the look is labelled.
     looks = [one.name for one in sent[:-1]]
     assert looks in ([], ["image_generation.partial_image"])

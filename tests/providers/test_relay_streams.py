@@ -187,6 +187,7 @@ def test_an_image_that_came_is_taken_whatever_follows(
     run(test)
 
 
+STILL = streaming(look(0, 1), end=STAYS)
 REFUSED = {"message": "no", "type": "x", "code": "moderation_blocked"}
 LIMITED = {"message": "no", "type": "x", "code": "rate_limit_exceeded"}
 
@@ -210,7 +211,7 @@ LIMITED = {"message": "no", "type": "x", "code": "rate_limit_exceeded"}
         (streaming(look(0, 1), event("error", error=REFUSED)), errors.ContentRefused, ""),
         (streaming(event("error", error={"message": "x"})), errors.ProviderFailed, "HTTP 200"),
         (streaming(look(0, 1), event("error", error=LIMITED)), errors.ProviderFailed, "gave up"),
-        (streaming(look(0, 1), end=STAYS), errors.ProviderFailed, "no complete answer"),
+        (STILL, errors.ProviderFailed, "no complete answer"),
         (endless, errors.ProviderFailed, "no complete answer"),
         (chatty, errors.ProviderFailed, "no complete answer"),
     ],
@@ -219,13 +220,26 @@ def test_a_broken_stream_is_an_error_and_asked_once(
     answer: Answer, kind: type[errors.DanqingError], word: str
 ) -> None:
     async def test() -> None:
-        async with bench(answer, extras=["stream"], idle_timeout_s=1.0) as far:
+        # Only who stands still is to be given up: this machine may stand still, too.
+        idle_s = 1.0 if answer is STILL else 60.0
+        async with bench(answer, extras=["stream"], idle_timeout_s=idle_s) as far:
             events = await drawn(far)
             (failed,) = [one for one in events if isinstance(one, Failed)]
             assert isinstance(failed.error, kind)
             assert word in failed.error.message
             assert len(far.provider.posts) == 1, "it may have been paid"
             assert far.relay._answers.taken == 0  # type: ignore[attr-defined]
+
+    run(test)
+
+
+def test_a_provider_that_does_not_stream_after_all_is_our_configuration() -> None:
+    async def test() -> None:
+        unknown = error(400, "unknown_parameter", param="stream", message="Unknown: 'stream'.")
+        async with bench(unknown, extras=["stream"]) as far:
+            with pytest.raises(Untaken) as untaken:
+                await drawn(far)
+            assert "this server's configuration" in untaken.value.error.message
 
     run(test)
 

@@ -98,7 +98,7 @@ _IMAGE_CODES = frozenset({"invalid_image_file", "invalid_image", "image_too_larg
 _MENDABLE = frozenset(
     {
         *("prompt", "n", "size", "quality", "style", "user", "background", "moderation", "seed"),
-        *("strength", "watermark", "input_fidelity"),
+        *("strength", "watermark", "input_fidelity", "stream", "partial_images"),
         *("output_format", "output_compression", "negative_prompt", "image", "mask", "images"),
     }
 )
