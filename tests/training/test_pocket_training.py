@@ -12,7 +12,18 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch: make install-training")
 pytest.importorskip("onnx", reason="exports need onnx: make install-training")
 
-from training.pocket import captions, data, export, scenes, shipped, train_text, vocabulary  # noqa: E402
+from training.pocket import (  # noqa: E402
+    captions,
+    clear,
+    data,
+    export,
+    probe,
+    recogniser,
+    scenes,
+    shipped,
+    train_text,
+    vocabulary,
+)
 from training.pocket import networks as n  # noqa: E402
 from training.pocket.backgrounds import background  # noqa: E402
 from training.pocket.text_network import SLOTS, TextNetwork  # noqa: E402
@@ -189,3 +200,61 @@ def test_every_hour_and_weather_looks_its_own() -> None:
                 for hour, weather in ((0, 0), (1, 0), (2, 0), (0, 1), (0, 2), (0, 3), (2, 1), (2, 2))]  # fmt: skip
         for i, one in enumerate(seen):
             assert all(np.abs(one - other).mean() > 1 for other in seen[:i]), key
+
+
+def test_the_recogniser_resumes_and_ends_at_its_number_of_renders(tmp_path: Path) -> None:
+    recogniser.train(tmp_path, 8, 3, 1, size=4)
+    saved = data.load(tmp_path / "recogniser.pt")
+    assert saved is not None
+    assert saved["seen"] == 8
+    model = recogniser.train(tmp_path, 16, 3, 1, size=4, workers=1)
+    resumed = data.load(tmp_path / "recogniser.pt")
+    assert resumed is not None
+    assert resumed["seen"] == 16
+    again = recogniser.train(tmp_path, 16, 3, 1, size=4)
+    for one, other in zip(model.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_recogniser_sees_a_picture_and_its_mirror_image_alike() -> None:
+    rng = np.random.default_rng(4)
+    held = recogniser.batch(rng, 3)
+    model = recogniser.Recogniser().eval()
+    mirrored = [np.ascontiguousarray(picture[:, ::-1]) for picture in held.pictures]
+    assert recogniser.look(model, held.pictures, held.wishes) == recogniser.look(
+        model, mirrored, held.wishes
+    )
+
+
+def test_where_things_are_is_what_differs_from_the_bare_ground() -> None:
+    scene = scenes.Scene(layout.Wish(3, 2, 1, scene=1), 1, 2)
+    things, colours = recogniser.cells_of(scene, scenes.render(scene))
+    assert set(np.unique(things)) == {0, 3}
+    assert set(np.unique(colours)) == {0, 1}
+    boxes = layout.place(scene.wish, 0, 1)
+    outside = np.ones_like(things, dtype=bool)
+    for box in boxes:
+        outside[box.top : box.top + box.side, box.left : box.left + box.side] = False
+    assert not things[outside].any()
+    assert (things > 0).sum() > 4
+
+
+@pytest.mark.parametrize(
+    ("own", "nearest", "asked", "right"),
+    [(1, 1, 1, True), (0, 1, 1, True), (1, 1, 2, False), (0, 3, 0, True), (3, 3, 0, False)],
+)
+def test_a_colour_that_was_asked_for_must_be_the_nearest_one_and_no_other_thing_is_tinted(
+    own: int, nearest: int, asked: int, right: bool
+) -> None:
+    seen = recogniser.Seen([7, 9, 1, 2, 3], {7: (own, nearest), 9: (0, 4)}, 1, 0, 0, 0)
+    assert probe.is_coloured(seen, 7, asked) == right
+
+
+def test_a_sky_without_clouds_takes_cells_of_the_same_place_that_have_none() -> None:
+    pairs, worst = clear.stand_ins("cloud", grids=[0])
+    sizes = layout.GRID_CELLS * layout.COMPOSITIONS
+    assert ((pairs - 1) // sizes == ((pairs - 1) // sizes)[:, :1]).all(), "the same scene"
+    assert len(set(pairs[:, 0])) == len(pairs)
+    assert worst.max() < 60
+    bare = background("meadow", 0, 8, 8, without="cloud")
+    assert np.asarray(bare)[:96].min(axis=2).max() < 225

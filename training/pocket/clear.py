@@ -7,6 +7,7 @@ that cell of the same place and grid whose render is nearest to its own without:
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,15 @@ def _cells(scene: str, composition: int, grid: int, without: str = "") -> np.nda
     return parts.reshape(rows * columns, -1).astype(np.float32)
 
 
-def stand_ins(without: str) -> tuple[np.ndarray, np.ndarray]:
+def stand_ins(
+    without: str, grids: Sequence[int] = range(len(layout.GRIDS))
+) -> tuple[np.ndarray, np.ndarray]:
     """(n, 2): ground codes of cells that show it, and the codes to use instead; (scenes, compositions, grids): how far
     the worst of these is from what is wanted, mean of 255."""
     found: list[tuple[int, int]] = []
     worst = np.zeros((len(v.scenes()), layout.COMPOSITIONS, len(layout.GRIDS)), np.uint8)
     for number, scene in enumerate(v.scenes()[1:], 1):
-        for grid in range(len(layout.GRIDS)):
+        for grid in grids:
             compositions = range(layout.COMPOSITIONS)
             there = np.stack([_cells(scene.key, k, grid) for k in compositions])
             clear = np.stack([_cells(scene.key, k, grid, without) for k in compositions])

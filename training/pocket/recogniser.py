@@ -23,9 +23,12 @@ from danqing.engine.families import pocket_layout as layout
 
 SIDE_PX = 128
 ROWS, COLUMNS = layout.GRIDS[0]
-SAVE_EVERY_S = 120.0
+SAVE_EVERY_S, TELL_EVERY_S = 60.0, 20.0
 SHOWN = 0.04  # share of a cell that a thing must cover to be asked for there
-TINTED = 0.5  # share of things that training tints: the colours are learnt last, so it shows more of them
+TINTED = (
+    0.4  # share of things that training tints: colours are learnt last, so it shows more of them
+)
+RENDERS = 250_000
 PEAK = 1.5e-3  # learning rate
 WHOLE = {"count": layout.COUNT_MAX, "scene": data.SCENES, "hour": len(layout.HOURS),
          "weather": len(layout.WEATHERS)}  # fmt: skip
@@ -169,48 +172,45 @@ def loss_of(answers: Answers, truth: dict[str, Tensor]) -> Tensor:
     return 2 * thing.mean() + thing[seen].mean() + colour[seen].mean() + 0.3 * rest.sum()
 
 
-def train(run: Path, minutes: float, seed: int, threads: int, size: int = 24,
-          device: str = "cpu", workers: int = 0) -> Recogniser:  # fmt: skip
-    """The run's recogniser, trained until `minutes` are used up over all resumes together."""
+def train(run: Path, renders: int, seed: int, threads: int, size: int = 24, device: str = "cpu",
+          workers: int = 0, minutes: float = float("inf")) -> Recogniser:  # fmt: skip
+    """The run's recogniser, trained until it has seen so many renders over all resumes together, or for these minutes."""
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     state = data.load(run / "recogniser.pt") or {"used_s": 0.0, "seen": 0}
     used_s, seen = state["used_s"], state["seen"]
-    batches = stream(
-        lambda rng: arrays_of(batch(rng, size, training=True)), [seed, 6, seen], workers
-    )
-    ahead = next(batches) if workers else None
     model = Recogniser()
     if seen:
         model.load_state_dict(state["model"])
+    if seen >= renders:
+        return model.eval()
+    batches = stream(
+        lambda rng: arrays_of(batch(rng, size, training=True)), [seed, 6, seen], workers
+    )
+    ahead = next(batches) if workers else None  # workers are forked before a device is touched
     model = model.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK, weight_decay=1e-4)
     if "optimizer" in state:
         optimizer.load_state_dict(state["optimizer"])
-    begun = saved = time.monotonic()
-    step, now_s = seen // size if "optimizer" in state else 0, used_s
-    while now_s < minutes * 60:
+    begun = saved = told = time.monotonic()
+    first, step, now_s = seen, seen // size if "optimizer" in state else 0, used_s
+    while seen < renders and now_s < minutes * 60:
         arrays, _ = next(batches) if ahead is None else ahead
         ahead = None
-        truth = {name: torch.from_numpy(values).to(device) for name, values in arrays.items()}
-        pictures = truth["pictures"].permute(0, 3, 1, 2).float() / 127.5 - 1
+        progress = max(seen / renders, now_s / (minutes * 60))
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(now_s / (minutes * 60), step, PEAK)
-        pictures = pictures + 0.1 * torch.rand((), device=device) * torch.randn_like(pictures)
-        with torch.autocast(device, dtype=torch.bfloat16):
-            answers = model(pictures.contiguous(memory_format=torch.channels_last))
-        answers = Answers(answers.thing.float(), answers.colour.float(),
-                          {n: a.float() for n, a in answers.whole.items()})  # fmt: skip
-        loss = loss_of(answers, truth)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+            group["lr"] = learning_rate(progress, step, PEAK)
+        loss = _step(model, optimizer, arrays, device)
         step, seen = step + 1, seen + size
         now_s = used_s + time.monotonic() - begun
-        if step % 100 == 0:
-            print(f"recogniser: renders {seen} minute {now_s / 60:.1f} of {minutes:g} "
-                  f"loss {loss.item():.3f}", flush=True)  # fmt: skip
-        if now_s >= minutes * 60 or time.monotonic() - saved > SAVE_EVERY_S:
+        if time.monotonic() - told > TELL_EVERY_S:
+            told = time.monotonic()
+            pace = (seen - first) / (now_s - used_s)
+            left = min((renders - seen) / pace, minutes * 60 - now_s) / 60
+            print(f"recogniser: {seen} of {renders} renders, {pace:.0f} a second, {left:.0f} minutes left, "
+                  f"loss {loss:.3f}", flush=True)  # fmt: skip
+        is_last = seen >= renders or now_s >= minutes * 60
+        if is_last or time.monotonic() - saved > SAVE_EVERY_S:
             kept = {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
                     "used_s": now_s, "seen": seen}  # fmt: skip
             data.save(run / "recogniser.pt", kept)
@@ -218,16 +218,46 @@ def train(run: Path, minutes: float, seed: int, threads: int, size: int = 24,
     return model.to("cpu").eval()
 
 
+def _step(
+    model: Recogniser, optimizer: torch.optim.Optimizer, arrays: dict[str, np.ndarray], device: str
+) -> float:
+    """One step of training on a batch; its loss."""
+    truth = {name: torch.from_numpy(values).to(device) for name, values in arrays.items()}
+    pictures = truth["pictures"].permute(0, 3, 1, 2).float() / 127.5 - 1
+    pictures = pictures + 0.1 * torch.rand((), device=device) * torch.randn_like(pictures)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        answers = model(pictures.contiguous(memory_format=torch.channels_last))
+    answers = Answers(answers.thing.float(), answers.colour.float(),
+                      {n: a.float() for n, a in answers.whole.items()})  # fmt: skip
+    loss = loss_of(answers, truth)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return float(loss.detach())
+
+
 @dataclass
 class Seen:
-    """What one picture shows. `things`: (how much of it, thing), most first; colours by thing."""
+    """What one picture shows. `things`: most of it first."""
 
     things: list[int]
-    colours: dict[int, int]
+    colours: dict[int, tuple[int, int]]
+    """By thing: its colour, or 0 for its own; and which of the colours it is nearest to, its own or not."""
     count: int
     scene: int
     hour: int
     weather: int
+
+
+def _both_ways(model: Recogniser, pictures: Tensor) -> Answers:
+    """Log-probabilities, the mean of the picture's and its mirror image's."""
+    seen, mirrored = model(pictures), model(pictures.flip(3))
+
+    def mean(one: Tensor, other: Tensor) -> Tensor:
+        return (one.log_softmax(1) + other.log_softmax(1)) / 2
+
+    return Answers(mean(seen.thing, mirrored.thing.flip(3)), mean(seen.colour, mirrored.colour.flip(3)),
+                   {name: mean(seen.whole[name], mirrored.whole[name]) for name in WHOLE})  # fmt: skip
 
 
 @torch.no_grad()
@@ -235,41 +265,32 @@ def look(model: Recogniser, pictures: list[np.ndarray], asked: list[layout.Wish]
     """What the pictures show; the colours of the things that were asked for."""
     found: list[Seen] = []
     for first in range(0, len(pictures), 32):
-        answers = model(picture_tensor(pictures[first : first + 32]))
+        answers = _both_ways(model, picture_tensor(pictures[first : first + 32]))
         shares = answers.thing.softmax(1)
         amount = shares.sum((2, 3))
         amount[:, 0] = 0
         for i, wish in enumerate(asked[first : first + 32]):
-            top = amount[i].topk(5).indices.tolist()
-            colours = {
-                thing: int(
-                    (answers.colour[i].log_softmax(0) * shares[i, thing]).sum((1, 2)).argmax()
-                )
-                for thing in (wish.thing, wish.second)
-            }
+            colours: dict[int, tuple[int, int]] = {}
+            for thing in (wish.thing, wish.second):
+                likely = (answers.colour[i] * shares[i, thing]).sum((1, 2))
+                colours[thing] = int(likely.argmax()), 1 + int(likely[1:].argmax())
             whole = {name: int(a[i].argmax()) for name, a in answers.whole.items()}
-            found.append(
-                Seen(
-                    top,
-                    colours,
-                    whole["count"] + 1,
-                    whole["scene"],
-                    whole["hour"],
-                    whole["weather"],
-                )
-            )
+            found.append(Seen(amount[i].topk(5).indices.tolist(), colours, whole["count"] + 1,
+                              whole["scene"], whole["hour"], whole["weather"]))  # fmt: skip
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder of checkpoints")
-    parser.add_argument("--minutes", type=float, default=40.0)
+    parser.add_argument("--renders", type=int, default=RENDERS)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="at most, all together")
     parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=0, help="processes that render ahead")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="processes that render ahead")
     asked = parser.parse_args()
-    train(asked.run, asked.minutes, asked.seed, asked.threads, workers=asked.workers)
+    train(asked.run, asked.renders, asked.seed, asked.threads, workers=asked.workers,
+          minutes=asked.minutes)  # fmt: skip
     print(json.dumps({"trained": str(asked.run / "recogniser.pt")}))
 
 

@@ -68,7 +68,7 @@ def train(run: Path, minutes: float, seed: int, device: str, cores: int, parts: 
         "upscaler": lambda: train_upscaler.train(
             run, minutes, 2e-3, seed, 1, device=device, workers=workers["upscaler"]),
         "recogniser": lambda: recogniser.train(
-            run, minutes, seed + 10, 1, 64, device=device, workers=workers["recogniser"]),
+            run, 10**9, seed + 10, 1, 64, device=device, workers=workers["recogniser"], minutes=minutes),
         "text": lambda: train_text.train(
             run, minutes, 128, 2e-3, seed, 1, device=device, workers=workers["text"]),
     }  # fmt: skip
