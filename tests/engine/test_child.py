@@ -218,6 +218,23 @@ def test_a_job_that_kills_every_process_fails_alone(open_desk: Callable[..., Des
     assert isinstance(desk.last("later"), JobDrawn)
 
 
+def test_who_was_on_board_with_a_killer_is_drawn(open_desk: Callable[..., Desk]) -> None:
+    """All of them are suspects after the first death, so each is tried by itself."""
+    desk = open_desk(is_beside=True, step_s=0.005)
+    accounts = [make_job(f"good{i}", account_id=f"g{i}", steps=12) for i in range(3)]
+    desk.submit(accounts[0])
+    desk.submit(make_job("bad", account_id="b", steps=12, prompt="kill@6"))
+    for job in accounts[1:]:
+        desk.submit(job)
+    desk.wait(lambda: desk.count("bad", JobStarted) == 2)
+    desk.submit(make_job("later", account_id="l"))
+    desk.wait_ended("bad", "later", *(job.id for job in accounts))
+    assert desk.last("bad") == JobFailed("bad", LOST)
+    assert all(isinstance(desk.last(job_id), JobDrawn) for job_id in ("good0", "good1", "good2"))
+    assert isinstance(desk.last("later"), JobDrawn)
+    assert desk.core.health().restarts == 2
+
+
 def test_the_death_of_the_engine_within_its_process_is_the_process_s(
     open_desk: Callable[..., Desk], tmp_path: Path
 ) -> None:

@@ -1,7 +1,8 @@
 """An engine in a process of its own, with EngineCore's face. Knows messages and processes, no family, no asyncio.
 
 The process may die or hang; then another takes its place. Jobs that only waited go on in the new one as if
-nothing had happened, started ones are begun anew once, and fail when that too ends so.
+nothing had happened. Those that were started are suspects: each is begun anew once, by itself, and fails when that too
+ends so; the rest wait until the guilty one is found, or there is none. So who was only beside it loses nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import count, groupby
@@ -65,6 +66,8 @@ PROGRESS = (Loaded, StepDone, JobStarted, JobPreview, JobDrawn, JobFailed)
 class _Pending:
     job: Job
     started: bool = False
+    is_sent: bool = False
+    """To the process of this moment."""
     is_second_try: bool = False
     previews_told: int = 0
 
@@ -157,8 +160,7 @@ class ChildCore:
             if not any(pending.started for pending in self._pending.values()):
                 self._progress_s = self._clock()  # until now there was nothing to do
             self._pending.update({job.id: _Pending(job) for job in message.jobs})
-            if self._channel is not None and self._is_loaded:
-                self._channel.send(message)
+            self._send_due()
 
     def cancel(self, message: Cancel) -> None:
         """See EngineCore.cancel."""
@@ -168,6 +170,7 @@ class ChildCore:
                     self._listener(JobCancelled(job_id))
             if self._channel is not None:
                 self._channel.send(message)
+            self._send_due()
 
     def measure(self, text: str) -> Future[tuple[int, int] | None]:
         """See EngineCore.measure. A process that hangs may never answer."""
@@ -286,7 +289,7 @@ class ChildCore:
         match message:
             case Loaded():
                 self._is_loaded, self._loads_failed = True, 0
-                self._send(channel, [pending.job for pending in self._pending.values()])
+                self._send_due()
                 if not self.loaded.done():
                     self.loaded.set_result(None)
             case Measured(number, length):
@@ -328,6 +331,7 @@ class ChildCore:
     def _told_last(self, event: JobEvent) -> None:
         if self._pending.pop(event.job_id, None) is not None:
             self._listener(event)
+            self._send_due()
 
     def _lend(self, channel: Channel, drawn: JobDrawn) -> None:
         """Tell the process when the pixels are let go of: until then it counts them."""
@@ -340,10 +344,18 @@ class ChildCore:
 
         weakref.finalize(drawn.pixels, returned).atexit = False
 
-    def _send(self, channel: Channel, jobs: Iterable[Job]) -> None:
-        """Submit jobs again, each task's together and in order."""
-        for _, task in groupby(jobs, lambda job: job.task_id):
-            channel.send(Submit(tuple(task)))
+    def _send_due(self) -> None:
+        """Submit what has not been, each task's jobs together and in order; suspects one by one, and before the rest."""
+        if self._channel is None or not self._is_loaded:
+            return
+        suspect = next((each for each in self._pending.values() if each.is_second_try), None)
+        due = [suspect] if suspect is not None else list(self._pending.values())
+        due = [each for each in due if not each.is_sent]
+        for _, task in groupby(due, lambda each: each.job.task_id):
+            together = tuple(task)
+            for each in together:
+                each.is_sent = True
+            self._channel.send(Submit(tuple(each.job for each in together)))
 
     def _died(self, reason: str) -> None:
         """A process ended: settle what it was at, and pause before the next one where they keep dying."""
@@ -363,14 +375,15 @@ class ChildCore:
         self._stopping.wait(pause_s)
 
     def _requeue(self, pending: Sequence[_Pending]) -> None:
+        guilty = [each for each in pending if each.started and each.is_second_try]
         for each in pending:
-            if not each.started:
-                continue
-            if each.is_second_try:
-                self._failures_total += 1
-                self._told_last(JobFailed(each.job.id, LOST))
-            else:
-                self._pending[each.job.id] = replace(each, started=False, is_second_try=True)
+            suspected = each.started or (each.is_second_try and not guilty)
+            self._pending[each.job.id] = replace(
+                each, started=False, is_sent=False, is_second_try=suspected
+            )
+        for each in guilty:
+            self._failures_total += 1
+            self._told_last(JobFailed(each.job.id, LOST))
 
     def _end(self, fault: str) -> None:
         """Fail what is left; refuse what comes."""
