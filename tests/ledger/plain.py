@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerContext
 from typing import Any
 
 import psycopg
@@ -21,6 +23,13 @@ from danqing.db.session import Database
 from danqing.domain.ids import uuid7
 from danqing.service.delivery import new_image_id
 from danqing.service.ledger import Ledger
+
+
+def processes() -> ForkServerContext:
+    """Makes processes that share nothing, without a second's imports each."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.ledger.books"])
+    return context
 
 
 @dataclass

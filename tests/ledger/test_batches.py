@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -29,6 +28,7 @@ from tests.ledger.plain import (
     new_task,
     one_batch,
     open_plain,
+    processes,
     raw,
 )
 
@@ -256,7 +256,7 @@ def _hold_by_turns(url: str, account_ids: list[str], rounds: int, start, results
 
 def in_processes(url: str, orders: list[list[str]], rounds: int) -> list[str]:
     """The ids of what was held, "" for what was refused, of one process for each order."""
-    context = multiprocessing.get_context("spawn")
+    context = processes()
     start, results = context.Barrier(len(orders)), context.Queue()
     workers = [
         context.Process(target=_hold_by_turns, args=(url, order, rounds, start, results))

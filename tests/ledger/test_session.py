@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -24,7 +23,7 @@ from danqing.db.session import Database
 from danqing.domain.errors import Unavailable
 from danqing.domain.ids import uuid7
 from tests.ledger.books import open_books
-from tests.ledger.plain import is_sqlite, one_batch, open_plain, raw, scalar
+from tests.ledger.plain import is_sqlite, one_batch, open_plain, processes, raw, scalar
 
 ROOT = Path(__file__).parents[2]
 NOTE = text("INSERT INTO notes VALUES (:id)")
@@ -264,8 +263,7 @@ def _open_new(folder: str, url: str, start, results) -> None:
 def test_of_servers_that_start_at_once_one_gets_the_token(
     database_url: str, tmp_path: Path
 ) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context = processes()
     start, results = context.Barrier(3), context.Queue()
     arguments = (str(tmp_path), database_url, start, results)
     workers = [context.Process(target=_open_new, args=arguments) for _ in range(3)]
