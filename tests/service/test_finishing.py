@@ -11,11 +11,12 @@ from tests.dialects.cards import card
 from danqing.domain.card import ImageFormat, LabelRule
 from danqing.domain.sizes import Size
 from danqing.domain.task import ImageTask
+from danqing.service.brand import BrandMark
 from danqing.service.finishing import Finisher, LabelPlan, Secrets
 from danqing.service.hidden_label import Sealer
 from danqing.service.inspection import Inspector
 from danqing.service.pixel_mark import SIDE_MIN, PixelMarker
-from danqing.settings import LabelSettings
+from danqing.settings import BrandSettings, LabelSettings
 
 SECRETS = Secrets(PixelMarker(b"m" * 32), Sealer(b"s" * 32))
 IMAGE_ID = "0123456789a"
@@ -40,30 +41,34 @@ def test_a_waiver_drops_what_it_may_and_nothing_else_does(policy: str, drops: bo
         assert planned(False, True) == (False, metadata and not drops, False)
 
 
-def finished(side_px: int, format: ImageFormat) -> bytes:
+def finished(side_px: int, format: ImageFormat, channels: int) -> bytes:
     rng = np.random.default_rng(3)
-    rough = rng.integers(40, 215, (-(-side_px // 8), -(-side_px // 8), 3), dtype=np.uint8)
+    rough = rng.integers(40, 215, (-(-side_px // 8), -(-side_px // 8), channels), dtype=np.uint8)
     pixels = rough.repeat(8, 0).repeat(8, 1)[:side_px, :side_px]
-    plan = LabelPlan(True, True, "Danqing", True)
-    return Finisher(LabelSettings(), SECRETS).finish(
+    plan = LabelPlan(True, True, "Danqing", True, brand=True)
+    brand = BrandMark(BrandSettings(), "bottom-left", 0.02)
+    return Finisher(LabelSettings(), SECRETS, brand).finish(
         pixels, image_id=IMAGE_ID, format=format, compression=None, plan=plan, prompt="a cat"
     )
 
 
 @pytest.mark.parametrize(
-    ("side_px", "format"),
+    ("side_px", "format", "channels"),
     [
-        (1, "png"),
-        (1, "jpeg"),
-        (1, "webp"),
-        pytest.param(8000, "png", marks=pytest.mark.slow),
+        (1, "png", 3),
+        (1, "jpeg", 3),
+        (1, "webp", 3),
+        (1, "png", 4),
+        (1, "webp", 4),
+        (SIDE_MIN, "webp", 4),
+        pytest.param(8000, "png", 3, marks=pytest.mark.slow),
     ],
 )
 def test_the_smallest_and_the_largest_are_labelled_and_known_again(
-    side_px: int, format: ImageFormat
+    side_px: int, format: ImageFormat, channels: int
 ) -> None:
     """Of one pixel there is no room for a mark, and none to see words on; its file still says what it is."""
-    data = finished(side_px, format)
+    data = finished(side_px, format, channels)
     found = Inspector(LabelSettings(), SECRETS).inspect(data, pixels_max=100_000_000)
     assert found.metadata is not None
     assert found.metadata["ProduceID"] == found.image_id == IMAGE_ID
