@@ -28,8 +28,7 @@ from danqing.engine.client import Core, InProcessClient
 from danqing.engine.core import WARM_UP, EngineCore
 from danqing.engine.families import load, weights
 from danqing.engine.families.base import Family
-from danqing.engine.families.load import LoadError, pipelines
-from danqing.engine.families.memory import cards
+from danqing.engine.families.load import LoadError, cards, pipelines
 from danqing.engine.messages import Begin, Job
 from danqing.guard import ASKED_AT_ONCE, make_extender, make_screen
 from danqing.labelling import make_finisher, make_inspector

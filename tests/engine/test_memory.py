@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danqing.engine.families import memory
+from danqing.cli import models
+from danqing.engine.families import load, memory
 from danqing.engine.families.load import Fit
 from danqing.engine.families.memory import GIB, PUBLISHED
 from danqing.engine.families.weights import Part
@@ -54,7 +57,19 @@ def test_the_cards() -> None:
     for family in ("cogview4", "qwen_image"):
         assert rows[family, 12]["side_text_on_cpu"] == 0 < 1024 <= rows[family, 12]["side_offload"]
     assert rows["sdxl", 12]["side"] >= 768
+    here = {row["family"]: row for row in memory.cards(16 * GIB) if row["card_gib"] == 16.0}
+    assert set(here) == set(PUBLISHED)
+    assert rows["sdxl", 12]["side"] < here["sdxl"]["side"] < rows["sdxl", 24]["side"]
     assert rows["sdxl", 12]["side_offload"] == 0  # its blocks do not stay in main memory
+
+
+def test_the_cards_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    models._print_cards(as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert ["cogview4", "12", "GiB", "-", "-", "1984", "px"] in [line.split() for line in lines]
+    assert len(lines) >= 2 + 4 * len(PUBLISHED)
+    models._print_cards(as_json=True)
+    assert json.loads(capsys.readouterr().out) == load.cards()
 
 
 def test_offloaded_blocks_take_main_memory_instead() -> None:

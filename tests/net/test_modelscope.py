@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from danqing.cli.progress import FileBars
 from danqing.net import modelscope
 from danqing.net.hub import Place, PullError
 from tests.conftest import clean_environment, cli
@@ -240,6 +241,21 @@ def test_one_file_alone(scope: Scope, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == there
     with pytest.raises(PullError, match=r"org/model has no slow\.safetensors"):
         pulled(scope, tmp_path, scope.place(file="slow.safetensors"))
+
+
+def test_every_file_has_its_bar(
+    scope: Scope, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FileBars() as bars:
+        modelscope.pull(scope.place(), tmp_path, KINDS, bars.on_bytes)
+        shown = {task.description: task for task in bars._progress.tasks}
+    wanted = {"model_index.json", "README.md", WEIGHTS, "transformer/config.json"}
+    assert set(shown) == wanted
+    for name, task in shown.items():
+        assert (task.completed, task.total) == (len(scope.files[name]),) * 2
+        assert task.finished
+    told = capsys.readouterr()
+    assert (told.out, WEIGHTS in told.err) == ("", True)  # what is told is on stdout alone
 
 
 def test_errors_say_what_the_hub_says(scope: Scope, tmp_path: Path) -> None:

@@ -102,7 +102,11 @@ def _register_check(models: typer.Typer) -> None:
     @models.command("check")
     def check(
         cards: Annotated[
-            bool, typer.Option("--cards", help="What published models fit on which graphics card.")
+            bool,
+            typer.Option(
+                "--cards",
+                help="What published models fit on which graphics card, the one here included.",
+            ),
         ] = False,
         as_json: AsJson = False,
         config: Config = None,

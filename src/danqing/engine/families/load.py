@@ -173,6 +173,16 @@ def check_fit(plan: Plan) -> Fit:
     return Fit(wanted, free)
 
 
+def cards() -> list[dict[str, str | float]]:
+    """What published checkpoints draw on cards of usual sizes, and on the first card here, if there is one."""
+    if find_spec("torch") is None:
+        return memory.cards()
+    import torch
+
+    there = torch.cuda.is_available()
+    return memory.cards(torch.cuda.get_device_properties(0).total_memory if there else None)
+
+
 def load_family(name: str, threads: int = 0, **options: Any) -> Family:
     """A family with its weights. `threads`: of the CPU; 0 = one per core. `options`: the rest of a Plan.
 

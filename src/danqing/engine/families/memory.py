@@ -130,23 +130,25 @@ def _work_bytes(family: str, pixels: int) -> int:
     return max(plain, WIDE_PIXEL_BYTES.get(family, PIXEL_BYTES_OTHERS) * pixels)
 
 
-def cards() -> list[dict[str, str | int]]:
-    """The published checkpoints on cards of 12 to 80 GiB: largest squares, by what stays in main memory. Computed, not measured."""
+def cards(here_bytes: int | None = None) -> list[dict[str, str | float]]:
+    """The published checkpoints on cards of 12 to 80 GiB, and of `here_bytes`: largest squares, by what stays in main memory. Computed, not measured."""
+    sizes: list[float] = [*CARDS_GIB, *([] if here_bytes is None else [round(here_bytes / GIB, 1)])]
     return [
-        {
-            "family": family,
-            "card_gib": card,
-            "side": largest_side(family, parts, USABLE * card * GIB, text_on_cpu=False),
-            "side_text_on_cpu": largest_side(family, parts, USABLE * card * GIB, text_on_cpu=True),
-            "side_offload": largest_side(
-                family, parts, USABLE * card * GIB, text_on_cpu=True, offload=True
-            )
-            if any(part.blocks for part in parts)
-            else 0,
-        }
+        {"family": family, "card_gib": card} | _sides(family, parts, USABLE * card * GIB)
         for family, parts in PUBLISHED.items()
-        for card in CARDS_GIB
+        for card in sizes
     ]
+
+
+def _sides(family: str, parts: Sequence[Part], there: float) -> dict[str, str | float]:
+    can_offload = any(part.blocks for part in parts)
+    return {
+        "side": largest_side(family, parts, there, text_on_cpu=False),
+        "side_text_on_cpu": largest_side(family, parts, there, text_on_cpu=True),
+        "side_offload": largest_side(family, parts, there, text_on_cpu=True, offload=True)
+        if can_offload
+        else 0,
+    }
 
 
 def free_here() -> int | None:
