@@ -16,14 +16,19 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 import httpx2
 import pytest
+from hypothesis import HealthCheck, settings
 
-from danqing import settings
 from danqing.app import Books, open_books
+from danqing.settings import load
 from tests.forks import FORKER, Fork
 from tests.postgres import PostgresServer, find_binaries
 from tests.s3 import CREDENTIALS, S3Server
 
 T = TypeVar("T")
+
+# A busy machine is no failure.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 ROOT = Path(__file__).parent.parent
 START_S_MAX = 180
@@ -67,7 +72,7 @@ class LiveServer:
         """Work on the server's books from this process, beside it."""
 
         async def work() -> T:
-            configured = settings.load(data_dir=self.data_dir, database_url=self.database_url)
+            configured = load(data_dir=self.data_dir, database_url=self.database_url)
             async with open_books(configured) as books:
                 return await deed(books)
 

@@ -6,7 +6,7 @@ import json
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danqing.dialects.base import DEPTH_MAX, parse_json
@@ -135,6 +135,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.dictionaries(st.text("abc"), JSON))
 def test_reads_back_what_json_writes(value: dict[str, object]) -> None:
     assert parse_json(json.dumps(value).encode()) == value

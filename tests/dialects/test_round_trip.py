@@ -209,7 +209,7 @@ DELIVERY_LOST = dict.fromkeys(("chat", "draw", "jimeng", "jimeng-ratio"), ("form
 
 @pytest.mark.parametrize("name", NAMES)
 @given(tasks(), deliveries(), st.booleans())
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=80)
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=50)
 def test_the_server_hears_what_the_client_says(
     name: str, said: tuple[ImageTask, Target], delivery: Delivery, background: bool
 ) -> None:
@@ -232,6 +232,7 @@ def test_the_server_hears_what_the_client_says(
 
 @pytest.mark.parametrize("name", NAMES)
 @given(tasks(), deliveries())
+@settings(deadline=None, max_examples=50)
 def test_what_the_wire_cannot_say_is_refused_by_name(
     name: str, said: tuple[ImageTask, Target], delivery: Delivery
 ) -> None:
