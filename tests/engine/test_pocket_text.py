@@ -74,6 +74,13 @@ def test_hashes_are_the_ones_the_weights_were_trained_with() -> None:
         ("万里无云的海滩上有一艘船", "海滩上有一艘船", ["云"]),
         ("沒有雲的海邊", "海邊", ["雲"]),
         ("请不要画云朵但要画一只羊", "请但要画一只羊", ["云朵"]),
+        ("我不要猫我要狗", "我我要狗", ["猫"]),
+        ("不要猫要狗", "要狗", ["猫"]),
+        ("一座没有窗户的房子和一只狗", "一座房子和一只狗", ["窗户"]),
+        ("a house without windows next to a tree", "a house next to a tree", ["windows"]),
+        ("I don’t want a dog I want a cat", "i i want a cat", ["dog"]),
+        ("no clouds, just a duck", ", just a duck", ["clouds"]),
+        ("no dogs only cats", "only cats", ["dogs"]),
     ],
 )
 def test_what_is_not_wanted_is_told_apart(prompt: str, wanted: str, denied: list[str]) -> None:
@@ -84,7 +91,8 @@ def test_what_is_not_wanted_is_told_apart(prompt: str, wanted: str, denied: list
 @pytest.mark.parametrize(
     "prompt",
     ["no more than two cats", "no. 5", "a no parking sign", "a piano", "有没有一只猫", "不要紧的小猫",
-     "无人机在天上", "一个无花果", "a know-it-all owl", "there is no doubt: a cat"],
+     "无人机在天上", "一个无花果", "a know-it-all owl", "there is no doubt: a cat",
+     "不要忘记画一只猫", "please don't forget the cat", "a knot without"],
 )  # fmt: skip
 def test_words_that_only_look_like_a_denial_are_left(prompt: str) -> None:
     assert text.apart(prompt) == (prompt, ())

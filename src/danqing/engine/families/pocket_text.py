@@ -26,19 +26,22 @@ _BREAK = re.compile(r"[,.;:!?，。；：！？、\n]")
 _LATIN = re.compile(r"[a-z]")
 
 # What is not wanted: the words that say so, and how far they reach.
-_STOPS = r"and\s+(?:an?|the|one|some|two|three|four|five|with)|but|with|in|on|at|under|beside|near|by|behind|above|over|below"
+_STOPS = (
+    r"and\s+(?:an?|the|one|some|two|three|four|five|with)|but|just|only|instead|i|with|in|on|at|under|beside|near|next"
+    "|by|behind|above|over|below|inside|outside|from|to|while|where|when"
+)
 _DENIED = re.compile(
     rf"""
     (?:\b(?:with|there\s+(?:is|are)|and|but)\s+)?
-    (?:\b(?:no|without|free\s+of|(?:do\s+not|don'?t)\s+(?:draw|include|show|add|put|want))
+    (?:\b(?:no|without|free\s+of|(?:do\s+not|don['’]?t)\s+(?:draw|include|show|add|put|want))
     \s+(?!(?:more|less|fewer|longer|matter|doubt|one|idea|problem|parking|smoking|entry)\b|[0-9])
     (?:(?:any|a|an|the)\s+)?
     (?P<en>[^\W_](?:(?!\s(?:{_STOPS})\b)[^,.;:!?，。；：！？、\n()])*))
     | (?:也|并且?|而且|又|还)?
-    (?:(?<![有要])(?:没有|沒有|不要(?!紧|緊|[有画畫]?[个個])|不想要|不需要|不带|不含)|没(?=[云太]))
+    (?:(?<![有要])(?:没有|沒有|不要(?![紧緊忘]|[有画畫]?[个個])|不想要|不需要|不带|不含)|没(?=[云太]))
     (?:画|畫|出现|出現|加|有)?(?:任何|一[丝点片朵个只])?
     (?P<zh>(?:(?:[红橙黄绿青蓝紫粉棕黑白灰]色?|多余|其他|其它|[大小])的)*
-    (?:(?!但|而|只有|[在坐站])[^的,.;:!?，。；：！？\n()\s])+)的?
+    (?:(?!但|而|只|[在坐站我要])[^的,.;:!?，。；：！？\n()\s])+)的?
     | \b(?P<less>cloud|sun)less\b | (?:万里无|萬里無|无(?=云)|無(?=雲))(?P<no>[云雲])的?
     """,
     re.VERBOSE,
