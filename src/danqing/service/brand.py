@@ -18,7 +18,7 @@ FILE_SIDE_MAX = 4096
 LEGIBLE_PX = 12
 """Small images get a larger share, up to this height, as far as the mark still fits."""
 
-_MASTER_PX = 240  # the height at which words are drawn once, to be made smaller
+_MASTER_PX = 300  # the font in which words are drawn once, to be made smaller
 _PAD = 0.22  # around the words, in their height: where their shade is
 _SHADE = 0.5  # how much of the other tone lies around the words
 _WHITE, _BLACK = 255.0, 18.0

@@ -186,7 +186,7 @@ def _fitted(text: str, width: int, height: int, margin_share: float) -> _Box:
 
 
 def _boxed(text: str, ink_px: int, margin: int) -> _Box:
-    drawn = ink(text, ink_px)
+    drawn = _ink(text, ink_px)
     pad_x, pad_y = round(drawn.shape[0] * _PAD_X), round(drawn.shape[0] * _PAD_Y)
     drawn = np.pad(drawn, ((pad_y, pad_y), (pad_x, pad_x)))
     return _Box(drawn, _rounded(*drawn.shape), margin)
@@ -197,22 +197,28 @@ def _font_data() -> bytes:
     return files("danqing.service").joinpath("assets", "NotoSansCJKsc-Bold-labels.otf").read_bytes()
 
 
-def ink(text: str, ink_px: int) -> Alpha:
+def _ink(text: str, ink_px: int) -> Alpha:
     """The text, trimmed to its ink, whose solid part is at least `ink_px` high."""
-    data = _font_data()
     size = ink_px
     while True:
-        with _drawing:
-            font = ImageFont.truetype(io.BytesIO(data), size, layout_engine=ImageFont.Layout.BASIC)
-            left, top, right, bottom = font.getbbox(text)
-            canvas = Image.new("L", (int(right - left) + 2, int(bottom - top) + 2))
-            ImageDraw.Draw(canvas).text((1 - left, 1 - top), text, fill=255, font=font)
-        alpha = np.asarray(canvas, np.float32) / np.float32(255)
+        alpha = ink(text, size)
         solid = np.flatnonzero((alpha >= 0.5).any(axis=1))
         if len(solid) and solid[-1] - solid[0] + 1 >= ink_px:
-            rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
-            return alpha[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            return alpha
         size += 1
+
+
+def ink(text: str, font_px: int) -> Alpha:
+    """The text's coverage at this size of the font, trimmed."""
+    data = _font_data()
+    with _drawing:
+        font = ImageFont.truetype(io.BytesIO(data), font_px, layout_engine=ImageFont.Layout.BASIC)
+        left, top, right, bottom = font.getbbox(text)
+        canvas = Image.new("L", (int(right - left) + 2, int(bottom - top) + 2))
+        ImageDraw.Draw(canvas).text((1 - left, 1 - top), text, fill=255, font=font)
+    alpha = np.asarray(canvas, np.float32) / np.float32(255)
+    rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
+    return alpha[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def _rounded(height: int, width: int) -> Alpha:
