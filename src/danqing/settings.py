@@ -38,7 +38,7 @@ class EngineSettings(BaseModel):
 
     queue_max: int = Field(default=256, ge=1, le=100_000)
     """Images waiting or being drawn at most; beyond it clients get "busy"."""
-    live_max: int = Field(default=16, ge=1, le=1024)
+    live_max: int = Field(default=64, ge=1, le=1024)
     """Images being drawn at once at most: each holds its latents in memory."""
     batch_max: int = Field(default=8, ge=1, le=256)
     """Images in one denoising step at most."""

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from danqing.domain.errors import Busy
 from danqing.engine.messages import Job
 from danqing.engine.pace import STEP_S_DEFAULT, TRIALS
-from danqing.engine.scheduler import BACKGROUND_EVERY, BURST_STEPS, Scheduler
+from danqing.engine.ring import BURST_STEPS
+from danqing.engine.scheduler import BACKGROUND_EVERY, COMPANY_SHARE, DEEP_STEPS, Scheduler
 from tests.engine.null_family import make_job
 
 Cost = Callable[[Hashable, int], float]
@@ -246,6 +247,46 @@ def test_a_small_job_passes_a_big_one_of_its_own_account() -> None:
     assert device.ended_s[small] - began_s <= 2 * (1.0 + 8 * 0.05)
 
 
+def test_half_of_an_account_s_time_goes_to_its_shortest_jobs() -> None:
+    device = Device(lambda key, size: 0.1 * size, batch_max=1)
+    (long,) = device.add(steps=40)
+    for _ in range(40):  # short ones without end
+        while len(device.scheduler) < 3:
+            device.add(steps=2)
+        device.beat()
+    assert abs(device.steps[long] - 20) <= 2
+
+
+def test_in_a_long_queue_jobs_wait_for_others_of_their_key_as_long_as_was_said() -> None:
+    costs = {1: {1: 0.1, 2: 0.11, 4: 0.14}, 2: {1: 0.2, 2: 0.4, 4: 0.8}}
+    device = Device(lambda key, size: costs[int(str(key))][size], batch_max=4, queue_max=1000)
+    for key, sizes in costs.items():
+        for size, seconds in sizes.items():
+            for _ in range(TRIALS):
+                device.scheduler.pace.learn(key, size, seconds)
+
+    def start(name: str) -> float:
+        (job_id,) = device.add(name, steps=40, width=1)
+        came_s = device.now_s
+        while job_id not in device.beat():
+            pass
+        device.scheduler.remove(job_id)
+        return device.now_s - came_s
+
+    device.add("big", n=2, steps=50, width=2)
+    assert start("in-a-short-queue") < 1.0
+    device.add("big", n=DEEP_STEPS // 50 + 2, steps=50, width=2)
+    longer_s = device.scheduler._backlog_s() - DEEP_STEPS * 0.2
+    assert 0.9 * COMPANY_SHARE * longer_s < start("alone") < COMPANY_SHARE * longer_s + 1.0
+    device.add("early", steps=40, width=1)
+    assert all(device.jobs[device.beat()[0]].account_id == "big" for _ in range(10))
+    (short,) = device.add("late", steps=4, width=1)
+    assert {
+        device.jobs[job_id].account_id
+        for job_id in next(batch for batch in iter(device.beat, []) if short in batch)
+    } == {"early", "late"}
+
+
 def test_a_late_account_finds_a_slot_beside_a_greedy_one() -> None:
     device = Device(batch_max=8, live_max=8)
     for width in range(20):
@@ -406,6 +447,7 @@ worlds = st.fixed_dictionaries(
         "batch_max": st.sampled_from([1, 2, 3, 8]),
         "live_max": st.sampled_from([1, 2, 3, 8, 16]),
         "queue_max": st.sampled_from([8, 16, 24]),
+        "steps": st.sampled_from([6, 30]),
     }
 )
 
@@ -534,7 +576,7 @@ def test_law_no_job_starves_whatever_keeps_coming(world: dict[str, int], night: 
             number = random.randrange(world["accounts"]) if random.random() > greed else 0
             (job_id,) = device.add(
                 f"account{number}",
-                steps=random.randint(1, 6),
+                steps=random.randint(1, world["steps"]),
                 width=random.randrange(world["keys"]),
                 priority="background" if random.random() < night else "interactive",
             )

@@ -14,10 +14,14 @@ WEIGHT_NEW = 0.2
 """Weight of the newest measurement in the running mean."""
 GAIN_MIN = 0.05
 """A larger batch must cost this much less per image to be worth its longer step."""
+GAIN_MIN_DEEP = 0.02
+"""Likewise while the queue is long, when everyone waits for what others cost."""
 GROWTH_MAX = 4.0
 """A batch's step may last at most this many times the step of one image."""
 RETRY_EVERY = 64
 """Every so many batches of a key the next larger size is tried again: machines change."""
+TICK_S = 1e-6
+"""The least a step is taken to last."""
 KEYS_MAX = 512
 """Batch keys remembered; the one unused for longest is forgotten."""
 
@@ -51,6 +55,8 @@ class Pace:
     """
 
     def __init__(self, batch_max: int) -> None:
+        self.batch_max = batch_max
+        self.gain_min = GAIN_MIN
         self._sizes = [2**power for power in range(batch_max.bit_length()) if 2**power < batch_max]
         self._sizes.append(batch_max)
         self._keys: OrderedDict[Hashable, _Key] = OrderedDict()
@@ -91,6 +97,24 @@ class Pace:
             size for size, mean in entry.sizes.items() if mean.seconds <= growth * one.seconds
         )
 
+    def single_step_s(self, key: Hashable) -> float:
+        """Seconds of a step of one image alone; what is expected of a step where that was not seen."""
+        entry = self._keys.get(key)
+        one = entry.sizes.get(1) if entry else None
+        return one.seconds if one else self.step_s(key)
+
+    def saved(self, key: Hashable) -> float:
+        """The share of a step's time that the best batch saves each image; 0 where that is not known."""
+        return max(0.0, 1 - self.image_step_s(key) / max(TICK_S, self.single_step_s(key)))
+
+    def aim(self, key: Hashable) -> int:
+        """The best size known, or the one to be tried next."""
+        entry = self._keys.get(key)
+        if entry is None:
+            return 1
+        best, trial = self._best(entry)
+        return trial or best
+
     def step_s(self, key: Hashable) -> float:
         """Expected seconds of a step of a batch of the best size."""
         return self._expect(self._keys.get(key))[1]
@@ -123,7 +147,7 @@ class Pace:
             if size == 1:
                 continue
             one, now = entry.sizes[1].seconds, entry.sizes[best].seconds / best
-            if mean.seconds > GROWTH_MAX * one or mean.seconds / size > (1 - GAIN_MIN) * now:
+            if mean.seconds > GROWTH_MAX * one or mean.seconds / size > (1 - self.gain_min) * now:
                 break
             best = size
         return best, None

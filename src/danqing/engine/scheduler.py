@@ -9,15 +9,19 @@ than what its share would have been while it was away (BURST_STEPS turns at most
 before the others until that is done, the shortest first, while such bursts have a third of the time at most, and takes
 along only whom it hardly waits for.
 
+Half of an account's time goes to its shortest jobs, half to its oldest. In a long queue (DEEP_STEPS of the longest kind) batches
+are as large as is cheapest, and a job that a full batch would save much waits for company: riding along whenever its key is
+stepped, alone only after COMPANY_SHARE of the time by which the queue was longer than that when the job came. Short ones never wait so.
+
 Laws, tested as properties; C counts the longest step seen or expected:
 - the queue never holds more than `queue_max` jobs, nor more than `live_max` started ones;
 - over any stretch in which two accounts of a lane both have work, neither gets more than 5·C seconds more than the
-  other (4·C where they share no batches), but for a burst that it comes with;
+  other (4·C where they share no batches), but for a burst that it comes with, and for what the other waits for company;
 - bursts are no way to more than one's share: an account that comes and goes beside a busy one gets at most half of
   the time, and BURST_STEPS·C and one decoding;
 - no starvation, whatever else keeps coming: with N accounts in the lane, K keys in the account, and R steps to do in
   the job and those before it in its account and key, a started job ends within 6·N·K·R·C seconds of its lane's
-  time, and N bursts more; counted from admission the same holds with R the steps of the whole queue at that moment;
+  time, N bursts more, and its wait for company; counted from admission the same holds with R the steps of the whole queue at that moment;
 - of every BACKGROUND_EVERY batches at least one is background's, if it has a job that can run;
 - slots, once scarce, go to the accounts that hold none, in the order in which they came to hold none.
 """
@@ -26,69 +30,29 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, count
 
 from danqing.domain.errors import Busy
+from danqing.engine.lanes import Account, Entry, Lane, due, line
 from danqing.engine.messages import Job
-from danqing.engine.pace import Pace
+from danqing.engine.pace import GAIN_MIN, GAIN_MIN_DEEP, Pace
 from danqing.engine.ring import BURST_STEPS, Ring
 
 BACKGROUND_EVERY = 8
 RETRY_AFTER_S_MIN = 1.0
+DEEP_STEPS = 256
+"""Of the longest kind: a queue of more is long."""
+COMPANY_SHARE = 0.5
+"""Of the time by which the queue is longer than that when a job comes: so long it may be kept waiting for others of its key."""
+COMPANY_S = 60.0
+"""And that long, at most, for each second of device time which that saves it."""
+COMPANY_GAIN_MIN = 0.25
+"""Of its steps' time: what saves less is not waited for."""
 BURST_GROWTH_MAX = 1.5
 """A step of a burst may last so many times the step of one image, for those who ride along."""
 TICK_S = 1e-6
 """The least a step costs, so that a turn always ends."""
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    job: Job
-    key: Hashable
-    number: int
-    step: int = 0
-    live: bool = False
-    held: bool = False
-    """It is being made ready beside the steps."""
-
-    @property
-    def left(self) -> int:
-        return max(0, self.job.steps_drawn - self.step)
-
-
-@dataclass(slots=True)
-class _Account:
-    """An account's unfinished jobs in one lane, by batch key, in order of admission."""
-
-    flows: dict[Hashable, dict[str, _Entry]] = field(
-        default_factory=dict[Hashable, dict[str, _Entry]]
-    )
-    ring: Ring = field(default_factory=Ring)
-    live: int = 0
-    in_line: int = 0
-    """Its place in line for a slot, while it holds none: the lowest first."""
-    held: int = 0
-    """Of its jobs."""
-
-
-@dataclass(slots=True)
-class _Lane:
-    """Interactive or background: its accounts and their ring."""
-
-    accounts: dict[str, _Account] = field(default_factory=dict[str, _Account])
-    ring: Ring = field(default_factory=lambda: Ring(BURST_STEPS))
-    live: int = 0
-    ready: dict[str, list[Hashable]] = field(default_factory=dict[str, list[Hashable]])
-    """Accounts that can run now, each with the keys it can run; made afresh at every pick."""
-    starters: set[str] = field(default_factory=set[str])
-    """Accounts holding no started job that may take a slot now."""
-
-    @property
-    def waiting(self) -> bool:
-        """Some job has steps to do, whether it can run now or not."""
-        return any(account.flows for account in self.accounts.values())
 
 
 class Scheduler:
@@ -100,15 +64,17 @@ class Scheduler:
         self.queue_max = queue_max
         self.live_max = live_max
         self.pace = Pace(batch_max)
-        self._entries: dict[str, _Entry] = {}
-        self._interactive = _Lane()
-        self._background = _Lane()
+        self._entries: dict[str, Entry] = {}
+        self._interactive = Lane()
+        self._background = Lane()
         self._numbers = count()
         self._since_background = 0
         self._live = 0
         self._held = 0
-        self._batch: list[_Entry] = []
+        self._batch: list[Entry] = []
         self._quantum_s = TICK_S
+        self._stepped_s = 0.0
+        """What all steps took: the only clock here."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -131,10 +97,13 @@ class Scheduler:
         ids = {job.id for job in jobs}
         if len(ids) < len(jobs) or any(job_id in self._entries for job_id in ids):
             raise ValueError("a job id is queued twice")
+        deep_s = max(0.0, self._backlog_s() - self._deep_s())
         for job, key in zip(jobs, keys, strict=True):
-            entry = self._entries[job.id] = _Entry(job, key, next(self._numbers))
+            entry = Entry(job, key, next(self._numbers), came_s=self._stepped_s)
+            entry.patience_s = min(self._patience_s(entry), COMPANY_SHARE * deep_s)
+            self._entries[job.id] = entry
             accounts = self._lane(job).accounts
-            account = accounts.setdefault(job.account_id, _Account(in_line=entry.number))
+            account = accounts.setdefault(job.account_id, Account(in_line=entry.number))
             account.flows.setdefault(key, {})[job.id] = entry
 
     def remove(self, job_id: str) -> None:
@@ -154,13 +123,16 @@ class Scheduler:
         if lane is None:
             self._batch = []
             return []
+        is_deep = self._backlog_s() > self._deep_s()
+        self.pace.gain_min = GAIN_MIN_DEEP if is_deep else GAIN_MIN
+        self._wait_for_company(lane)
         self._quantum_s = max(
             TICK_S, *(self.pace.step_s(key) for keys in lane.ready.values() for key in keys)
         )
         held = {name for name, account in lane.accounts.items() if account.held}
         work_s = partial(self._work_s, lane)
         name = str(lane.ring.turn(lane.ready, self._quantum_s, work_s, held))
-        key = lane.accounts[name].ring.turn(lane.ready[name], self._quantum_s)
+        key = self._key(lane, name)
         self._batch = self._seats(lane, name, key)
         return [entry.job.id for entry in self._batch]
 
@@ -174,7 +146,7 @@ class Scheduler:
                 return None
         for lane in (self._interactive, self._background):
             self._look(lane)
-            found: list[tuple[int, int, _Entry]] = []
+            found: list[tuple[int, int, Entry]] = []
             for account in lane.accounts.values():
                 new = [e for flow in account.flows.values() for e in flow.values() if not e.live]
                 first = min(new, key=lambda entry: entry.number, default=None)
@@ -223,6 +195,7 @@ class Scheduler:
             self.pace.learn(key, size, call_s)
         if overflow is not None:
             self.pace.limit(key, overflow)
+        self._stepped_s += seconds
         share_s = max(TICK_S, seconds / len(self._batch))
         finished: list[str] = []
         for entry in self._batch:
@@ -230,7 +203,11 @@ class Scheduler:
                 continue
             lane, name = self._lane(entry.job), entry.job.account_id
             lane.ring.charge(name, share_s, -2 * self._quantum_s)
-            lane.accounts[name].ring.charge(key, share_s, -2 * self._quantum_s)
+            account = lane.accounts[name]
+            account.ring.charge(key, share_s, -2 * self._quantum_s)
+            account.ahead_s = min(
+                account.ahead_s + (-share_s if account.ahead_s > 0 else share_s), self._quantum_s
+            )
             entry.step = steps.get(entry.job.id, entry.step)
             if entry.left == 0:
                 self._leave_flow(entry)
@@ -274,7 +251,7 @@ class Scheduler:
         before_s = 0.0
         for lane in (self._interactive, self._background):
             done_s: dict[str, float] = {}
-            mine: list[tuple[_Entry, float]] = []
+            mine: list[tuple[Entry, float]] = []
             for entry in self._entries.values():
                 if self._lane(entry.job) is lane:
                     name = entry.job.account_id
@@ -292,7 +269,7 @@ class Scheduler:
         order = sorted(eta_s, key=lambda job_id: (eta_s[job_id], self._entries[job_id].number))
         return {job_id: (place, eta_s[job_id]) for place, job_id in enumerate(order)}
 
-    def _work_s(self, lane: _Lane, name: Hashable) -> tuple[float, float]:
+    def _work_s(self, lane: Lane, name: Hashable) -> tuple[float, float]:
         """Expected device time of all that an account has in a lane: of its steps, and of its decodings."""
         flows = lane.accounts[str(name)].flows
         steps_s = sum(
@@ -302,10 +279,10 @@ class Scheduler:
         )
         return steps_s, sum(len(flow) * self.pace.ending_s(key) for key, flow in flows.items())
 
-    def _lane(self, job: Job) -> _Lane:
+    def _lane(self, job: Job) -> Lane:
         return self._background if job.priority == "background" else self._interactive
 
-    def _look(self, lane: _Lane) -> None:
+    def _look(self, lane: Lane) -> None:
         """See which accounts of the lane can run, and who may take a slot."""
         line = [name for name, account in lane.accounts.items() if not account.live]
         line.sort(key=lambda name: lane.accounts[name].in_line)
@@ -317,19 +294,19 @@ class Scheduler:
             keys = [
                 key
                 for key, flow in account.flows.items()
-                if (entry := next(_due(flow), None)) is not None and self._can_run(lane, entry)
+                if any(self._can_run(lane, entry) for entry in due(flow))
             ]
             if keys:
                 lane.ready[name] = keys
 
-    def _free(self, lane: _Lane) -> int:
+    def _free(self, lane: Lane) -> int:
         """Slots the lane may take: background half of them at most."""
         free = self.live_max - self._live
         if lane is self._background:
             return min(free, max(1, self.live_max // 2) - lane.live)
         return free
 
-    def _can_run(self, lane: _Lane, entry: _Entry) -> bool:
+    def _can_run(self, lane: Lane, entry: Entry) -> bool:
         """Started, or free to start. An account's second job leaves a quarter of the slots alone.
 
         While some are being made ready no other begins: who is next is not decided before it must be.
@@ -340,7 +317,7 @@ class Scheduler:
         kept = max(1, self.live_max // 4) if lane.accounts[name].live else 0
         return self._free(lane) > kept and (kept > 0 or name in lane.starters)
 
-    def _next_lane(self) -> _Lane | None:
+    def _next_lane(self) -> Lane | None:
         interactive, background = self._interactive, self._background
         turn = self._since_background + 1 >= BACKGROUND_EVERY or not interactive.ready
         if background.ready and turn:
@@ -351,19 +328,76 @@ class Scheduler:
         self._since_background = self._since_background + 1 if background.waiting else 0
         return interactive
 
-    def _seats(self, lane: _Lane, name: str, key: Hashable) -> list[_Entry]:
+    def _key(self, lane: Lane, name: str) -> Hashable:
+        """Which of its keys an account goes on with: its shortest job's or, every other time, that whose turn it is."""
+        account, keys = lane.accounts[name], lane.ready[name]
+        if account.ahead_s <= 0:
+            return account.ring.turn(keys, self._quantum_s)
+        return min(
+            keys,
+            key=lambda key: min(
+                entry.left * self.pace.image_step_s(key)
+                for entry in due(account.flows[key])
+                if self._can_run(lane, entry)
+            ),
+        )
+
+    def _backlog_s(self) -> float:
+        """Expected device time of the steps that are left to do."""
+        left: dict[Hashable, int] = {}
+        for entry in self._entries.values():
+            left[entry.key] = left.get(entry.key, 0) + entry.left
+        return sum(steps * self.pace.image_step_s(key) for key, steps in left.items())
+
+    def _deep_s(self) -> float:
+        """From how much work on the queue is long."""
+        keys = {entry.key for entry in self._entries.values()}
+        return DEEP_STEPS * max(map(self.pace.single_step_s, keys), default=0.0)
+
+    def _patience_s(self, entry: Entry) -> float:
+        """How long company is worth waiting for, to a job."""
+        saved = self.pace.saved(entry.key)
+        if entry.left <= BURST_STEPS or saved < COMPANY_GAIN_MIN:
+            return 0.0
+        return COMPANY_S * saved * entry.left * self.pace.single_step_s(entry.key)
+
+    def _wait_for_company(self, lane: Lane) -> None:
+        """Leave out the keys whose batches would be small and whose jobs can all wait, while there are others."""
+        size: dict[Hashable, int] = {}
+        waiting: set[Hashable] = set()
+        keys_ready = {key for keys in lane.ready.values() for key in keys}
+        if len(keys_ready) < 2:
+            return
+        step_s = {key: self.pace.single_step_s(key) for key in keys_ready}
+        for name, keys in lane.ready.items():
+            for key in keys:
+                for entry in lane.accounts[name].flows[key].values():
+                    size[key] = size.get(key, 0) + 1
+                    waited_s = self._stepped_s - entry.came_s - entry.step * step_s[key]
+                    if waited_s < entry.patience_s:
+                        waiting.add(key)
+                    else:
+                        size[key] = self.pace.batch_max
+        waiting = {key for key in waiting if size[key] < self.pace.aim(key)}
+        if waiting and waiting < size.keys():
+            ready = {
+                name: [k for k in keys if k not in waiting] for name, keys in lane.ready.items()
+            }
+            lane.ready = {name: keys for name, keys in ready.items() if keys}
+
+    def _seats(self, lane: Lane, name: str, key: Hashable) -> list[Entry]:
         """The batch led by an account: its oldest job, then seat by seat from everyone with the key."""
         size = self.pace.batch_size(key)
         if lane.ring.is_bursting(name):  # who is in a hurry is not to wait for whom it takes along
             size = min(size, self.pace.size_within(key, BURST_GROWTH_MAX))
-        queues = [_due(lane.accounts[name].flows[key])]
+        queues = [line(lane.accounts[name], key)]
         if size > 1:
             queues += self._riders(lane, name, key)
-        seats: list[_Entry] = []
+        seats: list[Entry] = []
         while queues and len(seats) < size:
             for queue in list(queues):
-                entry = next(queue, None)
-                if entry is None or not self._start(entry):
+                entry = next((entry for entry in queue if self._start(entry)), None)
+                if entry is None:
                     queues.remove(queue)
                 else:
                     seats.append(entry)
@@ -371,11 +405,11 @@ class Scheduler:
                     break
         return seats
 
-    def _riders(self, lane: _Lane, leader: str, key: Hashable) -> list[Iterator[_Entry]]:
+    def _riders(self, lane: Lane, leader: str, key: Hashable) -> list[Iterator[Entry]]:
         """The other accounts' jobs of this key, those owed the most first, interactive first."""
         lanes = [lane] if lane is self._background else [lane, self._background]
         crowded = any(set(keys) != {key} for each in lanes for keys in each.ready.values())
-        queues: list[Iterator[_Entry]] = []
+        queues: list[Iterator[Entry]] = []
         for each in lanes:
             deficit_s = each.ring.deficit_s
             names = [
@@ -386,10 +420,10 @@ class Scheduler:
                 and (not crowded or deficit_s.get(name, 0.0) > -self._quantum_s)
             ]
             names.sort(key=lambda name: -deficit_s.get(name, 0.0))
-            queues += [_due(each.accounts[name].flows[key]) for name in names]
+            queues += [line(each.accounts[name], key) for name in names]
         return queues
 
-    def _start(self, entry: _Entry) -> bool:
+    def _start(self, entry: Entry) -> bool:
         """Give the job a slot, if it has none; False when there is none for it."""
         lane = self._lane(entry.job)
         if not self._can_run(lane, entry):
@@ -401,7 +435,7 @@ class Scheduler:
             self._live += 1
         return True
 
-    def _release(self, entry: _Entry) -> None:
+    def _release(self, entry: Entry) -> None:
         lane = self._lane(entry.job)
         account = lane.accounts[entry.job.account_id]
         if entry.live:
@@ -414,18 +448,13 @@ class Scheduler:
         if not account.flows and account.live == 0:
             del lane.accounts[entry.job.account_id]
 
-    def _flow(self, entry: _Entry) -> dict[str, _Entry]:
+    def _flow(self, entry: Entry) -> dict[str, Entry]:
         account = self._lane(entry.job).accounts[entry.job.account_id]
         return account.flows.get(entry.key, {})
 
-    def _leave_flow(self, entry: _Entry) -> None:
+    def _leave_flow(self, entry: Entry) -> None:
         account = self._lane(entry.job).accounts[entry.job.account_id]
         flow = account.flows[entry.key]
         del flow[entry.job.id]
         if not flow:
             del account.flows[entry.key]
-
-
-def _due(flow: Mapping[str, _Entry]) -> Iterator[_Entry]:
-    """The jobs of a flow that a step can be done for, the oldest first."""
-    return (entry for entry in flow.values() if not entry.held)
