@@ -15,6 +15,7 @@ from tests.dialects.cards import card
 from tests.s3 import S3Server
 from tests.service.house import House, house, run
 
+from danqing.app import open_books
 from danqing.domain.ids import uuid7
 from danqing.service.delivery import DAY_S, Life, day_folder, task_folder
 from danqing.service.thumbnails import copies_of, copy_key, is_copy, stem_of
@@ -95,28 +96,28 @@ def test_two_databases_never_have_one_store(tmp_path: Path, where: dict[str, str
 
     async def check() -> None:
         shared = {"blob_url": str(tmp_path / "shared")} | where
-        theirs = tmp_path / "theirs"
-        async with house(tmp_path, **shared) as h, house(theirs, **shared) as other:
-            settings = load(data_dir=tmp_path, **shared)
-            async with h.books.open_blobs(settings, dry_run=True):
+        settings = load(data_dir=tmp_path, **shared)
+        others = load(data_dir=tmp_path / "theirs", **shared)
+        async with open_books(settings) as mine, open_books(others) as theirs:
+            async with mine.open_blobs(settings, dry_run=True):
                 pass
-            async with other.books.open_blobs(settings, dry_run=True):  # nobody's yet
+            async with theirs.open_blobs(settings, dry_run=True):  # nobody's yet
                 pass
-            async with h.books.open_blobs(settings) as blobs:
+            async with mine.open_blobs(settings) as blobs:
                 waiting = f"{task_folder(uuid7())}/input-0.png"
                 await blobs.put(waiting, b"x")
             for dry_run in (True, False):
                 with pytest.raises(SettingsError, match="image store of another database"):
-                    async with other.books.open_blobs(settings, dry_run=dry_run) as blobs:
+                    async with theirs.open_blobs(settings, dry_run=dry_run) as blobs:
                         raise AssertionError("it may sweep here")
-            async with h.books.open_blobs(settings) as blobs:  # again, and as often as it likes
+            async with mine.open_blobs(settings) as blobs:  # again, and as often as it likes
                 assert await blobs.list(waiting.rpartition("/")[0]) == [waiting]
                 assert await blobs.folders() == [waiting.partition("/")[0]]
                 obstore.delete(blobs._store, OWNER_KEY)
-            async with other.books.open_blobs(settings):  # as the message says
+            async with theirs.open_blobs(settings):  # as the message says
                 pass
             with pytest.raises(SettingsError, match=OWNER_KEY):
-                async with h.books.open_blobs(settings):
+                async with mine.open_blobs(settings):
                     pass
 
     run(check())
