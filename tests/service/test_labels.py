@@ -306,3 +306,17 @@ def test_the_label_survives_a_jpeg_and_stays_high_enough() -> None:
         ink = np.asarray(image.convert("L")) < 128
     top, bottom, *_ = box_of(ink)
     assert bottom - top >= math.ceil(512 * 0.05)
+
+
+@pytest.mark.parametrize("hidden", [0, 90, 255])
+def test_a_label_is_opaque_whatever_is_transparent_below_it(hidden: int) -> None:
+    """A provider's transparent pixels have any colour: also the label's own."""
+    pixels = np.full((512, 768, 4), hidden, np.uint8)
+    pixels[..., 3] = 0
+    drawn = labels.draw_visible(pixels, "AI-generated")
+    place = labels.area("AI-generated", 768, 512)
+    inside = drawn[place.top : place.bottom, place.left : place.right]
+    assert (inside[8:-8, 8:-8, 3] == 255).all()
+    assert drawn[..., 3].sum() == inside[..., 3].sum(), "and nothing else is"
+    assert labels.shows(np.ascontiguousarray(drawn[..., :3]), "AI-generated")
+    assert (pixels[..., 3] == 0).all()

@@ -92,7 +92,7 @@ class Finisher:
             label = None if text is None else labels.area(text, width, height, self._place)
             pixels = self._brand.draw(pixels, label)
         if text is not None:
-            pixels = self._with_visible(pixels, text)
+            pixels = labels.draw_visible(pixels, text, self._place)
         if plan.pixel and self._secrets is not None:
             colours = np.ascontiguousarray(pixels[..., :3])
             if pixels.shape[2] == 4 and format == "webp":
@@ -107,15 +107,6 @@ class Finisher:
             method, digest = containers.digest(data, pixels if format == "png" else None)
             fields["ReservedCode1"] = self._secrets.sealer.seal(fields, method, digest)
         return containers.with_xmp(data, hidden_label.xmp(fields))
-
-    def _with_visible(self, pixels: Pixels, text: str) -> Pixels:
-        colours = np.ascontiguousarray(pixels[..., :3])
-        marked = labels.draw_visible(colours, text, self._place)
-        if pixels.shape[2] == 4:
-            # What was transparent shows the label too.
-            opacity = np.where((marked != colours).any(axis=2), 255, pixels[..., 3])
-            return np.dstack((marked, opacity.astype(np.uint8)))
-        return marked
 
 
 def _with_colours(pixels: Pixels, colours: Pixels) -> Pixels:

@@ -90,16 +90,17 @@ def _drawn(font: ImageFont.FreeTypeFont, sign: str) -> bytes:
 
 
 def draw_visible(pixels: Pixels, text: str, place: Place = BOTTOM_RIGHT) -> Pixels:
-    """A copy of the H x W x 3 uint8 image with `text` in one of its corners.
+    """A copy of the H x W x 3 or 4 uint8 image with `text` in one of its corners.
 
     The text's ink is at least 5 % of the shorter side high. Its plate is like frosted glass: it
-    blurs the ground, and tints it as strongly as a contrast of 4.5 needs and no stronger.
+    blurs the ground, and tints it as strongly as a contrast of 4.5 needs and no stronger. It is opaque
+    whatever is transparent below it, and whatever colour that has.
     """
-    height, width, _ = pixels.shape
+    height, width, channels = pixels.shape
     box = _fitted(text, width, height, place.margin_share)
     top, left = box.corner(width, height, place.corner)
     out = pixels.copy()
-    patch = out[top : top + box.height, left : left + box.width]
+    patch = out[top : top + box.height, left : left + box.width, :3]
     # An image smaller than any label gets its lower right part.
     ink, plate = (a[-patch.shape[0] :, -patch.shape[1] :, None] for a in (box.ink, box.plate))
     frosted = Image.fromarray(patch).filter(ImageFilter.GaussianBlur(box.height / 6))
@@ -110,6 +111,9 @@ def draw_visible(pixels: Pixels, text: str, place: Place = BOTTOM_RIGHT) -> Pixe
     ground += (glass - ground) * plate
     ground += (np.float32(text_grey) - ground) * ink
     patch[:] = np.rint(ground * 255).astype(np.uint8)
+    if channels == 4:
+        opacity = out[top : top + box.height, left : left + box.width, 3:]
+        np.maximum(opacity, np.rint(plate * 255).astype(np.uint8), out=opacity)
     return out
 
 
