@@ -19,6 +19,7 @@ from training.pocket.stream import stream
 from danqing.engine.families import pocket_layout as layout
 
 SAVE_EVERY_S = 180.0
+TELL_EVERY_S = 20.0
 SAVE_FAST_S = 40.0  # beside others that follow it
 TABLE_FACTOR = 2.0
 
@@ -129,8 +130,8 @@ def train(run: Path, minutes: float, size: int, peak: float, seed: int, threads:
     if state is not None:
         optimizer.load_state_dict(state["optimizer"])
     generator = torch.Generator(device).manual_seed(seed * 1_000_003 + step)
-    begun = saved = time.monotonic()
-    shown = torch.zeros((), device=device)
+    begun = saved = told = time.monotonic()
+    shown, untold = torch.zeros((), device=device), 0
     while True:
         now_s = used_s + time.monotonic() - begun
         done = now_s >= minutes * 60
@@ -159,10 +160,12 @@ def train(run: Path, minutes: float, size: int, peak: float, seed: int, threads:
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
         step += 1
         shown += loss.detach()
-        if step % 50 == 0:
-            print(f"denoiser: step {step} minute {now_s / 60:.1f} loss {shown.item() / 50:.4f} "
-                  f"samples {step * size}", flush=True)  # fmt: skip
+        untold += 1
+        if untold == 50 or time.monotonic() - told > TELL_EVERY_S:
+            print(f"denoiser: step {step} minute {now_s / 60:.1f} of {minutes:g} "
+                  f"loss {shown.item() / untold:.4f} samples {step * size}", flush=True)  # fmt: skip
             shown.zero_()
+            untold, told = 0, time.monotonic()
 
 
 def main() -> None:
