@@ -208,7 +208,7 @@ def test_who_is_in_a_hurry_takes_along_only_whom_it_hardly_waits_for(
         for _ in range(TRIALS):
             device.scheduler.pace.learn(16, size, device.cost(16, size))
     device.add("steady", n=4, steps=1000)
-    for _ in range(100):
+    for _ in range(14):  # a share of which is enough for eight steps alone, and not in full batches
         assert len(device.beat()) == 4
     (small,) = device.add("small", steps=8)
     batches = [device.beat() for _ in range(8)]

@@ -273,7 +273,7 @@ class Scheduler:
         """Expected device time of all that an account has in a lane: of its steps, and of its decodings."""
         flows = lane.accounts[str(name)].flows
         steps_s = sum(
-            entry.left * self.pace.step_s(key)
+            entry.left * self.pace.single_step_s(key)
             for key, flow in flows.items()
             for entry in flow.values()
         )
