@@ -42,7 +42,7 @@ SMALL = "512², 4–8 steps"
 CLAIMS = (
     "What was to be shown: the p95 of small images at most a third of first-in-first-out's, and no less throughput. The first holds in every",
     "table, against both kinds of first-in-first-out: about a hundredth while images keep coming, under a third in a backlog. The second holds against",
-    "one at a time (6 % more at 110 %, 18 % more in a backlog). Against the kind that batches by step it is missed by 0.2 to 0.6 % where the device",
+    "one at a time (6 % more at 110 %, 18 % more in a backlog). Against the kind that batches by step it is missed by 0.2 to 0.7 % where the device",
     "is full; below that all that comes is drawn by any of them. What is missing is small images' own gathering: they are drawn at once, in batches of those that are there, and a full",
     "batch of 512² needs some two minutes' arrivals. First-in-first-out has them because everyone waits so long. Who pays for the rest is the 512² image of",
     "many steps: while the queue is long it waits for company (`COMPANY_SHARE`), and rides along with small ones until then; it is slower than",
