@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import tomllib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import resources
 from pathlib import Path
 
 import pytest
 
 from danqing.app import pipelines
-from danqing.cli.pull import _likely
-from danqing.net.hub import Place, PullError, place_of
+from danqing.backends import LoraRow
+from danqing.cli.pull import _likely, _lora
+from danqing.net.hub import Place, Pulled, PullError, place_of
 from tests.conftest import clean_environment, cli
 
 WEIGHTS = "text_encoder/model.safetensors"
@@ -325,3 +328,29 @@ def test_one_file_is_pulled_for_a_backends_loras(hub: Hub, tmp_path: Path) -> No
     came = tmp_path / "models" / "org" / "model" / "fast-V2.0.safetensors"
     assert came.read_bytes() == b"small matrices"
     assert {name for name, _ in hub.fetched} == {"fast-V2.0.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("stem", "name", "shift"),
+    [
+        ("Qwen-Image-Lightning-8steps-V2.0", "lightning-8", 3.0),
+        ("Qwen-Image-Lightning-4steps-V1.0-bf16", "lightning-4", 3.0),
+        ("Qwen-Image-Edit-Lightning-4steps-V1.0", "qwen-image-edit-lightning-4steps-v1-0", None),
+        ("Fast Thing", "fast-thing", None),
+    ],
+)
+def test_the_line_of_a_lora_can_be_used_as_it_is(
+    stem: str, name: str, shift: float | None, tmp_path: Path
+) -> None:
+    """Lightning draws with another schedule than its base: without the shift it would be the wrong one, in silence."""
+    file = f"{stem}.safetensors"
+    place = Place("", "org/model", "main", file)
+    lines = _lora(place, Pulled(tmp_path, "c0ffee", ""))
+    table = tomllib.loads("\n".join(lines[2:]))["backends"]["BACKEND"]["loras"]
+    assert {key: LoraRow(**row) for key, row in table.items()} == {
+        name: LoraRow(file=Path("org/model", file), shift=shift)
+    }
+    presets = tomllib.loads((resources.files("danqing") / "catalog.toml").read_text("utf-8"))
+    drawn_by = {row.get("lora") for row in presets["presets"]["qwen_image"].values()}
+    assert (shift is not None) == (name in drawn_by)
+    assert (shift is not None) == any(f'"{name}"' in line for line in lines[-1:])

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 
 from danqing.app import check_checkpoint, pipelines
 from danqing.cli.progress import FileBars
 from danqing.net import hub, modelscope
 from danqing.settings import Settings
+
+_LIGHTNING = re.compile(r"qwen-image-lightning-([48])steps(-.*)?")
+LIGHTNING_SHIFT = 3.0
+"""What Qwen-Image-Lightning was trained with: base and max shift are ln 3 in its script (generate_with_diffusers.py)."""
 
 
 def run(settings: Settings, model: str, revision: str | None) -> list[str]:
@@ -46,17 +51,28 @@ def run(settings: Settings, model: str, revision: str | None) -> list[str]:
 
 
 def _lora(place: hub.Place, pulled: hub.Pulled) -> list[str]:
-    """What to tell of one file."""
+    """What to tell of one file. A known one comes under the name that its preset has, with its schedule's shift."""
     assert place.file is not None
     path = pulled.folder / place.file
     name = path.stem.lower().replace(".", "-").replace("_", "-").replace(" ", "-")
+    row = f'file = "{place.id}/{place.file}"'
+    after = [
+        "# with its `shift` if its page names one; a preset draws with it by this name (`lora`)"
+    ]
+    if lightning := _LIGHTNING.fullmatch(name):
+        name = f"lightning-{lightning[1]}"
+        row += f", shift = {LIGHTNING_SHIFT}"
+        after = [
+            f'# a quality of a model draws with it by its preset: qualities = {{ standard = "{name}" }}'
+        ]
     return [
         f"{place.id}/{place.file} at {pulled.commit}",
         f"in {path.absolute()}",
         "",
         "# for your catalog_file, in the backend that it was trained for:",
         "[backends.BACKEND.loras]",
-        f'{name} = {{ file = "{place.id}/{place.file}" }}',
+        f"{name} = {{ {row} }}",
+        *after,
     ]
 
 
