@@ -25,11 +25,12 @@ from danqing.domain.errors import DanqingError, EngineFailed
 from danqing.domain.ports import Provider
 from danqing.engine.child import ChildCore
 from danqing.engine.client import Core, InProcessClient
-from danqing.engine.core import WARM_UP, EngineCore
+from danqing.engine.core import EngineCore
 from danqing.engine.families import load, weights
 from danqing.engine.families.base import Family
 from danqing.engine.families.load import LoadError, cards, pipelines
 from danqing.engine.messages import Begin, Job
+from danqing.engine.warm_up import WARM_UP
 from danqing.guard import ASKED_AT_ONCE, make_extender, make_screen
 from danqing.labelling import make_finisher, make_inspector
 from danqing.net.outbound import Outbound

@@ -39,7 +39,8 @@ class NullState:
 
 
 class NullFamily:
-    """`step_s`: seconds a step sleeps. `fits`: images above which a step raises MemoryError.
+    """`step_s`: seconds a step sleeps. `fits`: images above which a step raises MemoryError. `pixels_fit`: an image's pixels above
+    which a call ("encode", "start", "step", "decode") does.
 
     `gated`: every step waits for a permit from `let(n)`, and `entered` tells that it is waiting.
     """
@@ -51,6 +52,7 @@ class NullFamily:
         *,
         step_s: float = 0.0,
         fits: int | None = None,
+        pixels_fit: dict[str, int] | None = None,
         gated: bool = False,
         flag: str | None = None,
         is_beside: bool = False,
@@ -59,6 +61,7 @@ class NullFamily:
         self.step_s = step_s
         self.flag = None if flag is None else Path(flag)
         self.fits = fits
+        self.pixels_fit = pixels_fit or {}
         self.calls: list[list[str]] = []
         """Job ids of every step that was tried."""
         self.decoded: list[str] = []
@@ -70,6 +73,10 @@ class NullFamily:
         self.entered = threading.Semaphore(0)
         self._permits = threading.Semaphore(0)
         self._gated = gated
+
+    def _fit(self, call: str, jobs: Sequence[Job]) -> None:
+        if any(job.width * job.height > self.pixels_fit.get(call, 2**40) for job in jobs):
+            raise MemoryError
 
     def let(self, steps: int) -> None:
         self._permits.release(steps)
@@ -93,12 +100,14 @@ class NullFamily:
 
     def encode(self, jobs: Sequence[Job]) -> list[str]:
         self.on_encode(jobs)
+        self._fit("encode", jobs)
         if any("fail-encode" in job.prompt for job in jobs):
             raise ValueError("a prompt that cannot be read")
         return [job.prompt for job in jobs]
 
     def start(self, job: Job, conditioning: str) -> NullState:
         assert conditioning == job.prompt
+        self._fit("start", [job])
         if "fail-start" in job.prompt:
             raise ValueError("no noise")
         return NullState(job)
@@ -112,6 +121,7 @@ class NullFamily:
             time.sleep(self.step_s)
         if self.fits is not None and len(states) > self.fits:
             raise MemoryError
+        self._fit("step", [state.job for state in states])
         if any(state.asks("lost") for state in states):
             raise DeviceLost("gone")
         if any(state.asks("die") for state in states):
@@ -159,6 +169,7 @@ class NullFamily:
     def decode(self, states: Sequence[NullState]) -> list[Pixels]:
         self.decoded += [state.job.id for state in states]
         self.on_decode()
+        self._fit("decode", [state.job for state in states])
         self._hang_once("hang-decode-once", states)
         if any("fail-decode" in state.job.prompt for state in states):
             raise ValueError("no pixels")

@@ -439,6 +439,33 @@ def test_a_warm_up_that_fails_is_told() -> None:
     assert core.stop(10)
 
 
+@pytest.mark.parametrize("call", ["encode", "start", "step", "decode"])
+def test_a_warm_up_that_does_not_fit_is_a_smaller_one(call: str) -> None:
+    """A card that draws 576 x 576 is not to be refused for want of a megapixel's memory."""
+    warm_up = make_job("w", width=1024, height=1024, steps=2)
+    desk = Desk(NullFamily(pixels_fit={call: 576 * 576}), clock=ticking(), warm_up=warm_up)
+    desk.start()
+    assert desk.family.decoded[-1] == "w"
+    desk.submit(make_job("small", width=512, height=512), make_job("large", width=640, height=640))
+    desk.wait_ended("small", "large")
+    assert isinstance(desk.of("small")[-1], JobDrawn)
+    assert desk.of("large")[-1] == JobFailed("large", FAILED_MEMORY)
+    queued = desk.of("small")[0]
+    assert isinstance(queued, JobQueued)
+    assert queued.eta_s == 4 * 1.0 + 2.0  # by the pace of what was drawn
+    desk.stop()
+
+
+def test_a_warm_up_that_does_not_fit_at_any_size_is_told() -> None:
+    family = NullFamily(pixels_fit={"step": 200 * 200})
+    core = EngineCore(lambda: family, warm_up=make_job("w", width=1024, height=512))
+    core.start()
+    with pytest.raises(EngineFailed, match=r"warm-up: .*ran out of memory"):
+        core.loaded.result(10)
+    assert family.calls == [["w"]] * 2  # at 1024 x 512 and at 512 x 256
+    assert core.stop(10)
+
+
 def test_the_warm_up_measures_and_tells_nobody() -> None:
     desk = Desk(NullFamily(), clock=ticking(), warm_up=make_job("w", steps=3))
     desk.start()

@@ -37,24 +37,13 @@ from danqing.engine.messages import (
 )
 from danqing.engine.runner import Advance, Runner, Work
 from danqing.engine.scheduler import RETRY_AFTER_S_MIN, Scheduler
+from danqing.engine.warm_up import WARM_UP, draw_warm_up
 
 log = logging.getLogger(__name__)
 
 LOST = "The engine stopped before this image was drawn."
 PIXEL_BYTES_MAX = 256_000_000
 """Finished images that nobody has taken yet: beyond this the engine keeps the next ones as latents."""
-WARM_UP = Job(
-    id="warm-up",
-    task_id="warm-up",
-    account_id="",
-    prompt="红色的苹果",
-    negative_prompt="",
-    width=1024,
-    height=1024,
-    steps=3,
-    guidance=1.5,  # as the presets: the step times learned here are the ones that count
-    seed=0,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +215,7 @@ class EngineCore:
             family = self._factory()
             runner = Runner(family, self._clock, self._hush)
             if self._warm_up_job is not None:
-                self._warm_up(family, runner, self._warm_up_job)
+                draw_warm_up(self._warm_up_job, family, runner, self._scheduler.pace, self._clock)
             with self._condition:
                 self._family = family
                 if family.beside() is not None and not self._stopping:
@@ -241,18 +230,6 @@ class EngineCore:
         else:
             with self._condition:
                 self._end("stopped")
-
-    def _warm_up(self, family: Family, runner: Runner, job: Job) -> None:
-        """Draw one image that nobody asked for: first calls are slow, and its step times are known after."""
-        work = Work(job, self._clock())
-        for _ in range(job.steps_drawn):
-            advance = runner.advance([work])
-            for size, seconds in advance.calls:
-                self._scheduler.pace.learn(family.batch_key(job), size, seconds)
-        began_s = self._clock()
-        if work.fault is not None or runner.finish(work) is None:
-            raise EngineFailed(f"warm-up: {work.fault}")
-        self._scheduler.pace.learn_ending(family.batch_key(job), self._clock() - began_s)
 
     def _open_beside(self, family: Family, runner: Runner) -> None:
         """The threads that read and decode from now on. Steps hush them where memory is short."""
