@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from danqing import catalog, settings
+from danqing.backends import FamilyRow
 from danqing.dialects.registry import CLIENTS
 from danqing.domain.pipelines import PIPELINES
 from danqing.engine.families import memory
@@ -46,10 +48,27 @@ def test_the_configuration_of_a_family_loads(tmp_path: Path, block: str) -> None
     assert {card.backend.name for card in loaded.cards.values()} >= set(named)
 
 
+def part_of(family: str) -> str:
+    return FAMILIES.partition(f"\n## {family}\n")[2].partition("\n## ")[0]
+
+
+def test_every_family_tells_its_memory_steps_presets_and_licence() -> None:
+    names = get_args(FamilyRow.model_fields["family"].annotation)
+    assert len(names) > 1
+    for name in names:
+        words = re.findall(r"\*\*(\w+)\*\*", part_of(name).lower())
+        assert {"memory", "steps", "presets", "licence"} <= set(words), name
+    for name in ("cogview4", "qwen_image"):
+        gib = [2 * part.parameters / memory.GIB for part in memory.PUBLISHED[name]]
+        network, text, vae = (f"{each:.1f}" for each in gib)
+        parts = f"(network {network}, text encoder {text}, VAE {vae})"
+        assert f"weights of {sum(gib):.1f} GiB in bfloat16 {parts}" in part_of(name)
+
+
 def test_every_preset_of_a_family_stands_as_it_is() -> None:
     rows = tomllib.loads((ROOT / "src/danqing/catalog.toml").read_text("utf-8"))["presets"]
-    for family in ("cogview4", "qwen_image"):
-        part = FAMILIES.partition(f"\n## {family}\n")[2].partition("\n## ")[0]
+    for family in ("pocket", "cogview4", "qwen_image"):
+        part = part_of(family)
         for name, row in rows[family].items():
             assert f"| `{name}` | {row['steps']} | {row['guidance']} |" in part
 
