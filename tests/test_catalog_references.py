@@ -86,6 +86,8 @@ def test_one_too_many_names_the_field(tmp_path: Path, dialect: str, model: str, 
 
 
 class _Nothing:
+    pixels_max = None
+
     async def measure(self, _text: str) -> None:
         return None
 

@@ -56,7 +56,9 @@ class NullFamily:
         gated: bool = False,
         flag: str | None = None,
         is_beside: bool = False,
+        pixels_max: int | None = None,
     ) -> None:
+        self.pixels_max = pixels_max
         self.is_beside = is_beside
         self.step_s = step_s
         self.flag = None if flag is None else Path(flag)

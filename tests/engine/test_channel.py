@@ -79,7 +79,7 @@ sent = st.one_of(
     st.builds(Fault, st.text()),
     st.builds(Begin, st.text(), st.dictionaries(st.text(), st.none() | st.text() | st.integers()),
               st.integers(), st.integers(), st.integers(), st.none() | jobs),
-    st.sampled_from([Loaded(), Stop()]),
+    st.sampled_from([Loaded(), Loaded(1_048_576), Stop()]),
 )  # fmt: skip
 
 

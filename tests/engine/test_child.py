@@ -123,9 +123,10 @@ def open_desk() -> Iterator[Callable[..., Desk]]:
 def test_a_prompt_is_measured_in_the_other_process_while_it_steps(
     open_desk: Callable[..., Desk],
 ) -> None:
-    desk = open_desk(step_s=0.5)
+    desk = open_desk(step_s=0.5, pixels_max=4096)
     desk.submit(make_job("t.0", steps=4))
     desk.wait(lambda: desk.count("t.0", JobStarted) == 1)
+    assert desk.core.pixels_max == 4096
     answers = [desk.core.measure("two words"), desk.core.measure("x " * 999)]
     assert [answer.result(WAIT_S) for answer in answers] == [(2, WORDS_MAX), (999, WORDS_MAX)]
     assert desk.last("t.0") is None or not isinstance(desk.last("t.0"), TERMINAL)

@@ -48,6 +48,29 @@ def test_more_memory_never_draws_smaller(
         assert wanted.device_bytes <= there * GIB
 
 
+@given(
+    st.sampled_from(FAMILIES),
+    st.sampled_from(["bfloat16", "float32"]),
+    st.booleans(),
+    st.integers(16, 2000),
+    st.floats(0, 60),
+)
+def test_the_largest_picture_is_the_last_that_fits(
+    family: str, dtype: str, text_on_cpu: bool, side: int, gib: float
+) -> None:
+    parts = PUBLISHED[family]
+    wanted = memory.need(family, parts, dtype, text_on_cpu=text_on_cpu, side=side)
+    there = wanted.weights_bytes + gib * GIB
+    most = memory.pixels_max(family, parts, dtype, there, text_on_cpu=text_on_cpu)
+    assert (wanted.device_bytes <= there) == (most is None or side * side <= most)
+
+
+def test_any_picture_fits_beside_a_small_network() -> None:
+    """Its work is bounded by itself, as when it is loaded."""
+    parts = (Part("transformer", 1000, 0), Part("vae", 10, 0))
+    assert memory.pixels_max("cogview4", parts, "float32", 10_000, text_on_cpu=False) is None
+
+
 def test_the_cards() -> None:
     rows = {(row["family"], row["card_gib"]): row for row in memory.cards()}
     assert rows["cogview4", 12]["side_text_on_cpu"] == 0

@@ -93,6 +93,27 @@ def test_what_a_pipeline_has_no_place_for_is_refused_by_name(
     assert refused in str(caught.value)
 
 
+def test_a_size_that_the_device_has_no_memory_for_is_refused_by_name() -> None:
+    """Where orders are checked: before anything is held, and not by running out of memory."""
+
+    async def main() -> None:
+        client = InProcessClient(EngineCore(lambda: NullFamily(pixels_max=8192), warm_up=None))
+        asked = order()
+        provider = LocalProvider(client)
+        larger = replace(asked.task, size=Size(64, 129))
+        await provider.check(larger, asked.card)  # nothing is loaded: nobody knows
+        await client.ready()
+        try:
+            await provider.check(asked.task, asked.card)  # 64 x 128
+            with pytest.raises(UnsupportedField, match=r"64x129 has 8256 pixels.*memory for 8192") as told:  # fmt: skip
+                await provider.check(larger, asked.card)
+            assert told.value.param == "size"
+        finally:
+            await client.close()
+
+    asyncio.run(main())
+
+
 def test_a_background_is_left_out_by_pocket_alone() -> None:
     asked = order()
     provider = LocalProvider(InProcessClient(EngineCore(NullFamily, warm_up=None)))

@@ -106,6 +106,7 @@ class ChildCore:
         self._loads_failed = self._deaths_in_a_row = self._restarts = 0
         self._steps_total = self._images_total = self._failures_total = 0
         self._step_last = StepDone(0.0, 0)
+        self._pixels_max: int | None = None
         self._numbers = count()
         self._asked: dict[int, Future[tuple[int, int] | None]] = {}
         """What the process of this moment has been asked to measure."""
@@ -171,6 +172,11 @@ class ChildCore:
             if self._channel is not None:
                 self._channel.send(message)
             self._send_due()
+
+    @property
+    def pixels_max(self) -> int | None:
+        """See EngineCore.pixels_max: as the last process found it."""
+        return self._pixels_max
 
     def measure(self, text: str) -> Future[tuple[int, int] | None]:
         """See EngineCore.measure. A process that hangs may never answer."""
@@ -287,7 +293,8 @@ class ChildCore:
 
     def _hear(self, channel: Channel, message: object) -> None:
         match message:
-            case Loaded():
+            case Loaded(pixels_max):
+                self._pixels_max = pixels_max
                 self._is_loaded, self._loads_failed = True, 0
                 self._send_due()
                 if not self.loaded.done():

@@ -67,6 +67,8 @@ class Core(Protocol):
 
     @property
     def loaded(self) -> Future[None]: ...
+    @property
+    def pixels_max(self) -> int | None: ...
     def listen(self, listener: Callable[[JobEvent], None]) -> None: ...
     def start(self) -> None: ...
     def stop(self, timeout_s: float = 10.0) -> bool: ...
@@ -121,6 +123,11 @@ class InProcessClient:
                 self._mailboxes.pop(job.id, None)
             if open_ids:
                 self._core.cancel(Cancel(tuple(open_ids)))
+
+    @property
+    def pixels_max(self) -> int | None:
+        """The most pixels that a picture may have for the engine's memory; None = any, or not known."""
+        return self._core.pixels_max
 
     async def measure(self, prompt: str) -> tuple[int, int] | None:
         """(tokens, tokens at most) as the family counts them; None where there is no limit, or no answer for now."""

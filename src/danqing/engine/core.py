@@ -182,6 +182,11 @@ class EngineCore:
                     self._forget(JobCancelled(job_id))
             self._condition.notify_all()
 
+    @property
+    def pixels_max(self) -> int | None:
+        """See Family.pixels_max. None also while nothing is loaded."""
+        return None if self._family is None else self._family.pixels_max
+
     def measure(self, text: str) -> Future[tuple[int, int] | None]:
         """See Family.measure; done at once, in the caller's thread. None also where that is not known now."""
         family, length = self._family, Future[tuple[int, int] | None]()

@@ -214,6 +214,9 @@ class Stop:
 class Loaded:
     """The process takes jobs."""
 
+    pixels_max: int | None = None
+    """See Family.pixels_max."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepDone:

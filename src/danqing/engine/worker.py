@@ -86,7 +86,7 @@ class Worker:
         """Until the service says stop, or is gone."""
         self._core.start()
         self._core.loaded.result()  # its failure ends the process from the engine's thread
-        self._channel.send(Loaded())
+        self._channel.send(Loaded(self._core.pixels_max))
         while True:
             match self._channel.receive():
                 case Submit() as message:

@@ -47,6 +47,8 @@ class EngineClient(Protocol):
 
     def draw(self, jobs: tuple[Job, ...]) -> AsyncGenerator[JobEvent, None]: ...
     async def measure(self, prompt: str) -> tuple[int, int] | None: ...
+    @property
+    def pixels_max(self) -> int | None: ...
 
 
 class LocalProvider:
@@ -59,6 +61,12 @@ class LocalProvider:
     async def check(self, task: ImageTask, card: Card) -> None:
         """See Provider.check. The families honour all that their cards' requests can say, if it is not too much, but for some pipelines of diffusers."""
         _check_fields(task, card)
+        most = self._client.pixels_max
+        if most is not None and task.size.pixels > most:
+            raise UnsupportedField(
+                f"'size' is too large: {task.size} has {task.size.pixels} pixels, and what draws '{card.name}' has memory for {most} here.",
+                "size",
+            )
         for name, text in (("prompt", task.prompt), ("negative_prompt", task.negative_prompt)):
             length = await self._client.measure(text) if text else None
             if length is not None and length[0] > length[1]:

@@ -51,6 +51,8 @@ class Family(Protocol):
     """One network architecture with its weights loaded."""
 
     name: str
+    pixels_max: int | None
+    """Of the largest picture that its device has memory for; None = any."""
 
     def batch_key(self, job: Job) -> Hashable:
         """Only jobs with equal keys may share a step (grid shape, guidance on or off, adapters).

@@ -81,6 +81,7 @@ class DiffusersPipeline:
         self._reading = threading.RLock()
         self._painting = threading.RLock()
         """Of the VAE, whose precision some pipelines change while they encode a reference."""
+        self.pixels_max: int | None = None
         self.overlaps = True
         """Let itself be called beside its steps."""
         self._streams = Streams(device)

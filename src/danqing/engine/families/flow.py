@@ -177,6 +177,7 @@ class FlowFamily:
         self.pictures = pictures
         self._painting = threading.Lock()
         """Of `pictures`: an edit's reference is encoded while another image is decoded."""
+        self.pixels_max: int | None = None
         self.overlaps = True
         """Let itself be called beside its steps."""
         self._streams = Streams(denoiser.device)

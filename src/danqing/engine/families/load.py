@@ -106,6 +106,8 @@ class Fit:
 
     need: memory.Need
     free_bytes: int | None
+    pixels_max: int | None = None
+    """Of the largest picture that there is room for; None = any."""
 
     @property
     def overlaps(self) -> bool:
@@ -170,7 +172,12 @@ def check_fit(plan: Plan) -> Fit:
         field = "offload" if plan.offload else "text_encoder_device"
         fault = f"what stays in main memory takes {wanted.beside_bytes / memory.GIB:.1f} GiB, {here / memory.GIB:.1f} GiB are free"
         raise LoadError(field, fault)
-    return Fit(wanted, free)
+    pixels_max = None
+    if free is not None:
+        pixels_max = memory.pixels_max(
+            plan.name, parts, plan.dtype, free, text_on_cpu=plan.text_on_cpu, offload=plan.offload
+        )
+    return Fit(wanted, free, pixels_max)
 
 
 def cards() -> list[dict[str, str | float]]:
@@ -218,5 +225,5 @@ def load_family(name: str, threads: int = 0, **options: Any) -> Family:
     except torch.OutOfMemoryError as error:
         fault = f"{plan.device} has no room for the weights: {weights.one_line(error)}"
         raise LoadError("device", fault) from None
-    family.overlaps = fit.overlaps
+    family.overlaps, family.pixels_max = fit.overlaps, fit.pixels_max
     return family

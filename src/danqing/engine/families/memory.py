@@ -113,6 +113,21 @@ def need(
     return Need(weights, work, number * beside, max(0, overlap))
 
 
+def pixels_max(
+    family: str, parts: Sequence[Part], dtype: str, there: float, *, text_on_cpu: bool, offload: bool = False
+) -> int | None:  # fmt: skip
+    """The pixels of the largest picture that fits; None = any, for a network smaller than the work it would do."""
+    wanted = need(family, parts, dtype, text_on_cpu=text_on_cpu, offload=offload, side=1 << 20)
+    room = there - wanted.weights_bytes
+    if wanted.work_bytes <= room:
+        return None
+    room = (room - ROOM_BYTES) * 2 / NUMBER_BYTES[dtype]
+    plain = int(room // PIXEL_BYTES.get(family, PIXEL_BYTES_OTHERS))
+    if plain < PLAIN_PIXELS_MAX:
+        return max(0, plain)
+    return max(PLAIN_PIXELS_MAX, int(room // WIDE_PIXEL_BYTES.get(family, PIXEL_BYTES_OTHERS)))
+
+
 def largest_side(
     family: str, parts: Sequence[Part], there: float, *, text_on_cpu: bool, offload: bool = False
 ) -> int:

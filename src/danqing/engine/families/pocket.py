@@ -96,6 +96,7 @@ class Pocket:
     """The family `pocket`. Loading takes well under a second; nothing is downloaded."""
 
     name = "pocket"
+    pixels_max: int | None = None
 
     def __init__(self, threads: int = 2, weights: Path = WEIGHTS) -> None:
         about = json.loads((weights / "pocket.json").read_text("utf-8"))
