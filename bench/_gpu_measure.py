@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
+import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,8 @@ class Bench:
     compiled: bool
     budget_s: float
     steps: int = 50
+    trace_jobs: int = 100
+    commit: str = "unknown"
     began_s: float = field(default_factory=time.perf_counter)
     done: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     built: dict[str, Built] = field(default_factory=dict[str, Built])
@@ -60,16 +65,19 @@ class Bench:
         return time.perf_counter() - self.began_s
 
     def run(self, key: str, measure: Callable[[], dict[str, Any]], expected_s: float = 0.0) -> None:
-        """Measure a cell that is not there yet, if there is time, and write it down at once."""
-        if key in self.done or self.elapsed_s() + expected_s > self.budget_s:
+        """Measure a cell that is not there yet or has failed, if there is time, and write it down at once with where it comes from."""
+        if key in self.done and not is_failed(self.done[key]):
             return
+        if self.elapsed_s() + expected_s > self.budget_s:
+            return
+        source = provenance(self)
         before_s = time.perf_counter()
         try:
             row = measure()
         except Exception as error:  # one cell's fault is a result, not the run's end
             traceback.print_exc()
             row = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
-        row = {"key": key, **row, "cell_s": round(time.perf_counter() - before_s, 2)}
+        row = {"key": key, **row, "cell_s": round(time.perf_counter() - before_s, 2)} | source
         self.done[key] = row
         with self.results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -103,12 +111,59 @@ class Bench:
         return round((torch.cuda.max_memory_allocated() - others) / 2**30, 2)
 
 
-def environment(bench: Bench) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "date": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()), "python": platform.python_version(),
-        "torch": torch.__version__, "diffusers": diffusers.__version__, "transformers": transformers.__version__,
-        "device": str(bench.device), "command": " ".join(sys.argv),
+def is_failed(row: Mapping[str, Any]) -> bool:
+    """The cell, or one of its ways, has an error for a result: to be tried again."""
+    return (
+        isinstance(row.get("error"), str)
+        or bool(row.get("failed"))
+        or any(name.endswith("_fault") for name in row)
+    )
+
+
+def provenance(bench: Bench) -> dict[str, Any]:
+    """Which code, machine and versions a row is of: one file may have rows of several. `load`: of the processors, before the cell."""
+    is_cuda = bench.device.type == "cuda"
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()), "commit": bench.commit,
+        "card": torch.cuda.get_device_name(bench.device) if is_cuda else "none", "driver": driver(),
+        "versions": {
+            "python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda,
+            "diffusers": diffusers.__version__, "transformers": transformers.__version__,
+        },
+        "load": round(os.getloadavg()[0], 2),
     }  # fmt: skip
+
+
+@functools.cache
+def driver() -> str:
+    """The graphics driver's version, or "none"."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.split()
+    except (OSError, subprocess.TimeoutExpired):
+        return "none"
+    return told[0] if told else "none"
+
+
+def commit() -> str:
+    """Of the working tree, with "+" where it was changed; "unknown" where git does not tell."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=30
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + (
+            "+" if git("status", "--porcelain") else ""
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def environment(bench: Bench) -> dict[str, Any]:
+    row: dict[str, Any] = {"device": str(bench.device), "command": " ".join(sys.argv)}
     if bench.device.type != "cuda":
         return row
     facts = torch.cuda.get_device_properties(bench.device)

@@ -1,4 +1,4 @@
-"""The mixed trace: Poisson arrivals of small and large jobs, ours through the engine, diffusers first come, first served."""
+"""The mixed trace: Poisson arrivals of small and large jobs, ours through the engine, compiled diffusers first come, first served."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ from danqing.engine.messages import Job, JobDrawn, JobFailed, Submit
 LARGE_SHARE = 0.2
 UNGUIDED_SHARE = 0.3
 TEXT_ROWS = (64, 128, 192, 256)
+COMPILED_FIFO = "fifo-diffusers-compiled"
+FIFO = "fifo-diffusers"
+STALL_S = 600.0
+"""After the last arrival."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +35,12 @@ class Arrival:
     text_rows: int
 
 
-def arrivals(sides: tuple[int, int], rate: float, span_s: float, steps_max: int) -> list[Arrival]:
-    """The same for every server: one seed."""
+def arrivals(sides: tuple[int, int], rate: float, jobs: int, steps_max: int) -> list[Arrival]:
+    """The same for every server: one seed. `rate`: a second."""
     chance = random.Random(20)
     found: list[Arrival] = []
     at_s = chance.expovariate(rate)
-    while at_s < span_s:
+    while len(found) < jobs:
         side = sides[chance.random() < LARGE_SHARE]
         steps, guided = chance.randint(4, steps_max), chance.random() >= UNGUIDED_SHARE
         found.append(Arrival(at_s, side, steps, guided, chance.choice(TEXT_ROWS)))
@@ -60,22 +64,19 @@ def told(found: list[Arrival], ends_s: list[float], sides: tuple[int, int]) -> d
 
 
 def trace(
-    bench: Bench, name: str, sides: tuple[int, int], rate: float, span_s: float, steps_max: int
-) -> dict[str, Any]:
-    """Both servers hear the same arrivals; a request's time is from its arrival to its pixels."""
+    bench: Bench, name: str, sides: tuple[int, int], server: str, rate: float, jobs: int, steps_max: int
+) -> dict[str, Any]:  # fmt: skip
+    """All servers hear the same arrivals; a request's time is from its arrival to its pixels."""
     built = bench.get(name)
-    compile_blocks(built, enabled=False)
-    found = arrivals(sides, rate, span_s, steps_max)
-    row: dict[str, Any] = {
+    compile_blocks(built, enabled=server == COMPILED_FIFO)
+    found = arrivals(sides, rate, jobs, steps_max)
+    run = _ours if server == "ours" else _fifo
+    kinds = {(a.side, a.guided, a.text_rows): replace(a, at_s=0.0, steps=2) for a in found}
+    run(built, list(kinds.values()))  # plans and kernels of a first request are no one's wait
+    return {
         "rate": rate, "jobs": len(found), "small": sum(a.side == sides[0] for a in found),
-        "steps": sum(a.steps for a in found),
+        "steps": sum(a.steps for a in found), **told(found, run(built, found), sides),
     }  # fmt: skip
-    for server, run in (("ours", _ours), ("fifo_diffusers", _fifo)):
-        run(
-            built, [replace(a, at_s=0.0, steps=4) for a in found[:2]]
-        )  # plans and kernels of a first request are no one's wait
-        row[server] = told(found, run(built, found), sides)
-    return row
 
 
 def _ours(built: Built, found: list[Arrival]) -> list[float]:
@@ -113,6 +114,8 @@ def _ours(built: Built, found: list[Arrival]) -> list[float]:
         core.submit(Submit((job,)))
     while len(ends) < len(found):
         time.sleep(0.002)
+        if time.perf_counter() - began_s > found[-1].at_s + STALL_S:
+            raise TimeoutError(f"{len(found) - len(ends)} jobs are not drawn")
     core.stop()
     if failed:
         raise RuntimeError(f"{len(failed)} jobs failed: {failed[0]}")

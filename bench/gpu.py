@@ -4,8 +4,8 @@
     python -m bench.gpu --distilled --results gpu.jsonl --tables gpu.md   # FLUX.2-klein-4B and Z-Image-Turbo end to end
     python -m bench.gpu --tiny --smoke --grid --trace --results /tmp/tiny.jsonl --tables /tmp/tiny.md   # every path, on a CPU
 
-Every cell is a line of the results file as soon as it is measured; cells that the file has are not measured again. The most
-valuable come first, and none is begun after the budget. Without a GPU (and without --tiny) nothing is measured.
+Every cell is a line of the results file as soon as it is measured, with the commit, card, driver, versions, load and date that it is of;
+cells that the file has are not measured again, but for those that failed. The most valuable come first, and none is begun after the budget. Without a GPU (and without --tiny) nothing is measured.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 BATCHES = (1, 2, 4, 8)
 FAMILIES = ("cogview4", "qwen_image")
 PEERS = ("diffusers", "diffusers-compiled")
-OTHERS = ("whole", "precision", "vae", "mixed", "served", "trace")
+OTHERS = ("whole", "precision", "vae", "mixed", "served")
 PARTS = ("smoke", "profile", "grid", "trace", "distilled")
 Planned = tuple[str, Callable[[], dict[str, Any]], float]
 """A cell's key, what measures it, and the seconds that it may take."""
@@ -33,7 +34,7 @@ def plan(bench: Bench, names: list[str], parts: set[str]) -> Iterator[Planned]:
     """The most valuable first."""
     from bench import _gpu_measure as m
     from bench._gpu_precision import precision
-    from bench._gpu_trace import trace
+    from bench._gpu_trace import COMPILED_FIFO, FIFO, trace
 
     small, large = bench.sides[0], bench.sides[1 if bench.tiny else 2]
     batches = BATCHES[:2] if bench.tiny else BATCHES
@@ -71,9 +72,10 @@ def plan(bench: Bench, names: list[str], parts: set[str]) -> Iterator[Planned]:
         for name in names:
             yield f"precision {name} {small}", lambda n=name: precision(bench, n), 30
     if "trace" in parts:
-        shape = (10.0, 0.5, 8) if bench.tiny else (0.6, 20.0, 30)
-        mixed = lambda: trace(bench, names[0], (small, large), *shape)  # noqa: E731
-        yield f"trace {names[0]} {small} {large}", mixed, 60
+        rate, jobs, most = (10.0, 12, 8) if bench.tiny else (0.6, bench.trace_jobs, 30)
+        for server in ("ours", COMPILED_FIFO if bench.compiled else FIFO):
+            mixed = lambda s=server: trace(bench, names[0], (small, large), s, rate, jobs, most)  # noqa: E731
+            yield f"trace {names[0]} {small} {large} {server}", mixed, 60 + 1.2 * jobs / rate
     if "grid" in parts:
         few = (
             [(bench.sides[1], 2)]
@@ -136,6 +138,7 @@ def tables(done: dict[str, dict[str, Any]]) -> str:
         json.dumps(done.get("environment", {}), indent=1),
         "```",
         "",
+        *_sources(done),
     ]
     smoke = {key.split(" ", 1)[1]: row for key, row in done.items() if key.startswith("smoke ")}
     if smoke:
@@ -157,11 +160,44 @@ def tables(done: dict[str, dict[str, Any]]) -> str:
             lines.append(f"| {key} | {found} |")
         lines.append("")
     lines += _grid(done)
+    lines += _traces(done)
     lines += _ends(done)
     others = {key: row for key, row in done.items() if key.split()[0] in OTHERS}
     if others:
         lines += ["## Others", "", "```", *(json.dumps(row) for row in others.values()), "```", ""]
     return "\n".join(lines)
+
+
+def _sources(done: dict[str, dict[str, Any]]) -> list[str]:
+    """How many cells are of which code on which card."""
+    names = ("commit", "card", "driver", "torch", "diffusers")
+    found = Counter(
+        tuple(str((row | row.get("versions", {})).get(name, "unknown")) for name in names)
+        for key, row in done.items()
+        if key != "environment"
+    )
+    lines = [f"| {' | '.join(source)} | {count} |" for source, count in found.most_common()]
+    return [f"| {' | '.join(names)} | cells |", "| --- | --- | --- | --- | --- | --- |", *lines, ""]
+
+
+def _traces(done: dict[str, dict[str, Any]]) -> list[str]:
+    rows = {key: row for key, row in done.items() if key.startswith("trace ")}
+    if not rows:
+        return []
+    names = ("jobs", "small_p50_s", "small_p95_s", "large_p50_s", "large_p95_s", "requests_per_s")
+    lines = [
+        "## The mixed trace (seconds from arrival to pixels)", "",
+        f"| | {' | '.join(names)} | ours: small p95, requests/s against it |", "| --- |" + " --- |" * 7,
+    ]  # fmt: skip
+    for key, row in rows.items():
+        ours = rows.get(f"{key.rpartition(' ')[0]} ours", {})
+        against = "-"
+        if row is not ours and "requests_per_s" in row and "requests_per_s" in ours:
+            shares = [ours[name] / row[name] for name in ("small_p95_s", "requests_per_s")]
+            against = ", ".join(f"{share:.2f}x" for share in shares)
+        found = " | ".join(str(row.get(name, row.get("error", "-"))) for name in names)
+        lines.append(f"| {key.removeprefix('trace ')} | {found} | {against} |")
+    return [*lines, ""]
 
 
 def _ends(done: dict[str, dict[str, Any]]) -> list[str]:
@@ -219,6 +255,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--no-compile", action="store_true", help="torch.compile nowhere")
     parser.add_argument("--families", default=",".join(FAMILIES))
     parser.add_argument("--steps", type=int, default=50, help="of a whole image, at least 8")
+    parser.add_argument("--trace-jobs", type=int, default=100, help="requests of the mixed trace")
     parser.add_argument("--budget-s", type=float, default=1e9)
     parser.add_argument("--results", type=Path, default=Path("gpu.jsonl"))
     parser.add_argument("--tables", type=Path)
@@ -233,7 +270,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not options.tiny and not torch.cuda.is_available():
         print("not measured: there is no GPU here")
         return
-    from bench._gpu_measure import Bench, environment
+    from bench._gpu_measure import Bench, commit, environment
 
     device = torch.device("cpu" if options.tiny else "cuda")
     bench = Bench(
@@ -243,11 +280,14 @@ def main(arguments: list[str] | None = None) -> None:
         not options.no_compile,
         options.budget_s,
         options.steps,
+        options.trace_jobs,
+        commit(),
     )
     if options.results.exists():
         for line in options.results.read_text("utf-8").splitlines():
             row = json.loads(line)
             bench.done[row["key"]] = row
+    bench.done.pop("environment", None)  # this run's own
     bench.run("environment", lambda: environment(bench))
     parts = {part for part in PARTS if getattr(options, part)}
     try:
