@@ -28,7 +28,7 @@ from danqing.engine.client import Core, InProcessClient
 from danqing.engine.core import EngineCore
 from danqing.engine.families import load, weights
 from danqing.engine.families.base import Family
-from danqing.engine.families.load import LoadError, cards, pipelines
+from danqing.engine.families.load import LoadError, cards, cards_here, pipelines
 from danqing.engine.messages import Begin, Job
 from danqing.engine.warm_up import WARM_UP
 from danqing.guard import ASKED_AT_ONCE, make_extender, make_screen
@@ -64,7 +64,12 @@ from danqing.service.webhooks import WebhookSender
 from danqing.settings import Settings, SettingsError
 from danqing.storage.blobs import Blobs
 
-__all__ = ["LoadError", "cards", "pipelines"]  # what the floor above needs of the engine's
+__all__ = [
+    "LoadError",
+    "cards",
+    "cards_here",
+    "pipelines",
+]  # what the floor above needs of the engine's
 
 log = get_logger(__name__)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from danqing.cli import models
+from danqing.cli.main import app
 from danqing.engine.families import load, memory
 from danqing.engine.families.load import Fit
 from danqing.engine.families.memory import GIB, PUBLISHED
@@ -84,6 +87,36 @@ def test_the_cards() -> None:
     assert set(here) == set(PUBLISHED)
     assert rows["sdxl", 12]["side"] < here["sdxl"]["side"] < rows["sdxl", 24]["side"]
     assert rows["sdxl", 12]["side_offload"] == 0  # its blocks do not stay in main memory
+
+
+def test_main_memory_counts_for_what_stays_there() -> None:
+    def sides(main_gib: float | None) -> dict[str, int]:
+        main = None if main_gib is None else round(main_gib * GIB)
+        rows = {row["family"]: row for row in memory.cards_here(24 * GIB, main)}
+        row = rows["cogview4"]
+        return {name: int(row[name]) for name in ("side", "side_text_on_cpu", "side_offload")}
+
+    assert sides(None) == {"side": 0, "side_text_on_cpu": 2048, "side_offload": 2048}
+    assert sides(20) == {"side": 0, "side_text_on_cpu": 2048, "side_offload": 0}  # text: 16.4 GiB
+    assert sides(10) == {"side": 0, "side_text_on_cpu": 0, "side_offload": 0}
+
+
+def test_the_card_here_is_told_with_the_backends(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    check = ["models", "check"]
+    monkeypatch.setenv("DANQING_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(load, "_card_bytes", lambda: None)
+    assert "GiB" not in CliRunner().invoke(app, check).output
+    monkeypatch.setattr(load, "_card_bytes", lambda: 24 * GIB)
+    monkeypatch.setattr(memory, "free_here", lambda: 20 * GIB)
+    told = CliRunner().invoke(app, check).output
+    assert ["cogview4", "24.0", "GiB", "-", "2048", "px", "-"] in [
+        line.split() for line in told.splitlines()
+    ]
+    assert json.loads(CliRunner().invoke(app, [*check, "--json"]).output)[0]["backend"]
+    every = json.loads(CliRunner().invoke(app, [*check, "--cards", "--json"]).output)
+    assert [row["side_offload"] for row in every if row["family"] == "cogview4"][-2:] == [2048, 0]
 
 
 def test_the_cards_are_printed(capsys: pytest.CaptureFixture[str]) -> None:

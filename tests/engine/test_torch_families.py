@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from diffusers.pipelines.cogview4 import pipeline_cogview4  # noqa: E402
 from diffusers.pipelines.qwenimage import pipeline_qwenimage  # noqa: E402
 
 from danqing.engine import samplers  # noqa: E402
+from danqing.engine.families import flow, memory  # noqa: E402
 from danqing.engine.families.flow import FlowFamily, pack  # noqa: E402
 from danqing.engine.families.qwen_image import (  # noqa: E402
     TEMPLATE,
@@ -287,3 +289,31 @@ def test_previews_guess_ahead(name: str, families: Any) -> None:
     state.latents = state.latents - state.schedule.sigmas[1] * state.velocity
     state.velocity = None
     assert np.array_equal(family.preview(state), seen)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_kept_texts_and_tables_are_bounded_in_bytes(
+    name: str, families: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand tokens are 8 MiB, ten are a hundredth of that: a number of texts would bound nothing."""
+    assert flow.EMBEDDINGS_BYTES_MAX + flow.TABLES_BYTES_MAX < memory.ROOM_BYTES
+    family: FlowFamily = families[name]
+    monkeypatch.setattr(family, "_embeddings", OrderedDict())
+    monkeypatch.setattr(family, "_tables", OrderedDict())
+    prompts = [f"{'red apple ' * 20}{number}" for number in range(6)]
+    jobs = [
+        make_job(prompt=prompt, guidance=1.0, steps=index + 2)
+        for index, prompt in enumerate(prompts)
+    ]
+    found = family.encode(jobs[:1])
+    family.start(jobs[0], found[0])
+    text_bytes = found[0].text.untyped_storage().nbytes()
+    monkeypatch.setattr(flow, "EMBEDDINGS_BYTES_MAX", 3 * text_bytes + 1)
+    monkeypatch.setattr(flow, "TABLES_BYTES_MAX", 1)
+    family.encode([jobs[1], jobs[2], jobs[0], jobs[3]])
+    assert [text for text, _ in family._embeddings] == [prompts[2], prompts[0], prompts[3]]
+    for job in jobs:
+        family.start(job, family.encode([job])[0])
+        assert [key[1] for key in family._tables] == [job.steps]  # the newest, whatever its size
+    held = sum(each.untyped_storage().nbytes() for each in family._embeddings.values())
+    assert held <= 3 * text_bytes + 1

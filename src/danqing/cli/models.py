@@ -111,7 +111,9 @@ def _register_check(models: typer.Typer) -> None:
         as_json: AsJson = False,
         config: Config = None,
     ) -> None:
-        """Whether each backend can draw here: pocket is loaded; of other families packages, checkpoint, device and memory are looked at; of a relay its keys. Exit code 1 if one cannot. With --cards, what fits on cards of 12 to 80 GiB: computed, not measured."""
+        """Whether each backend can draw here: pocket is loaded; of other families packages, checkpoint, device and memory are looked at; of a relay its keys. Exit code 1 if one cannot. Then what published models fit on the graphics card here, if there is one; with --cards, on cards of 12 to 80 GiB: computed, not measured."""
+        from danqing.app import cards_here
+
         if cards:
             _print_cards(as_json)
             return
@@ -128,6 +130,9 @@ def _register_check(models: typer.Typer) -> None:
             typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
         for row in [] if as_json else rows:
             typer.echo(_line(row))
+        if not as_json and (here := cards_here()):
+            typer.echo("")
+            _print_sides(here)
         if not all(row["loads"] for row in rows):
             raise typer.Exit(1)
 
@@ -164,6 +169,10 @@ def _print_cards(as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
+    _print_sides(rows)
+
+
+def _print_sides(rows: list[dict[str, str | float]]) -> None:
     typer.echo("The largest square in bfloat16, computed from the configs, not measured:")
     heads = ("all on the card", "text encoder on cpu", "and offload")
     typer.echo(f"{'family':<14} {'card':>8} {heads[0]:>18} {heads[1]:>22} {heads[2]:>14}")

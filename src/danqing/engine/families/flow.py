@@ -29,8 +29,9 @@ from danqing.engine.messages import Job
 from danqing.engine.samplers import Schedule
 
 PIXELS_PER_TOKEN = 16
-EMBEDDINGS_MAX = 256
-TABLES_BYTES_MAX = 2 * 2**30
+EMBEDDINGS_BYTES_MAX = 2**29
+TABLES_BYTES_MAX = 2**30
+"""Both are within memory.ROOM_BYTES, with as much for layouts and the runtime's own; the newest one is kept whatever its size."""
 TABLE_STEPS_MAX = 128
 """A table of more steps than this is not kept."""
 SEEDS = 2**63
@@ -300,8 +301,7 @@ class FlowFamily:
         found = self._embeddings.get(key)
         if found is None:
             found = self._embeddings[key] = denoiser.project(self._read(text))
-            if len(self._embeddings) > EMBEDDINGS_MAX:
-                self._embeddings.popitem(last=False)
+            _forget_oldest(self._embeddings, EMBEDDINGS_BYTES_MAX)
         self._embeddings.move_to_end(key)
         return found
 
@@ -313,13 +313,9 @@ class FlowFamily:
         found = self._tables.get(key)
         if found is None:
             found = self._tables[key] = self._modulations(schedule.timesteps, grid, job.lora)
-            while len(self._tables) > 1 and self._table_bytes() > TABLES_BYTES_MAX:
-                self._tables.popitem(last=False)
+            _forget_oldest(self._tables, TABLES_BYTES_MAX)
         self._tables.move_to_end(key)
         return found
-
-    def _table_bytes(self) -> int:
-        return sum(table.nbytes for table in self._tables.values())
 
     def _modulations(self, timesteps: Sequence[float], grid: tuple[int, int], lora: str) -> Tensor:
         width, height = grid[1] * PIXELS_PER_TOKEN, grid[0] * PIXELS_PER_TOKEN
@@ -361,6 +357,13 @@ class FlowFamily:
             return found
         guidance = found.new_tensor([state.job.guidance for state in states]).view(-1, 1, 1)
         return self.combine(found[0::2], found[1::2], guidance)
+
+
+def _forget_oldest(kept: OrderedDict[Any, Tensor], bytes_max: int) -> None:
+    """All but the newest go, the one unused for longest first, until the rest are within so many bytes."""
+    held = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    while len(kept) > 1 and held > bytes_max:
+        held -= kept.popitem(last=False)[1].untyped_storage().nbytes()
 
 
 def to_pixels(rgb: Tensor) -> Pixels:

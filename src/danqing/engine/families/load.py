@@ -19,6 +19,9 @@ from danqing.engine.families.lora import Lora, LoraError, fit_loras
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
 """What the torch families need: the extra `engine`."""
 
+CARD_FILES = tuple(map(Path, ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")))
+"""One of them is where a card's driver is (NVIDIA's, AMD's, WSL's); looked at first, since importing torch takes seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Torch:
@@ -182,12 +185,23 @@ def check_fit(plan: Plan) -> Fit:
 
 def cards() -> list[dict[str, str | float]]:
     """What published checkpoints draw on cards of usual sizes, and on the first card here, if there is one."""
-    if find_spec("torch") is None:
-        return memory.cards()
+    return memory.cards(_card_bytes(), memory.free_here())
+
+
+def cards_here() -> list[dict[str, str | float]]:
+    """What published checkpoints draw on the first card here, beside the main memory that is free; nothing where there is no card."""
+    card_bytes = _card_bytes()
+    return [] if card_bytes is None else memory.cards_here(card_bytes, memory.free_here())
+
+
+def _card_bytes() -> int | None:
+    """Of the first graphics card; None where there is none, or no torch to draw on it."""
+    if find_spec("torch") is None or not any(path.exists() for path in CARD_FILES):
+        return None
     import torch
 
     there = torch.cuda.is_available()
-    return memory.cards(torch.cuda.get_device_properties(0).total_memory if there else None)
+    return torch.cuda.get_device_properties(0).total_memory if there else None
 
 
 def load_family(name: str, threads: int = 0, **options: Any) -> Family:

@@ -145,24 +145,40 @@ def _work_bytes(family: str, pixels: int) -> int:
     return max(plain, WIDE_PIXEL_BYTES.get(family, PIXEL_BYTES_OTHERS) * pixels)
 
 
-def cards(here_bytes: int | None = None) -> list[dict[str, str | float]]:
+def cards(here_bytes: int | None = None, main_bytes: int | None = None) -> list[dict[str, str | float]]:  # fmt: skip
     """The published checkpoints on cards of 12 to 80 GiB, and of `here_bytes`: largest squares, by what stays in main memory. Computed, not measured."""
-    sizes: list[float] = [*CARDS_GIB, *([] if here_bytes is None else [round(here_bytes / GIB, 1)])]
+    sizes = [(card, None) for card in CARDS_GIB]
+    return _rows(sizes) + ([] if here_bytes is None else cards_here(here_bytes, main_bytes))
+
+
+def cards_here(here_bytes: int, main_bytes: int | None) -> list[dict[str, str | float]]:
+    """The same of one card beside this much main memory; None = enough of it."""
+    return _rows([(round(here_bytes / GIB, 1), main_bytes)])
+
+
+def _rows(sizes: Sequence[tuple[float, int | None]]) -> list[dict[str, str | float]]:
     return [
-        {"family": family, "card_gib": card} | _sides(family, parts, USABLE * card * GIB)
+        {"family": family, "card_gib": card} | _sides(family, parts, USABLE * card * GIB, main)
         for family, parts in PUBLISHED.items()
-        for card in sizes
+        for card, main in sizes
     ]
 
 
-def _sides(family: str, parts: Sequence[Part], there: float) -> dict[str, str | float]:
+def _sides(
+    family: str, parts: Sequence[Part], there: float, main_bytes: int | None
+) -> dict[str, str | float]:
+    def side(*, text_on_cpu: bool, offload: bool = False) -> int:
+        place = {"text_on_cpu": text_on_cpu, "offload": offload}
+        beside = need(family, parts, "bfloat16", **place).beside_bytes
+        if main_bytes is not None and beside > main_bytes:
+            return 0
+        return largest_side(family, parts, there, **place)
+
     can_offload = any(part.blocks for part in parts)
     return {
-        "side": largest_side(family, parts, there, text_on_cpu=False),
-        "side_text_on_cpu": largest_side(family, parts, there, text_on_cpu=True),
-        "side_offload": largest_side(family, parts, there, text_on_cpu=True, offload=True)
-        if can_offload
-        else 0,
+        "side": side(text_on_cpu=False),
+        "side_text_on_cpu": side(text_on_cpu=True),
+        "side_offload": side(text_on_cpu=True, offload=True) if can_offload else 0,
     }
 
 
