@@ -45,14 +45,19 @@ def lost_shard(folder: Path) -> None:
     path.write_text(json.dumps(index), "utf-8")
 
 
+KINDS = {
+    "cogview4": ("CogView4Pipeline", "AutoencoderKL", "GlmForCausalLM or GlmModel"),
+    "qwen_image": ("QwenImagePipeline", "AutoencoderKLQwenImage", "Qwen2_5_VLForConditionalGeneration"),
+}  # fmt: skip
+"""Family -> what it takes for a pipeline, a vae and a text encoder."""
 FAULTS: list[tuple[Callable[[Path], Any], str]] = [
     (shutil.rmtree, "is no folder"),
     (lambda f: (f / "model_index.json").unlink(), "model_index.json is missing"),
     (lambda f: (f / "model_index.json").write_text("[1]"), "is no JSON object"),
     (lambda f: (f / "model_index.json").write_text("{"), "cannot be read"),
-    (lambda f: change(f / "model_index.json", _class_name="FluxPipeline"), "holds a FluxPipeline, not a CogView4Pipeline"),
-    (lambda f: change(f / "model_index.json", vae=["diffusers", "AutoencoderTiny"]), "the vae is a AutoencoderTiny, not a AutoencoderKL"),
-    (lambda f: change(f / "model_index.json", text_encoder=None), "the text_encoder is a None, not a GlmForCausalLM or GlmModel"),
+    (lambda f: change(f / "model_index.json", _class_name="FluxPipeline"), "holds a FluxPipeline, not a {pipeline}"),
+    (lambda f: change(f / "model_index.json", vae=["diffusers", "AutoencoderTiny"]), "the vae is a AutoencoderTiny, not a {vae}"),
+    (lambda f: change(f / "model_index.json", text_encoder=None), "the text_encoder is a None, not a {text_encoder}"),
     (lambda f: shutil.rmtree(f / "vae"), "vae is missing"),
     (lambda f: shutil.rmtree(f / "tokenizer"), "tokenizer is missing"),
     (lambda f: (f / "tokenizer" / "tokenizer.json").write_text("no"), "tokenizer"),
@@ -63,21 +68,23 @@ FAULTS: list[tuple[Callable[[Path], Any], str]] = [
     (pickled, "only safetensors are loaded"),
     (missing_weight, "1 weights are missing, proj_out.bias first"),
     (lost_shard, "00002-of-00002.safetensors is missing"),
-    (lambda f: change(f / "transformer" / "config.json", attention_head_dim=16), "transformer: "),
+    (lambda f: change(f / "transformer" / "config.json", attention_head_dim=24), "transformer: "),
     (lambda f: (f / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"no"), "vae: "),
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize(("spoil", "message"), FAULTS, ids=[message for _, message in FAULTS])
 def test_a_spoilt_checkpoint_is_refused_by_name(
-    spoil: Callable[[Path], Any], message: str, folders: dict[str, Path], tmp_path: Path
+    spoil: Callable[[Path], Any], message: str, name: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "checkpoint"
-    shutil.copytree(folders["cogview4"], folder)
+    shutil.copytree(folders[name], folder)
     spoil(folder)
     with pytest.raises(CheckpointError) as caught:
-        CogView4.load(folder)
-    assert message in str(caught.value)
+        FAMILIES[name].load(folder)
+    pipeline, vae, text_encoder = KINDS[name]
+    assert message.format(pipeline=pipeline, vae=vae, text_encoder=text_encoder) in str(caught.value)  # fmt: skip
     assert "\n" not in str(caught.value)
 
 
