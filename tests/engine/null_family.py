@@ -2,7 +2,8 @@
 
 Prompts, words separated by spaces: `fail@K` and `nan@K` (at the step that follows K done ones), `die@K` and `lost@K`
 (end the engine's thread), `kill@K` and `kill-once@K` (its process), `hang@K` and `hang-once@K`, `fail-encode`,
-`fail-start`, `hang-decode-once`, `fail-preview@K`, `fail-decode`, `wrong-shape`, `nan-seed@S` (only the image of that seed).
+`fail-start`, `hang-decode-once`, `kill-decode` (when somebody removes the file `flag`, which it makes), `fail-preview@K`,
+`fail-decode`, `wrong-shape`, `nan-seed@S` (only the image of that seed).
 """
 
 from __future__ import annotations
@@ -154,6 +155,13 @@ class NullFamily:
             self.flag.touch()
             time.sleep(3600)
 
+    def _kill_when_told(self, states: Sequence[NullState]) -> None:
+        if self.flag is not None and any("kill-decode" in state.job.prompt for state in states):
+            self.flag.touch()
+            while self.flag.exists():
+                time.sleep(0.02)
+            os.kill(os.getpid(), signal.SIGKILL)
+
     def is_finite(self, state: NullState) -> bool:
         return state.finite
 
@@ -173,6 +181,7 @@ class NullFamily:
         self.on_decode()
         self._fit("decode", [state.job for state in states])
         self._hang_once("hang-decode-once", states)
+        self._kill_when_told(states)
         if any("fail-decode" in state.job.prompt for state in states):
             raise ValueError("no pixels")
         extra = 1 if any("wrong-shape" in state.job.prompt for state in states) else 0

@@ -236,6 +236,33 @@ def test_who_was_on_board_with_a_killer_is_drawn(open_desk: Callable[..., Desk])
     assert desk.core.health().restarts == 2
 
 
+def test_what_a_cancelled_suspect_does_is_not_the_next_one_s_fault(
+    open_desk: Callable[..., Desk], tmp_path: Path
+) -> None:
+    """A is still being decoded when B begins, so nobody knows which of them ended the process."""
+    flag = tmp_path / "decoding"
+
+    def wait_decoding() -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not flag.exists():
+            assert time.monotonic() < deadline, desk.events
+            time.sleep(0.02)
+
+    desk = open_desk(is_beside=True, flag=str(flag))
+    desk.submit(make_job("a", account_id="a", steps=1, prompt="kill-decode"))
+    desk.submit(make_job("b", account_id="b"))
+    for tries in (1, 2):
+        wait_decoding()
+        if tries == 2:
+            desk.core.cancel(Cancel(("a",)))
+        desk.wait(lambda: desk.count("b", JobStarted) == tries)  # noqa: B023 - at once
+        flag.unlink()
+    desk.wait_ended("b")
+    assert desk.last("a") == JobCancelled("a")
+    assert isinstance(desk.last("b"), JobDrawn)
+    assert desk.core.health().restarts == 2
+
+
 def test_the_death_of_the_engine_within_its_process_is_the_process_s(
     open_desk: Callable[..., Desk], tmp_path: Path
 ) -> None:
@@ -277,6 +304,22 @@ def test_an_idle_process_does_not_hang(open_desk: Callable[..., Desk]) -> None:
     desk.wait_ended("x")
     assert isinstance(desk.last("x"), JobDrawn)
     assert desk.core.health().restarts == 0
+
+
+def test_a_process_that_stops_is_replaced_though_work_keeps_coming(
+    open_desk: Callable[..., Desk],
+) -> None:
+    desk = open_desk()
+    pid = desk.core.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    desk.submit(make_job("x"))
+    desk.later_s += HANG_S
+    desk.submit(make_job("y"))
+    desk.wait_ended("x", "y")
+    assert isinstance(desk.last("x"), JobDrawn)
+    assert isinstance(desk.last("y"), JobDrawn)
+    assert desk.core.health().restarts == 1
 
 
 def test_work_that_comes_while_a_process_is_replaced_waits(open_desk: Callable[..., Desk]) -> None:

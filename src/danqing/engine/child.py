@@ -3,6 +3,7 @@
 The process may die or hang; then another takes its place. Jobs that only waited go on in the new one as if
 nothing had happened. Those that were started are suspects: each is begun anew once, by itself, and fails when that too
 ends so; the rest wait until the guilty one is found, or there is none. So who was only beside it loses nothing.
+A process that was at a job that has been cancelled convicts nobody: it may have ended by that one.
 """
 
 from __future__ import annotations
@@ -101,6 +102,8 @@ class ChildCore:
         self._stopping = threading.Event()
         self._fault: str | None = None
         self._progress_s = 0.0
+        self._may_do_cancelled = False
+        """The process of this moment was sent a job that was cancelled: it may still be at it, and end by it."""
         self._lent_bytes = 0
         self._returned_bytes: deque[int] = deque()
         self._loads_failed = self._deaths_in_a_row = self._restarts = 0
@@ -158,7 +161,7 @@ class ChildCore:
                 for job in message.jobs:
                     self._listener(JobRefused(job.id, RETRY_AFTER_S_MIN))
                 return
-            if not any(pending.started for pending in self._pending.values()):
+            if self._is_loaded and not self._pending:
                 self._progress_s = self._clock()  # until now there was nothing to do
             self._pending.update({job.id: _Pending(job) for job in message.jobs})
             self._send_due()
@@ -167,7 +170,8 @@ class ChildCore:
         """See EngineCore.cancel."""
         with self._lock:
             for job_id in message.job_ids:
-                if self._pending.pop(job_id, None) is not None:
+                if (pending := self._pending.pop(job_id, None)) is not None:
+                    self._may_do_cancelled |= pending.is_sent
                     self._listener(JobCancelled(job_id))
             if self._channel is not None:
                 self._channel.send(message)
@@ -243,7 +247,7 @@ class ChildCore:
         channel = Channel(ours, timeout_s=self._hang_s)
         with self._lock:
             self._process, self._channel, self._is_loaded = process, channel, False
-            self._progress_s = self._clock()
+            self._progress_s, self._may_do_cancelled = self._clock(), False
         try:
             channel.send(self._begin)
             reason = self._follow(channel)
@@ -383,6 +387,8 @@ class ChildCore:
 
     def _requeue(self, pending: Sequence[_Pending]) -> None:
         guilty = [each for each in pending if each.started and each.is_second_try]
+        if self._may_do_cancelled:
+            guilty = []  # who knows; in the next process they are alone
         for each in pending:
             suspected = each.started or (each.is_second_try and not guilty)
             self._pending[each.job.id] = replace(
