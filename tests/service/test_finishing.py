@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import AsyncGenerator
 from itertools import product
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tests.dialects.cards import card
+from tests.service.house import house, image, run
 
 from danqing.domain.card import ImageFormat, LabelRule
+from danqing.domain.ports import DrawOrder
 from danqing.domain.sizes import Size
-from danqing.domain.task import ImageTask
+from danqing.domain.task import Event, ImageTask, Started, Stepped
 from danqing.service.brand import BrandMark
 from danqing.service.finishing import Finisher, LabelPlan, Secrets
 from danqing.service.hidden_label import Sealer
@@ -77,3 +84,44 @@ def test_the_smallest_and_the_largest_are_labelled_and_known_again(
     has_room = side_px >= SIDE_MIN
     assert found.visible == has_room
     assert (found.pixel_mark == IMAGE_ID) == has_room
+
+
+def test_labels_and_files_are_made_beside_other_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Proved by order: the first image is not finished before its task's next one and another request have done their steps."""
+    labelling, stepped, went_on = threading.Event(), threading.Barrier(3), list[str]()
+    finish = Finisher.finish
+
+    def slowly(self: Finisher, *args: Any, prompt: str, **options: Any) -> bytes:
+        if not labelling.is_set():
+            labelling.set()
+            stepped.wait(60)
+            went_on.append("finished")
+        return finish(self, *args, prompt=prompt, **options)
+
+    async def steps(order: DrawOrder, index: int) -> AsyncGenerator[Event, None]:
+        yield Started(index)
+        for step in range(8):
+            yield Stepped(index, step + 1, 8)
+        went_on.append(order.task.prompt)
+        await asyncio.to_thread(stepped.wait, 60)
+
+    async def script(order: DrawOrder) -> AsyncGenerator[Event, None]:
+        if order.task.n == 2:
+            yield image(order, 0)
+        await asyncio.to_thread(labelling.wait, 60)
+        async for event in steps(order, order.task.n - 1):
+            yield event
+        yield image(order, order.task.n - 1)
+
+    async def main() -> None:
+        async with house(tmp_path, script) as here:
+            both = here.draw(prompt="two cats", n=2), here.draw(prompt="another's")
+            drawn = await asyncio.gather(*both)
+            assert [len(each.result.delivered) for each in drawn] == [2, 1]
+
+    monkeypatch.setattr(Finisher, "finish", slowly)
+    run(main())
+    assert set(went_on[:2]) == {"two cats", "another's"}
+    assert went_on[2:] == ["finished"]
