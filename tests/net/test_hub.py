@@ -197,7 +197,14 @@ def pull(hub: Hub, data_dir: Path, *args: str, **options: bool):
 
 @pytest.mark.slow
 def test_a_checkpoint_is_pulled_pinned_and_whole(hub: Hub, tmp_path: Path) -> None:
-    said = pull(hub, tmp_path / "data").stdout
+    done = pull(hub, tmp_path / "data")
+    said = done.stdout
+    wanted = len(hub.files) - 3
+    assert (
+        f"| {wanted}/{wanted} [" in done.stderr
+    )  # the bar, to its end; stdout is for what is told
+    assert "| 0/" in done.stderr
+    assert "/s]" not in said
     assert COMMIT in said
     assert 'family = "cogview4"\ncheckpoint = "org/model"' in said
     folder = tmp_path / "data" / "models" / "org" / "model"
