@@ -119,3 +119,19 @@ def test_prompts_may_be_read_elsewhere(name: str, folders: dict[str, Path]) -> N
     )  # fmt: skip
     kinds = {kind: kind for kind in ("GlmModel", "Qwen2_5_VLForConditionalGeneration")}
     assert found.text_encoder(kinds).device.type == "cpu"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_knows_the_largest_picture_that_there_is_memory_for(
+    name: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the arithmetic of its own weights and of what was free before they came."""
+    options = {"checkpoint": str(folders[name]), "device": "cpu", "dtype": "float32"}
+    assert load.load_family(name, **options).pixels_max is None  # its work is no more than itself
+    monkeypatch.setattr("danqing.engine.families.memory.free_here", lambda: 7 * 2**30)
+    monkeypatch.setattr(
+        "danqing.engine.families.memory.pixels_max",
+        lambda family, parts, dtype, there, **_: (family, len(parts) > 2, dtype, there),
+    )
+    found: Any = load.load_family(name, **options).pixels_max
+    assert found == (name, True, "float32", 7 * 2**30)
