@@ -22,7 +22,7 @@ TASK = ImageTask("jimeng-4.0", "猫", Size(1664, 2496), "standard", n=4)
 PICTURE = InputImage(b"png", "png", Size(64, 64))
 
 
-def failure(code: int, message: str = "") -> Incoming:
+def failure(code: int | str, message: str = "") -> Incoming:
     body = {"code": code, "message": message, "data": None}
     return Incoming(200, json.dumps(body).encode())
 
@@ -35,6 +35,7 @@ CLIENTS_OF_RELAYS = [CLIENTS["openai"], OpenAIClient(frozenset()), JimengClient(
     ("code", "message", "kind", "said"),
     [
         (-2006, "[内容由于合规问题已被阻止生成]: x", errors.ContentRefused, None),
+        ("-2006", "", errors.ContentRefused, None),
         (-2001, "[请求失败]: 输入的文字包含敏感内容", errors.ContentRefused, None),
         (-2002, "[Token已失效]", errors.ProviderFailed, SHUT_OUT),
         (-2009, "[即梦积分不足]", errors.ProviderFailed, NO_MONEY),
@@ -47,7 +48,7 @@ CLIENTS_OF_RELAYS = [CLIENTS["openai"], OpenAIClient(frozenset()), JimengClient(
     ],
 )
 def test_a_failure_that_comes_with_200(
-    client: Any, code: int, message: str, kind: type[errors.DanqingError], said: str | None
+    client: Any, code: int | str, message: str, kind: type[errors.DanqingError], said: str | None
 ) -> None:
     answer = failure(code, message)
     read = client.decode_error(answer)

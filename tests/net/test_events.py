@@ -22,7 +22,7 @@ EVENTS = [ReceivedEvent("a", b"{\n 1}"), ReceivedEvent("", b"x"), ReceivedEvent(
 
 
 def reader(**bounds: int) -> EventReader:
-    return EventReader(**{"event_bytes_max": 10_000, "events_max": 100} | bounds)
+    return EventReader(**{"event_bytes_max": 10_000, "events_max": 100, "lines_max": 1000} | bounds)
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
@@ -35,7 +35,14 @@ def test_pieces_make_no_difference(cuts: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "stream", [b"data: " + b"x" * 11_000, b"data:\n" * 200, b"x" * 11_000, b"data: 1\n\n" * 101]
+    "stream",
+    [
+        b"data: " + b"x" * 11_000,
+        b"data:\n" * 200,
+        b"x" * 11_000,
+        b"data: 1\n\n" * 101,
+        b":\n" * 1001,
+    ],
 )
 def test_what_has_no_end_is_refused(stream: bytes) -> None:
     with pytest.raises(OutboundTooLarge):

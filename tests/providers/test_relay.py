@@ -497,7 +497,7 @@ def test_accounts_take_turns_at_the_provider() -> None:
 def test_few_images_are_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = [0, 0]
 
-    def decoded(data: bytes, transparent: bool) -> Any:
+    def decoded(data: bytes, *_: object) -> Any:
         at_once[0] += 1
         at_once[1] = max(at_once)
         time.sleep(0.02)

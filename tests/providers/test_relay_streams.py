@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
+from io import BytesIO
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from danqing.domain import errors
 from danqing.domain.task import Drawn, Failed, ImageSource, InputImage, Preview, Relayed
@@ -23,6 +25,7 @@ from tests.providers.provider_server import (
     error,
     inline,
     picture,
+    says,
     shades,
 )
 
@@ -46,11 +49,11 @@ def whole(shade: int, what: str = "image_generation") -> bytes:
     return event(f"{what}.completed", b64_json=b64(shade), usage={"total_tokens": 9})
 
 
-ENDS, CUT, STAYS = "ends", "cut", "stays"
+ENDS, CUT, STAYS, DRIPS = "ends", "cut", "stays", "drips"
 
 
 def streaming(*pieces: bytes, end: str = ENDS, head: bytes = HEAD) -> Answer:
-    """A stream that ends as it should, is cut, or just stops and stays open."""
+    """A stream that ends as it should, is cut, just stops and stays open, or says for good that it is there."""
 
     async def write(_: Received, writer: asyncio.StreamWriter) -> None:
         writer.write(head + b"Transfer-Encoding: chunked\r\n\r\n")
@@ -61,6 +64,11 @@ def streaming(*pieces: bytes, end: str = ENDS, head: bytes = HEAD) -> Answer:
             writer.write(b"0\r\n\r\n")
         elif end == CUT:
             writer.close()
+        elif end == DRIPS:
+            while True:
+                await asyncio.sleep(0.05)
+                writer.write(b"8\r\n: ping\n\n\r\n")
+                await writer.drain()
         else:
             await asyncio.sleep(3600)
 
@@ -138,6 +146,20 @@ def test_only_who_is_known_to_stream_is_asked_to() -> None:
     run(test)
 
 
+def test_a_look_is_no_larger_than_looks_are() -> None:
+    async def test() -> None:
+        grey = BytesIO()
+        Image.new("L", (3000, 3000)).save(grey, "PNG")
+        huge = base64.b64encode(grey.getvalue()).decode()
+        sent = event("image_generation.partial_image", b64_json=huge)
+        async with bench(streaming(sent, look(1, 20), whole(30)), extras=["stream"]) as far:
+            events = await drawn(far)
+            assert looks(events) == [(0, 1, 20)]
+            assert shades(events) == {0: 30}
+
+    run(test)
+
+
 def test_each_image_is_its_own_stream() -> None:
     """OpenAI's events do not say which image they are of."""
 
@@ -173,7 +195,7 @@ def test_more_than_was_asked_for_and_what_is_no_look_is_left() -> None:
     run(test)
 
 
-@pytest.mark.parametrize("end", [CUT, STAYS])
+@pytest.mark.parametrize("end", [CUT, STAYS, DRIPS])
 def test_an_image_that_came_is_taken_whatever_follows(
     monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
@@ -181,8 +203,51 @@ def test_an_image_that_came_is_taken_whatever_follows(
 
     async def test() -> None:
         async with bench(streaming(look(0, 1), whole(7), end=end), extras=["stream"]) as far:
-            assert shades(await drawn(far)) == {0: 7}
+            assert shades(await asyncio.wait_for(drawn(far), 20)) == {0: 7}
             assert far.outcomes() == {"ok": 1}
+        refused = streaming(look(0, 1), event("error", error=REFUSED), end=end)
+        async with bench(refused, extras=["stream"]) as far:
+            (*_, failed) = await asyncio.wait_for(drawn(far), 20)
+            assert isinstance(failed.error, errors.ContentRefused)
+
+    run(test)
+
+
+KEY = "prodkey7f3a9c2e51d84b60aa"
+QUOTED = {"message": f"too dark, {KEY}", "type": "x", "code": "invalid_value", "param": "prompt"}
+
+
+TOLD = {"revised_prompt": f"drawn for {KEY}", "id": KEY, "usage": {KEY: KEY}}
+QUOTING = HEAD.replace(b"up-7", KEY.encode())
+PLAIN_LARGE = {"data": [{"b64_json": b64(1)} | TOLD], "x": "x" * 300_000} | TOLD
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        streaming(look(0, 1), event("error", error=QUOTED), head=QUOTING),
+        streaming(look(0, 1), event("error", error=QUOTED).replace(b"prodkey", rb"\u0070rodkey")),
+        streaming(look(0, 1), event("image_generation.completed", b64_json=b64(3), **TOLD)),
+        streaming(whole(3), head=QUOTING, end=CUT),
+        says(PLAIN_LARGE),
+        error(400, "invalid_value", param="prompt", message=f"{KEY} " + "x" * 300_000),
+        says("x" * 490 + KEY, 400),
+    ],
+)
+def test_nobody_is_told_our_key(answer: Answer) -> None:
+    """Whatever the provider quotes it in, and however long its answer is."""
+
+    async def test() -> None:
+        async with bench(answer, keys=[(KEY, 1)], extras=["stream"]) as far:
+            events: list[Any] = []
+            async with aclosing(far.relay.draw(replace(far.order(), previews=2))) as drawing:
+                with suppress(Untaken):
+                    async for one in drawing:
+                        events.append(one)
+            told = [one.error.message if isinstance(one, Failed) else one for one in events]
+            said = repr([one for one in told if not isinstance(one, Preview | Drawn)])
+            assert KEY[:10] not in said
+            assert "[key]" in said
 
     run(test)
 

@@ -7,7 +7,7 @@ import binascii
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from email.utils import parsedate_to_datetime
 from typing import cast
 
@@ -99,6 +99,7 @@ def read_object(answer: Incoming) -> Mapping[str, object] | None:
     """The JSON object of an answer; None where it is anything else (HTML, a list, cut off).
 
     What no database takes is replaced: NULs and lone surrogates by U+FFFD, numbers that are none by null.
+    No text in it quotes our key, however the JSON writes that.
     """
     try:
         text = answer.body.decode("utf-8-sig")
@@ -106,7 +107,9 @@ def read_object(answer: Incoming) -> Mapping[str, object] | None:
             return None
         value: object = json.loads(text, parse_float=_finite, parse_constant=lambda _: None)
         if _MAYBE_UNSTORABLE.search(text):
-            value = _storable(value)
+            value = _rewritten(value, _storable)
+        if answer.secret is not None and ("\\" in text or answer.secret in text):
+            value = _rewritten(value, answer.plain)
     except (ValueError, RecursionError):
         return None
     return cast("Mapping[str, object]", value) if isinstance(value, dict) else None
@@ -117,14 +120,19 @@ def _finite(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _storable(value: object) -> object:
+def _storable(text: str) -> str:
+    return UNSTORABLE.sub("\ufffd", text)
+
+
+def _rewritten(value: object, write: Callable[[str], str]) -> object:
+    """A JSON value with all its texts, names too, as `write` has them."""
     if isinstance(value, str):
-        return UNSTORABLE.sub("\ufffd", value)
+        return write(value)
     if isinstance(value, dict):
         items = cast("dict[str, object]", value).items()
-        return {UNSTORABLE.sub("\ufffd", key): _storable(item) for key, item in items}
+        return {write(key): _rewritten(item, write) for key, item in items}
     if isinstance(value, list):
-        return [_storable(item) for item in cast("list[object]", value)]
+        return [_rewritten(item, write) for item in cast("list[object]", value)]
     return value
 
 

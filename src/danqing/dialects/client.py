@@ -33,6 +33,12 @@ class Incoming:
     status: int
     body: bytes = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    secret: str | None = field(default=None, repr=False)
+    """The key that it came for: whoever reads the body leaves it out of every text (`plain`)."""
+
+    def plain(self, text: str) -> str:
+        """A text of it that does not quote our key: logs, rows and callers get the provider's words."""
+        return text if self.secret is None else text.replace(self.secret, "[key]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ _FILES = frozenset({"-2003", "-2004"})
 """A picture's address is wrong, a picture is too large."""
 _FIELDS_WRONG = frozenset({"-1000", "-1001", "-2000"})
 """A field is wrong; -1000 is all that its code throws bare, an unknown field among it."""
+_FAILURE = re.compile("-[0-9]{1,9}")
 _UNKNOWN = "不支持的参数"
 _REFUSED_WORDS = re.compile(r"敏感|违规|合规")
 
@@ -50,12 +51,12 @@ _NAMED = re.compile(
 
 def read_failure(body: Mapping[str, object], answer: Incoming) -> DanqingError | None:
     """The error of an answer of that shape; None for any other."""
-    code = body.get("code")
-    if not isinstance(code, int) or code >= 0 or list_of(body.get("data")):
+    code = text_of(body.get("code"))
+    if _FAILURE.fullmatch(code) is None or list_of(body.get("data")):
         return None
     if mapping_of(body.get("error")):  # somebody else's, who has codes beside it
         return None
-    return _error(text_of(code), words(body.get("message")), answer)
+    return _error(code, words(body.get("message")), answer)
 
 
 def _error(code: str, text: str, answer: Incoming) -> DanqingError:

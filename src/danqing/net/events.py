@@ -23,9 +23,11 @@ class ReceivedEvent(NamedTuple):
 class EventReader:
     """Makes events of the pieces of a stream."""
 
-    def __init__(self, *, event_bytes_max: int, events_max: int) -> None:
+    def __init__(self, *, event_bytes_max: int, events_max: int, lines_max: int) -> None:
+        """`lines_max` is the whole stream's: each takes time, a comment or an empty one too."""
         self._event_bytes_max = event_bytes_max
         self._events_left = events_max
+        self._lines_left = lines_max
         self._rest = bytearray()
         """What came of a line without its end, of which the first so many bytes have been looked at:"""
         self._searched = 0
@@ -61,6 +63,10 @@ class EventReader:
         return events
 
     def _line(self, line: bytes) -> ReceivedEvent | None:
+        """Raises OutboundTooLarge."""
+        self._lines_left -= 1
+        if self._lines_left < 0:
+            raise OutboundTooLarge("The stream has too many lines.")
         if self._is_first:
             self._is_first = False
             line = line.removeprefix(_BOM)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from types import TracebackType
 from typing import TypeVar
 
@@ -18,6 +19,13 @@ HUGE_BYTES = 16 * 2**20
 """From here on answers are read one after the other: each is in memory three times then."""
 
 T = TypeVar("T")
+
+
+def received(status: int, headers: Mapping[str, str], body: bytes, secret: str | None) -> Incoming:
+    """A provider's answer to a request with the key `secret`, which neither its headers nor what is read of it quote."""
+    answer = Incoming(status, body, secret=secret)
+    plain = {name: answer.plain(value) for name, value in headers.items()}
+    return replace(answer, headers=plain)
 
 
 class Answers:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import AnyStr
 
 from danqing.backends import RelayRow
 from danqing.dialects.answers import NO_MONEY, SHUT_OUT, read_object, retry_after_s, words
@@ -34,7 +33,7 @@ from danqing.net.outbound import Outbound
 from danqing.net.policy import Policy
 from danqing.observability.logging import get_logger
 from danqing.observability.metrics import Metrics
-from danqing.providers.answers import LARGE_BYTES, Answers, Held
+from danqing.providers.answers import Answers, Held, received
 from danqing.providers.blame import Caller
 from danqing.providers.forms import encode_form
 from danqing.providers.results import IMAGE_BYTES_MAX
@@ -64,8 +63,8 @@ _ANSWER_BYTES = 2**20
 ID_CHARS_MAX = 200
 """Of a provider's id of a request or task."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")
-KEY_CHARS_MIN = 8
-"""A shorter key is no secret, and may stand anywhere."""
+_SAID_BYTES_MAX = 65536
+"""Of an error that is no JSON: far more than its words are clipped to, so that no half of a key stays."""
 
 Emit = Callable[[Event], None]
 
@@ -157,7 +156,7 @@ class Asker:
                 self.breaker.left()
                 raise no_key(self.ring)
 
-            streamed = self._streamed(part)
+            streamed = self._streamed(part, key)
             try:
                 answer = await self._request(outgoing, key, part, end, partial(told, 1), streamed)
             except OutboundUnsent as error:
@@ -197,11 +196,12 @@ class Asker:
             heard = part.caller.hears(error, self._name)
             raise Untaken(heard) if _is_free(answer, heard) else heard
 
-    def _streamed(self, part: Part) -> Streamed | None:
+    def _streamed(self, part: Part, key: Key) -> Streamed | None:
         if part.look is None:
             return None
         return Streamed(
             *(self.client, self._answers, part.held, part.look),
+            secret=key.secret,
             looks_max=part.delivery.partial_images,
             event_bytes_max=_ANSWER_BYTES + IMAGE_BYTES_MAX * 4 // 3,
             idle_s=self.row.idle_timeout_s,
@@ -269,14 +269,12 @@ class Asker:
             raise Untaken(ProviderFailed("The provider's address is not allowed.")) from error
         except OutboundError as error:
             if streamed is not None and streamed.is_over:  # all that counts of it has come
-                return Incoming(200, _without(key, streamed.refusal), streamed.headers)
+                return received(200, streamed.headers, streamed.refusal, key.secret)
             self.breaker.failed()
             log.warning("provider_failed", backend=self._name, reason=error.message)
             raise ProviderFailed("The provider of this model gave no complete answer.") from error
-        headers = {name: _without(key, value) for name, value in reply.headers.items()}
-        if streamed is not None and streamed.begun:
-            return Incoming(reply.status, _without(key, streamed.refusal), headers)
-        return Incoming(reply.status, _without(key, reply.content), headers)
+        body = streamed.refusal if streamed is not None and streamed.begun else reply.content
+        return received(reply.status, reply.headers, body, key.secret)
 
     async def _polled(self, pending: Pending, key: Key, part: Part, end: float) -> ProviderResult:
         """Ask how a background task stands until it is over. Cancelled, it cancels the provider's too."""
@@ -356,18 +354,9 @@ def _is_ours(error: DanqingError) -> bool:
     return isinstance(error, ProviderFailed) and error.message in (NO_MONEY, SHUT_OUT)
 
 
-def _without(key: Key, said: AnyStr) -> AnyStr:
-    """An answer that does not quote the key it came for: logs, rows and callers get the provider's words."""
-    if key.text is None or len(key.text) < KEY_CHARS_MIN or len(said) >= LARGE_BYTES:
-        return said
-    if isinstance(said, bytes):
-        return said.replace(key.text.encode(), b"[key]")
-    return said.replace(key.text, "[key]")
-
-
 def _said(answer: Incoming) -> str:
     """The provider's own words of an error, for the log and the task's row."""
     body = read_object(answer)
     if body is None:
-        return words(answer.body[:500].decode("utf-8", "replace"))
+        return words(answer.plain(answer.body[:_SAID_BYTES_MAX].decode("utf-8", "replace")))
     return words(json.dumps(body, ensure_ascii=False))

@@ -302,9 +302,11 @@ class Relay:
 
     async def _look(self, part: Part, emit: Emit, number: int, found: ProviderImage) -> None:
         """A look at the one image of a request; a look less is no reason to lose the image."""
-        transparent = part.task.transparent
+        task = part.task
         try:
-            pixels = await self._fetcher.look(found, part.held, transparent=transparent)
+            pixels = await self._fetcher.look(
+                found, part.held, transparent=task.transparent, size=task.size
+            )
         except ProviderFailed as error:
             log.warning("provider_look_lost", backend=self.name, reason=error.message)
             return

@@ -10,6 +10,7 @@ from weakref import finalize
 
 from danqing.dialects.client import ProviderImage
 from danqing.domain.errors import ProviderFailed
+from danqing.domain.sizes import Size
 from danqing.domain.task import Pixels
 from danqing.engine.pixels import fit
 from danqing.net.errors import OutboundError, OutboundRefused, OutboundTooLarge
@@ -27,6 +28,8 @@ DECODERS = 2
 REDIRECTS_MAX = 3
 LOOK_SIDE_MAX = 512
 """As of looks that are drawn here."""
+LOOK_PIXELS_MAX = 2**22
+"""Of a look as it comes, where the image is to be smaller than that."""
 _FIRST_WAIT_S = 0.1
 _WAIT_S_MAX = 4.0
 _TRY_S_MAX = 30.0
@@ -118,7 +121,12 @@ class Fetcher:
             wait_s = min(wait_s * 2, _WAIT_S_MAX)
 
     async def pixels(
-        self, image: ProviderImage, held: Held, *, transparent: bool = False
+        self,
+        image: ProviderImage,
+        held: Held,
+        *,
+        transparent: bool = False,
+        pixels_max: int = PIXELS_MAX,
     ) -> Pixels:
         """The pixels of a provider's image, which is held until then. Raises ProviderFailed for what is none.
 
@@ -132,15 +140,18 @@ class Fetcher:
         try:
             async with self._turns:
                 await self._budget.wait()
-                pixels = await asyncio.to_thread(decoded, data, transparent)
+                pixels = await asyncio.to_thread(decoded, data, transparent, pixels_max)
                 self._budget.count(pixels)
         finally:
             held.drop(len(data))
         return pixels
 
-    async def look(self, image: ProviderImage, held: Held, *, transparent: bool) -> Pixels:
-        """The pixels of a look at an unfinished image, none of its sides over LOOK_SIDE_MAX. Raises ProviderFailed."""
-        pixels = await self.pixels(image, held, transparent=transparent)
+    async def look(
+        self, image: ProviderImage, held: Held, *, transparent: bool, size: Size
+    ) -> Pixels:
+        """The pixels of a look at an unfinished image of `size`, none of its sides over LOOK_SIDE_MAX. Raises ProviderFailed."""
+        pixels_max = min(max(LOOK_PIXELS_MAX, 2 * size.pixels), PIXELS_MAX)
+        pixels = await self.pixels(image, held, transparent=transparent, pixels_max=pixels_max)
         height, width = pixels.shape[:2]
         scale = LOOK_SIDE_MAX / max(height, width)
         if scale >= 1:
@@ -149,11 +160,11 @@ class Fetcher:
         return await asyncio.to_thread(fit, pixels, *size)
 
 
-def decoded(data: bytes, transparent: bool = False) -> Pixels:
+def decoded(data: bytes, transparent: bool = False, pixels_max: int = PIXELS_MAX) -> Pixels:
     """Decode a stranger's image; its size is capped before. CPU-bound. Raises ProviderFailed."""
     read = inputs.read_cut_out if transparent else inputs.read_pixels
     try:
-        return read(data, pixels_max=PIXELS_MAX)
+        return read(data, pixels_max=pixels_max)
     except ValueError as error:
         if transparent and str(error) == inputs.OPAQUE:
             raise ProviderFailed(

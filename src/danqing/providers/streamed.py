@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from danqing.dialects.client import (
-    ClientDialect,
-    Incoming,
-    ProviderImage,
-    ProviderLook,
-    ProviderResult,
-)
+from danqing.dialects.client import ClientDialect, ProviderImage, ProviderLook, ProviderResult
 from danqing.domain.errors import Busy, DanqingError, ProviderFailed, Unavailable
 from danqing.net.events import EventReader, ReceivedEvent
-from danqing.providers.answers import Answers, Held
+from danqing.providers.answers import Answers, Held, received
 
 EVENTS_MAX = 1000
 """Of a stream; OpenAI has a handful."""
+LINES_MAX = 50_000
+"""Of a stream: a sign of life ten times a second is two lines each, and base64 is on one line."""
 FAREWELL_S = 1.0
-"""When all that counts has come, the end of a stream is waited for so long, so that its connection can serve again."""
+"""When all that counts has come, the end of a stream is waited for so long, whatever comes meanwhile, so that its
+connection can serve again."""
 
 Look = Callable[[int, ProviderImage], Awaitable[None]]
 """Is shown a look, and its number from 0."""
@@ -34,6 +32,7 @@ class Streamed:
         held: Held,
         look: Look,
         *,
+        secret: str | None,
         looks_max: int,
         event_bytes_max: int,
         idle_s: float,
@@ -44,8 +43,13 @@ class Streamed:
         self._look = look
         self._looks = 0
         self._looks_max = looks_max
+        self._secret = secret
         self._idle_s = idle_s
-        self._events = EventReader(event_bytes_max=event_bytes_max, events_max=EVENTS_MAX)
+        self._over_at = 0.0
+        """By time.monotonic(), once it is over."""
+        self._events = EventReader(
+            event_bytes_max=event_bytes_max, events_max=EVENTS_MAX, lines_max=LINES_MAX
+        )
         self._result: ProviderResult | None = None
         self._error: DanqingError | None = None
         self.headers: Mapping[str, str] = {}
@@ -61,7 +65,8 @@ class Streamed:
 
     @property
     def idle_s(self) -> float:
-        return FAREWELL_S if self.is_over else self._idle_s
+        """Once it is over, what is left of FAREWELL_S."""
+        return self._over_at + FAREWELL_S - time.monotonic() if self.is_over else self._idle_s
 
     def begins(self, status: int, headers: Mapping[str, str]) -> bool:
         kind = headers.get("content-type", "").lower()
@@ -71,10 +76,14 @@ class Streamed:
 
     async def take(self, piece: bytes) -> None:
         """Raises OutboundTooLarge."""
+        if self.is_over:
+            return
         await self._held.came(len(piece))
         for event in self._events.feed(piece):
             if not self.is_over:
                 await self._hear(event)
+        if self.is_over:
+            self._over_at = time.monotonic()
         images = () if self._result is None else self._result.images
         kept = sum(len(one.data or b"") for one in images if isinstance(one, ProviderImage))
         self._held.keep(kept + self._events.waiting_bytes)
@@ -92,7 +101,7 @@ class Streamed:
         raise self._error
 
     async def _hear(self, event: ReceivedEvent) -> None:
-        said = Incoming(200, event.data, self.headers)
+        said = received(200, self.headers, event.data, self._secret)
         try:
             heard = await self._answers.read(self._client.decode_event, said, event.name)
         except DanqingError as error:

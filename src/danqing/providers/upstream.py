@@ -31,6 +31,10 @@ class Untaken(Exception):
         self.error = error
 
 
+KEY_CHARS_MIN = 8
+"""A shorter key is no secret, and may stand anywhere."""
+
+
 @dataclass(slots=True)
 class Key:
     """One key; `text` None asks without any. `number` is how the log calls it."""
@@ -41,6 +45,11 @@ class Key:
     free_at: float = 0.0
     current: float = 0.0
     """Of the smooth weighted round robin."""
+
+    @property
+    def secret(self) -> str | None:
+        """What nobody is to be told."""
+        return self.text if self.text is not None and len(self.text) >= KEY_CHARS_MIN else None
 
 
 class KeyRing:
