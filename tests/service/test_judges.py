@@ -337,6 +337,65 @@ def test_a_clients_picture_is_decoded_small() -> None:
     assert judge.asked == [(61, 1024, 3)]
 
 
+class Sees(Says):
+    """Refuses what has both light and dark in it; fails of what is dark all over, where told to."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        super().__init__()
+        self.fails = fails
+
+    async def image(self, pixels: np.ndarray) -> Verdict:
+        assert pixels.shape[2] == 3
+        self.asked.append(pixels)
+        if self.fails and pixels.max() < 50:
+            raise JudgeFailed("timeout")
+        return Verdict(0, "drawn") if np.ptp(pixels) > 150 else Verdict(3)
+
+
+def square(ground: int, within: int) -> np.ndarray:
+    plane = np.full((64, 64), ground, np.uint8)
+    plane[16:48, 16:48] = within
+    return plane
+
+
+FLAT, WHITE, DRAWN = square(0, 0), square(255, 255), square(0, 255)
+
+
+@pytest.mark.parametrize(
+    ("colours", "opacity", "views", "refused"),
+    [
+        (FLAT, DRAWN, 3, True),  # black where there is anything: a picture on white
+        (WHITE, DRAWN, 3, True),  # the same on black
+        (DRAWN, FLAT, 3, True),  # nothing of it is shown, but it is delivered
+        (FLAT, square(255, 200), 3, False),
+        (DRAWN, WHITE, 1, True),
+        (FLAT, WHITE, 1, False),
+    ],
+)
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_opacity_shows_is_judged(
+    colours: np.ndarray, opacity: np.ndarray, views: int, refused: bool, fails: bool
+) -> None:
+    pixels = np.dstack([colours, colours, colours, opacity])
+    files = [io.BytesIO(), io.BytesIO(), io.BytesIO()]
+    Image.fromarray(pixels).save(files[0], "PNG")
+    Image.fromarray(pixels).save(files[1], "WEBP", lossless=True, exact=True)
+    Image.fromarray(pixels[..., [0, 3]]).save(files[2], "PNG")
+    for way in (None, *(file.getvalue() for file in files)):
+        judge = Sees(fails=fails)
+        guard, _ = screen(judge)
+        asked = guard.image(pixels) if way is None else guard.picture(way)
+        if refused:  # also where another view had no verdict
+            with pytest.raises(ContentRefused):
+                asyncio.run(asked)
+        elif fails:
+            with pytest.raises(Unavailable):
+                asyncio.run(asked)
+        else:
+            assert [level.level for level in asyncio.run(asked)] == [3]
+        assert len(judge.asked) == views
+
+
 def test_a_classifier_that_crashes_is_no_verdict() -> None:
     class Broken:
         def __init__(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from danqing.domain.task import Pixels
-from danqing.service import labels
+from danqing.service import labels, plain_files
 from danqing.service.labels import Alpha, Area
 from danqing.settings import BrandSettings, Corner
 
@@ -83,19 +83,24 @@ class BrandMark:
 def _opened(path: Path) -> Image.Image:
     """The mark's picture, without its empty edges. Raises ValueError."""
     try:
-        with path.open("rb") as file:
+        with plain_files.opened(path) as file:
             data = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise ValueError(f"brand.picture: {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ValueError(f"brand.picture: {path}: {error}") from None
     if len(data) > FILE_BYTES_MAX:
         raise ValueError(f"brand.picture: {path}: more than {FILE_BYTES_MAX} bytes")
+    shown: Image.Image | None = None
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "WEBP", "JPEG")) as image:
-            if max(image.size) > FILE_SIDE_MAX:
-                raise ValueError(f"brand.picture: {path}: more than {FILE_SIDE_MAX} pixels a side")
-            shown = image.convert("RGBA")
-    except (OSError, SyntaxError, Image.DecompressionBombError):
+            if max(image.size) <= FILE_SIDE_MAX:
+                shown = image.convert("RGBA")
+    # Of broken chunks Pillow says what Python says of them (ValueError, IndexError, struct.error and others).
+    except Exception:
         raise ValueError(f"brand.picture: {path}: not a whole PNG, WebP or JPEG") from None
+    if shown is None:
+        raise ValueError(f"brand.picture: {path}: more than {FILE_SIDE_MAX} pixels a side")
     box = shown.getchannel("A").getbbox()
     if box is None:
         raise ValueError(f"brand.picture: {path}: it is transparent everywhere")

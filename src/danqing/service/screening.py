@@ -93,25 +93,37 @@ class Screen:
         self, pixels: Pixels, role: Role = "assistant", block_level: int | None = None
     ) -> tuple[SafetyLevel, ...]:
         """What is said of a picture; nothing where nobody judges images. Raises as `texts`."""
-        judge = self._image_judge
-        if judge is None:
+        if self._image_judge is None:
             return ()
-        try:
-            # Without opacity: a judge sees what lies behind it, too.
-            verdict = await judge.image(pixels[..., :3])
-        except JudgeFailed as error:
-            return self._failed(judge.source, error, block_level)
-        self._require(judge.source, role, verdict, block_level, "image")
-        self._metrics.moderation.labels(judge.source, "passed").inc()
-        return (SafetyLevel(role, verdict.level),)
+        views = await asyncio.to_thread(codecs.views, pixels)
+        return await self._seen(self._image_judge, views, role, block_level)
 
     async def picture(self, data: bytes, block_level: int | None = None) -> tuple[SafetyLevel, ...]:
         """The same of a client's encoded picture, which was checked. Raises as `image`."""
         if self._image_judge is None:
             return ()
         async with self._decodes:
-            pixels = await asyncio.to_thread(codecs.decode_within, data, SIDE_MAX)
-        return await self.image(pixels, "user", block_level)
+            views = await asyncio.to_thread(codecs.decode_views, data, SIDE_MAX)
+        return await self._seen(self._image_judge, views, "user", block_level)
+
+    async def _seen(
+        self, judge: ImageJudge, views: Sequence[Pixels], role: Role, block_level: int | None
+    ) -> tuple[SafetyLevel, ...]:
+        # A picture may be in the opacity alone, or in colours behind it that any editor brings out.
+        asked = (judge.image(view) for view in views)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        verdicts = [answer for answer in answers if isinstance(answer, Verdict)]
+        worst = min(verdicts, key=lambda verdict: verdict.level, default=None)
+        if worst is not None:
+            self._require(judge.source, role, worst, block_level, "image")
+        for answer in answers:
+            if isinstance(answer, JudgeFailed):
+                return self._failed(judge.source, answer, block_level)
+            if isinstance(answer, BaseException):
+                raise answer
+        assert worst is not None
+        self._metrics.moderation.labels(judge.source, "passed").inc()
+        return (SafetyLevel(role, worst.level),)
 
     async def _judged(
         self, judge: TextJudge, texts: Mapping[Role, Sequence[str]], block_level: int | None

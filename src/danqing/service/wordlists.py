@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from danqing.service import plain_files
 from danqing.service.folding import fold, is_blank
 
 TERM_CHARS_MAX = 100
@@ -69,23 +68,13 @@ def checked(entry: Entry) -> Entry:
 def _lines(path: Path, what: str) -> Iterator[tuple[int, str]]:
     """The numbered lines that are neither blank nor comments. Raises ValueError."""
     try:
-        text = _read(path)
+        with plain_files.opened(path) as file:
+            text = file.read().decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read the {what} {path}: {error}") from None
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip() and not line.startswith("#"):
             yield number, line
-
-
-def _read(path: Path) -> str:
-    """Raises OSError, ValueError: also for what is no file, e.g. a pipe, of which a reload would wait for ever."""
-    # Without waiting: to open a pipe that nobody writes to would.
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise ValueError("it is no plain file")
-    with open(handle, encoding="utf-8-sig") as file:
-        return file.read()
 
 
 def _require_none(faults: list[str], path: Path) -> None:

@@ -30,6 +30,7 @@ THUMBNAIL_QUALITY = 82
 # After a picture of 47 megapixels a server stayed at 890 MB with the small ones, at 340 MB with these.
 Image.core.set_block_size(2**26)  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
 
+_GROUNDS = ("white", "black")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _FILTER_UP = 2
 _DEFLATE_LEVEL = (
@@ -93,13 +94,43 @@ def within(pixels: Pixels, side_max: int) -> Pixels:
     return np.asarray(image)
 
 
-def decode_within(data: bytes, side_max: int) -> Pixels:
-    """Decode to H x W x 3, no side longer than this; of a JPEG no more is decoded than it needs. Raises OSError."""
+def views(pixels: Pixels) -> list[Pixels]:
+    """What may be seen of an H x W x 3 or 4 image, each H x W x 3: its colours, and where any of it is transparent,
+    these on white and on black."""
+    colours = pixels[..., :3]
+    if pixels.shape[2] == 3 or pixels[..., 3].min() == 255:
+        return [colours]
+    image = Image.fromarray(pixels)
+    return [colours, *(np.asarray(_laid_on(image, ground)) for ground in _GROUNDS)]
+
+
+def decode_views(data: bytes, side_max: int) -> list[Pixels]:
+    """The `views` of an encoded image, no side longer than this; of a JPEG no more is decoded than it needs. Raises OSError."""
     with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
         image.draft("RGB", (side_max, side_max))
-        small = image if image.mode == "RGB" else image.convert("RGB")
-        small.thumbnail((side_max, side_max), Image.Resampling.BOX)
-        return np.array(small)
+        small = list[Pixels]()
+
+        def keep(seen: Image.Image) -> None:
+            seen.thumbnail((side_max, side_max), Image.Resampling.BOX)
+            small.append(np.array(seen))
+
+        clear = image.convert("RGBA") if image.has_transparency_data else None
+        keep(image if image.mode == "RGB" else image.convert("RGB"))
+        if (
+            clear is not None
+            and cast("tuple[int, int]", clear.getchannel("A").getextrema())[0] < 255
+        ):
+            for (
+                ground
+            ) in _GROUNDS:  # at full size: made smaller first, what opacity shows would differ
+                keep(_laid_on(clear, ground))
+        return small
+
+
+def _laid_on(image: Image.Image, ground: str) -> Image.Image:
+    laid = Image.new("RGB", image.size, ground)
+    laid.paste(image, mask=image.getchannel("A"))
+    return laid
 
 
 def decode_mask(data: bytes) -> Mask:
