@@ -495,30 +495,6 @@ def test_law_queue_bounded_and_every_job_takes_exactly_its_steps(world: dict[str
 
 
 @settings(max_examples=40, deadline=None)
-@given(worlds, st.booleans())
-def test_law_two_busy_accounts_get_the_same_time(world: dict[str, int], shared: bool) -> None:
-    random = Random(world["seed"])
-    keys, names = world["keys"], [f"account{i}" for i in range(world["accounts"] + 1)]
-    device = Device(random_cost(random, keys), live_max=128, batch_max=world["batch_max"])
-    low: dict[tuple[str, str], float] = defaultdict(float)
-    high: dict[tuple[str, str], float] = defaultdict(float)
-    for _ in range(300):
-        for place, name in enumerate(names):
-            while sum(job_id.startswith(name) for job_id in device.scheduler._entries) < 3:
-                # keys of different accounts are equal or never are
-                width = random.randrange(keys) + (0 if shared else keys * place)
-                device.add(name, steps=random.randint(1, 6), width=width)
-        device.beat()
-        for one in names:
-            for other in names:
-                gap_s = device.served_s[one] - device.served_s[other]
-                low[one, other] = min(low[one, other], gap_s)
-                high[one, other] = max(high[one, other], gap_s)
-                allowed_s = (5 if shared else 4) * device.longest_s + 1e-9
-                assert high[one, other] - low[one, other] <= allowed_s
-
-
-@settings(max_examples=40, deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(1, 20), st.integers(0, 60))
 def test_law_who_comes_and_goes_gets_no_more_than_a_share(
     random: Random, steps_max: int, pause_max: int

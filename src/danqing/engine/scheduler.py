@@ -17,6 +17,7 @@ Laws, tested as properties; C counts the longest step seen or expected:
 - the queue never holds more than `queue_max` jobs, nor more than `live_max` started ones;
 - over any stretch in which two accounts of a lane both have work, neither gets more than 5·C seconds more than the
   other (4·C where they share no batches), but for a burst that it comes with, and for what the other waits for company;
+  one with fewer jobs than the seats of the batches that it shares can take no more than those seats, and gets less;
 - bursts are no way to more than one's share: an account that comes and goes beside a busy one gets at most half of
   the time, and BURST_STEPS·C and one decoding;
 - no starvation, whatever else keeps coming: with N accounts in the lane, K keys in the account, and R steps to do in

@@ -1,0 +1,126 @@
+"""The scheduler's law of fairness, every term of it: turns, bursts of who was away, and waits for company in a long queue."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from danqing.engine.pace import TRIALS
+from tests.engine.test_scheduler import Device, random_cost, worlds
+
+LATE = {"seed": 13, "accounts": 3, "keys": 2, "batch_max": 2}
+DEEP = {"seed": 11, "accounts": 4, "keys": 3, "batch_max": 8}
+
+
+class Fairness:
+    """Accounts of one lane that come and go: by how much one gets ahead of another while both have work.
+
+    `deep`: the queue is long, and known steps are cheaper in company, so that jobs wait for it.
+    """
+
+    def __init__(self, world: dict[str, int], *, shared: bool, away: bool, deep: bool) -> None:
+        self.random = Random(world["seed"])
+        self.keys, self.shared, self.away = world["keys"], shared, away
+        self.names = [f"account{i}" for i in range(world["accounts"] + 1)]
+        cost = random_cost(self.random, self.keys)
+        self.device = Device(cost, live_max=128, batch_max=8 if deep else world["batch_max"])
+        self.jobs, self.steps_max = (20, 100) if deep else (3, 6)
+        self.deep = deep
+        self.pair_s: dict[tuple[str, str], list[float]] = {}
+        """(one, other) -> how far one is ahead, and the least since both had work: plainly, then with both terms taken off."""
+        self.waited_s: dict[str, float] = defaultdict(float)
+        """Time in which an account waited for company with all that it has."""
+        self.ahead, self.owed = 0.0, 0.0
+        """The most, in C: plainly, and with the other's waits and its own bursts taken off."""
+        self.burst_s: dict[str, float] = defaultdict(float)
+        """Time that an account was given in bursts."""
+        self.bursting: set[Hashable] = set()
+        scheduler = self.device.scheduler
+        pick = scheduler.pick
+
+        def picked() -> list[str]:
+            found = pick()
+            self.bursting = set(scheduler._interactive.ring._bursting)
+            return found
+
+        scheduler.pick = picked  # type: ignore[method-assign]
+        if deep:
+            for key in range(self.keys * (1 if shared else len(self.names))):
+                for size in (1, 2, 4, 8) * TRIALS:
+                    scheduler.pace.learn(key, size, cost(key, size))
+                    self.device.longest_s = max(self.device.longest_s, cost(key, size))
+
+    def refill(self) -> None:
+        queue = self.device.scheduler._entries.values()
+        for place, name in enumerate(self.names):
+            mine = sum(entry.job.account_id == name for entry in queue)
+            if self.away and mine == 0 and self.pair_s and self.random.random() < 0.9:
+                self.pair_s = {pair: s for pair, s in self.pair_s.items() if name not in pair}
+                continue
+            whole = not self.away or mine == 0 or place == 0  # others do what they brought, and go
+            wanted = (
+                1 if self.deep and place % 2 else self.jobs
+            )  # a job that comes alone is what waits
+            for _ in range(wanted - mine if whole else 0):
+                # keys of different accounts are equal or never are
+                width = self.random.randrange(self.keys) + (0 if self.shared else self.keys * place)
+                self.device.add(name, steps=self.random.randint(1, self.steps_max), width=width)
+
+    def beat(self) -> None:
+        scheduler, before_s = self.device.scheduler, self.device.now_s
+        lane = scheduler._interactive
+        there = {entry.job.account_id for entry in scheduler._entries.values()}
+        had_s = dict(self.device.served_s)
+        self.device.beat()
+        for name in self.bursting & there:
+            self.burst_s[str(name)] += self.device.served_s[str(name)] - had_s.get(str(name), 0.0)
+        for name in there - lane.ready.keys():
+            self.waited_s[name] += self.device.now_s - before_s
+        served_s = self.device.served_s
+        for one in there:
+            for other in there - {one}:
+                gap_s = served_s[one] - served_s[other]
+                now_s = [gap_s, gap_s - self.waited_s[other] - self.burst_s[one]]
+                least_s = self.pair_s.setdefault((one, other), list(now_s))
+                self.pair_s[one, other] = least_s = list(map(min, least_s, now_s))
+                plain, owed = (now - least for now, least in zip(now_s, least_s, strict=True))
+                self.ahead = max(self.ahead, plain / self.device.longest_s)
+                self.owed = max(self.owed, owed / self.device.longest_s)
+
+    def run(self, beats: int) -> None:
+        for _ in range(beats):
+            self.refill()
+            self.beat()
+
+
+@settings(max_examples=25, deadline=None)
+@given(worlds, st.booleans(), st.booleans())
+def test_law_accounts_with_work_get_the_same_time(
+    world: dict[str, int], shared: bool, away: bool
+) -> None:
+    fairness = Fairness(world, shared=shared, away=away, deep=False)
+    fairness.run(200)
+    assert fairness.owed <= (5 if shared else 4) + 1e-6
+
+
+@settings(max_examples=15, deadline=None)
+@given(worlds, st.booleans())
+def test_law_only_company_puts_one_further_ahead(world: dict[str, int], away: bool) -> None:
+    fairness = Fairness(world, shared=False, away=away, deep=True)
+    fairness.run(120)
+    assert fairness.owed <= 4 + 1e-6
+
+
+def test_every_term_of_the_fairness_law_is_needed() -> None:
+    """Bursts and waits for company do happen in the worlds above, and put one account further ahead than turns alone."""
+    late = Fairness(LATE, shared=False, away=True, deep=False)
+    deep = Fairness(DEEP, shared=False, away=False, deep=True)
+    for fairness in (late, deep):
+        fairness.run(200)
+        assert fairness.owed <= 4 < fairness.ahead
+    assert sum(late.burst_s.values()) > 0 == sum(late.waited_s.values())
+    assert sum(deep.waited_s.values()) > 0
