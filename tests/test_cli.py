@@ -43,7 +43,7 @@ def test_draw_output_formats(tmp_path: Path, name: str, format: str) -> None:
         (["x", "--n", "0"], "--n"),
         (["x", "--n", "99"], "--n"),
         (["x", "--seed", "-1"], "--seed"),
-        (["x", "--model", "nothing"], "nothing"),
+        (["x", "--model", "nothing"], "'nothing' does not exist: `danqing models list`"),
         (["x", "--quality", "ultra"], "--quality"),
         (["x", "--output", "a.bmp"], "--output"),
         (["x" * 5000], "PROMPT"),

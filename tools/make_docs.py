@@ -63,7 +63,7 @@ def commands() -> list[str]:
                     if p.param_type_name == "argument"
                 ]
                 + [
-                    f"[{p.opts[0]}]"
+                    f"{p.opts[0]} {p.name.upper()}" if p.required else f"[{p.opts[0]}]"
                     for p in command.params
                     if p.param_type_name == "option" and p.name != "help"
                 ]

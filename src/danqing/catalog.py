@@ -348,6 +348,9 @@ def _card(name: str, row: ModelRow, file: _File, policy: str) -> Card:
     if quality_default not in row.qualities or row.n_default > row.n_max:
         raise fail("a default lies outside what the model takes")
     sizes = _size_rule(row, fail)
+    drawn_by = file.backends.get(row.backend or STAND_IN_FAMILY)
+    if isinstance(drawn_by, RelayRow) and (sayable := drawn_by.client().ratios):
+        sizes = sizes.within(sayable)
     return Card(
         name=name,
         owner=row.owner,

@@ -233,14 +233,17 @@ def test_images_without_the_label_are_listed_after_their_account_is_gone(live: L
     for switch in (True, False, False):
         asked = body | {"watermark_enabled": switch}
         assert live.client.post(path, json=asked, headers=headers).status_code == 200
-    assert live.client.delete("/admin/v1/accounts/unlabelled").status_code == 204
 
     def page(**query: object) -> dict:
         answer = live.client.get("/admin/v1/unlabelled", params={"account": account_id} | query)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    assert live.cli("images", "delete", page()["data"][0]["image_id"]).returncode == 0
+    assert [one["deleted"] is None for one in page()["data"]] == [False, True]
+    assert live.client.delete("/admin/v1/accounts/unlabelled").status_code == 204
     whole = page()
+    assert all(time.time() - one["deleted"] < 600 for one in whole["data"])
     first, second = whole["data"]
     assert not whole["has_more"]
     assert first["object"] == "image.unlabelled"

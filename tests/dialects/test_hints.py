@@ -15,7 +15,7 @@ from danqing.dialects.fields import Wire
 from danqing.dialects.forms import FormBody
 from danqing.dialects.hints import meant
 from danqing.dialects.registry import DIALECTS
-from danqing.domain.errors import MissingField, RequestError, UnknownField
+from danqing.domain.errors import ExclusiveFields, MissingField, RequestError, UnknownField
 
 CATS = {"messages": [{"role": "user", "content": [{"text": "猫"}]}]}
 TURNS = [{"role": "user", "content": "猫"}]
@@ -206,3 +206,9 @@ def test_whatever_is_unknown_is_refused_by_name(body: dict[str, Any]) -> None:
     with pytest.raises(RequestError) as caught:
         DIALECTS["zhipu"].decode_request({"prompt": "猫"} | body, CARDS["cogview-4-250304"])
     assert caught.value.param is not None
+
+
+def test_what_is_known_but_not_there_is_not_called_unknown() -> None:
+    body = {"model": "dall-e-3", "prompt": "x", "messages": TURNS}
+    with pytest.raises(ExclusiveFields, match="'prompt' and 'messages' exclude each other"):
+        DIALECTS["chat"].decode_request(body, CARDS["dall-e-3"])

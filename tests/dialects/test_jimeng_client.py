@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,3 +138,23 @@ def test_its_sizes_are_those_of_the_cards_but_for_the_small_ones() -> None:
     for resolution in ("2k", "4k"):
         here = tiers[resolution.upper()]
         assert {ratio: str(size) for ratio, size in here.items()} == SIZES[resolution]
+
+
+def test_the_built_in_row_draws_every_ratio_there(tmp_path: Path) -> None:
+    """4:3 and 3:4 are drawn at 2K, all else at 1K: of a tier only what can be drawn at it."""
+    catalog = tmp_path / "catalog.toml"
+    catalog.write_text(
+        '[backends.far]\ndialect = "jimeng"\nbase_url = "http://localhost:5100/v1"\n'
+        '[models."jimeng-4.0"]\nbackend = "far"\n',
+        encoding="utf-8",
+    )
+    built_in = load(Settings()).cards["jimeng-4.0"].sizes
+    sizes = load(Settings(catalog_file=catalog)).cards["jimeng-4.0"].sizes
+    tier = {ratio: "2k" if ratio in ("4:3", "3:4") else "1k" for ratio in built_in.named}
+    assert {ratio: str(size) for ratio, size in sizes.named.items()} == {
+        ratio: SIZES[tier[ratio]][ratio] for ratio in tier
+    }
+    assert {
+        name.lower(): {ratio: str(size) for ratio, size in by_ratio.items()}
+        for name, by_ratio in sizes.tiers.items()
+    } == SIZES

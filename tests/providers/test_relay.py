@@ -133,6 +133,20 @@ def test_all_fields_reach_a_server_that_knows_them() -> None:
     run(test)
 
 
+def test_a_size_that_cannot_be_asked_for_is_answered_with_those_that_can() -> None:
+    async def test() -> None:
+        async with bench(inline(1), dialect="jimeng") as far:
+            rule = replace(far.card.sizes, listed=(Size(1024, 1024), Size(1000, 600)))
+            card = replace(far.card, sizes=rule)
+            with pytest.raises(errors.UnsupportedField) as refused:
+                await far.relay.check(far.order(size=Size(1000, 600)).task, card)
+            assert refused.value.param == "size"
+            assert refused.value.message.startswith("'size' 1000x600 is not supported")
+            assert refused.value.message.endswith("Supported values are: 1024x1024.")
+
+    run(test)
+
+
 def test_what_the_provider_cannot_say_is_refused_by_name() -> None:
     async def test() -> None:
         async with bench(inline(1)) as far:

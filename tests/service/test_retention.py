@@ -142,7 +142,12 @@ def test_what_others_keep_in_the_same_place_stays(tmp_path: Path, where: dict[st
             store = h.retention._blobs._store
             folder = task_folder((await h.draw()).task_id)
             orphan = f"{folder}/7-0123456789a.png"
-            others = [f"{folder}/Holiday 1.PNG", f"{folder}/notes/plan.txt", "ab/NOTES.txt"]
+            others = [
+                f"{folder}/Holiday 1.PNG",
+                f"{folder}/notes/plan.txt",
+                "ab/NOTES.txt",
+                "x.txt",
+            ]
             for key in (orphan, *others, "lost+found/a.txt", "My Files/0-0123456789a.png"):
                 obstore.put(store, key, b"x")
             if not where:  # named as what a killed writer leaves of a blob, and of no blob

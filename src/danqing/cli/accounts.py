@@ -17,7 +17,7 @@ from danqing.cli.books import (
     run_on_books,
     show,
 )
-from danqing.domain.errors import DanqingError
+from danqing.cli.images import delete_blobs
 from danqing.settings import Settings
 
 if TYPE_CHECKING:
@@ -119,17 +119,11 @@ def _add_making(account: typer.Typer) -> None:
         """Delete an account with its images; its name is free again, its books stay."""
 
         async def deed(books: Books, settings: Settings) -> int:
-            from danqing.service.thumbnails import copies_of
             from danqing.storage.blobs import Blobs
 
             row = await books.accounts.get(name)
             blob_keys = await books.accounts.delete(row.id, by=BY)
-            blobs = Blobs(settings.blob_root)
-            for blob_key in (key for one in blob_keys for key in (*copies_of(one), one)):
-                try:
-                    await blobs.delete(blob_key)
-                except DanqingError as error:  # the account is deleted all the same
-                    typer.echo(f"{blob_key}: {error}", err=True)
+            await delete_blobs(books, Blobs(settings.blob_root), blob_keys)
             return len(blob_keys)
 
         if not yes:

@@ -17,6 +17,7 @@ from danqing.domain.errors import (
     InvalidField,
     InvalidImage,
     MissingField,
+    ModelNotFound,
     PromptTooLong,
     TooManyImages,
 )
@@ -69,7 +70,7 @@ class Pictures:
 async def run(settings: Settings, options: DrawOptions) -> list[Path]:
     """Draw and write the images; returns their paths. Raises DanqingError, OSError."""
     models = catalog.load(settings)
-    card = models.find(options.model, "openai")
+    card = _find(models, options.model)
     pictures = await asyncio.to_thread(_pictures, card, options)
     task = _task(card, options, pictures)
     plan = LabelPlan.of(card, task, False, settings.labels)
@@ -115,6 +116,17 @@ async def run(settings: Settings, options: DrawOptions) -> list[Path]:
                         path.write_bytes(data)
                         paths.append(path)
     return sorted(paths)
+
+
+def _find(models: catalog.Catalog, name: str) -> Card:
+    """Raises InvalidField: ModelNotFound names a route, and here is no server."""
+    try:
+        return models.find(name, "openai")
+    except ModelNotFound:
+        raise InvalidField(
+            f"The model '{name[:100]}' does not exist: `danqing models list` lists those that do.",
+            "--model",
+        ) from None
 
 
 def _pictures(card: Card, options: DrawOptions) -> Pictures:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -52,6 +52,20 @@ def _with_blobs(
     return run_on_books(data_dir, config, inside)
 
 
+async def delete_blobs(books: Books, blobs: Blobs, blob_keys: Iterable[str]) -> None:
+    """Delete what ended images were in; what cannot be is told, and the sweep finds it."""
+    from danqing.service.thumbnails import copies_of
+
+    gone: list[str] = []
+    for key in (key for one in blob_keys for key in (*copies_of(one), one)):
+        try:
+            await blobs.delete(key)
+            gone.append(key)
+        except DanqingError as error:
+            typer.echo(f"{key}: {error}", err=True)
+    await books.ledger.mark_deleted(gone)
+
+
 def _add_images(images: typer.Typer) -> None:
     @images.command("list")
     def list_images(
@@ -76,15 +90,9 @@ def _add_images(images: typer.Typer) -> None:
     @images.command("delete")
     def delete(image_id: ImageId, data_dir: DataDir = None, config: Config = None) -> None:
         """Delete an image: its links are dead at once. What it cost is not given back."""
-        from danqing.service.thumbnails import copies_of
 
         async def deed(books: Books, blobs: Blobs, _: Settings) -> None:
-            blob_key = await books.images.delete(image_id, by=BY)
-            for key in (*copies_of(blob_key), blob_key):
-                try:
-                    await blobs.delete(key)
-                except DanqingError as error:  # it is deleted all the same: the sweep finds it
-                    typer.echo(f"{key}: {error}", err=True)
+            await delete_blobs(books, blobs, [await books.images.delete(image_id, by=BY)])
 
         _with_blobs(data_dir, config, deed)
         typer.echo(f"image {image_id} deleted")

@@ -53,6 +53,7 @@ _DELETE_IMAGE = (
     .where(images.c.id == bindparam("image_id"), _LIVE_IMAGES)
     .values(deleted_ms=bindparam("now_ms"))
 )
+_DELETE_OF_BLOB = _DELETE_IMAGE.where(images.c.blob_key == bindparam("of_blob"))
 _EXPIRE_IMAGES_OF = (
     update(images)
     .where(images.c.account_id == bindparam("of_account"), _LIVE_IMAGES)
@@ -169,6 +170,17 @@ def mark_images_deleted(conn: Connection, image_ids: Iterable[str], now_ms: int)
     rows = [{"image_id": image_id, "now_ms": now_ms} for image_id in image_ids]
     if rows:
         conn.execute(_DELETE_IMAGE, rows)
+
+
+def mark_blobs_deleted(conn: Connection, keys: Iterable[str], now_ms: int) -> None:
+    """The same of the images that these are the blobs of."""
+    rows = [
+        {"image_id": image_id, "of_blob": key, "now_ms": now_ms}
+        for key in keys
+        for image_id in _image_ids(key)
+    ]
+    if rows:
+        conn.execute(_DELETE_OF_BLOB, rows)
 
 
 def expire_images_of(conn: Connection, account_id: str, now_ms: int) -> list[str]:

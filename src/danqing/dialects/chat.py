@@ -26,6 +26,7 @@ from danqing.domain.card import Card
 from danqing.domain.errors import (
     AuthError,
     DanqingError,
+    ExclusiveFields,
     QuotaExceeded,
     UnsupportedField,
 )
@@ -170,6 +171,8 @@ class ChatDialect(Dialect):
     def decode_request(self, body: Mapping[str, object], card: Card) -> tuple[ImageTask, Delivery]:
         ignored = [key for key in MEANINGLESS if body.get(key) is not None]
         meant = {key: body[key] for key in body if key not in MEANINGLESS}
+        if meant.get("prompt") is not None and meant.get("messages") is not None:
+            raise ExclusiveFields("prompt", "messages")
         wire = validate(ChatBody, meant, also=("prompt",))
         conversation = read_messages(wire.messages)
         references = _read_references(conversation, wire, card)

@@ -102,6 +102,11 @@ class ClientDialect(Protocol):
 
     name: str
 
+    @property
+    def ratios(self) -> Mapping[str, Mapping[str, Size]]:
+        """The sizes that this wire can say, by tier ("1K") and ratio; empty where any can be said."""
+        return {}
+
     def unsupported(self, task: ImageTask, delivery: Delivery) -> frozenset[str]:
         """Names of the fields of `task` and `delivery` that are set and that this wire cannot say."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from danqing.dialects.answers import check_extras, data_url, refuse_unsaid
 from danqing.dialects.client import ClientDialect, Incoming, Outgoing, ProviderResult, Target
 from danqing.dialects.openai_client import OpenAIClient
 from danqing.domain.errors import DanqingError
+from danqing.domain.sizes import Size
 from danqing.domain.task import Delivery, ImageTask
 
 EXTRAS = frozenset({"width", "images", "seed", "user", "watermark"})
@@ -53,6 +55,11 @@ SIZES: dict[str, dict[str, str]] = {
 
 _SAID = {size: (ratio, tier) for tier, ratios in SIZES.items() for ratio, size in ratios.items()}
 
+_RATIOS = {
+    tier.upper(): {ratio: Size(*map(int, size.split("x"))) for ratio, size in ratios.items()}
+    for tier, ratios in SIZES.items()
+}
+
 _OPENAI = OpenAIClient()
 
 
@@ -66,6 +73,10 @@ class JimengClient(ClientDialect):
 
     def __post_init__(self) -> None:
         check_extras(self.extras, EXTRAS)
+
+    @property
+    def ratios(self) -> Mapping[str, Mapping[str, Size]]:
+        return {} if "width" in self.extras else _RATIOS
 
     def unsupported(self, task: ImageTask, delivery: Delivery) -> frozenset[str]:
         pictures = "images" in self.extras

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from danqing.domain.errors import InvalidField
@@ -133,6 +133,28 @@ class SizeRule:
             return round(ratio, 2), abs(math.log(known.pixels / size.pixels))
 
         return min(self.known() if tier is None else tier.values(), key=distance)
+
+    def within(self, sayable: Mapping[str, Mapping[str, Size]]) -> SizeRule:
+        """This rule where only `sayable` sizes, by tier and ratio, can be drawn: a ratio whose size cannot be is that
+        ratio's smallest of those; a tier has of its ratios those that can be drawn at it.
+        """
+        sizes = {size for by_ratio in sayable.values() for size in by_ratio.values()}
+
+        def smallest(ratio: str, size: Size) -> Size:
+            found = [by_ratio[ratio] for by_ratio in sayable.values() if ratio in by_ratio]
+            return size if size in sizes or not found else min(found, key=lambda one: one.pixels)
+
+        named = {name: smallest(name, size) for name, size in self.named.items()}
+        tiers = {
+            tier: {
+                ratio: size if size in sizes else sayable[tier][ratio]
+                for ratio, size in by_ratio.items()
+                if size in sizes or ratio in sayable.get(tier, {})
+            }
+            for tier, by_ratio in self.tiers.items()
+        }
+        tiers = {tier: by_ratio for tier, by_ratio in tiers.items() if SQUARE in by_ratio}
+        return replace(self, named=named, tiers=tiers)
 
     def known(self) -> list[Size]:
         """Every size that the rule itself names."""

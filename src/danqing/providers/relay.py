@@ -92,9 +92,23 @@ class Relay:
         if cannot:
             field = min(cannot)
             name = task.references[0].param if field == "references" else _NAMES.get(field, field)
+            if field == "size":
+                raise self._no_size(sent, card)
             raise UnsupportedField(
                 f"'{name}' is not supported by the provider of '{card.name}'.", name
             )
+
+    def _no_size(self, task: ImageTask, card: Card) -> UnsupportedField:
+        """What to say of a size that the provider cannot be asked for: the model's sizes that it can."""
+        sizes = [
+            str(size)
+            for size in dict.fromkeys(card.sizes.known())
+            if "size" not in self._cannot(replace(task, size=size))
+        ]
+        works = f" Supported values are: {', '.join(sizes)}." if sizes else ""
+        return UnsupportedField(
+            f"'size' {task.size} is not supported by the provider of '{card.name}'.{works}", "size"
+        )
 
     def health(self) -> dict[str, object]:
         """The facts for /healthz: no address, no key."""

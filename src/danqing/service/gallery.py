@@ -122,11 +122,17 @@ class Gallery:
 
     async def delete_blobs(self, blob_keys: Iterable[str]) -> None:
         """Delete now what images past their time were in, which housekeeping would do; what cannot be is logged."""
+        gone: list[str] = []
         for blob_key in (key for one in blob_keys for key in (*copies_of(one), one)):
             try:
                 await self._blobs.delete(blob_key)
+                gone.append(blob_key)
             except DanqingError as error:
                 log.error("blob_left_behind", key=blob_key, code=error.code)
+        try:
+            await self._ledger.mark_deleted(gone)
+        except DanqingError as error:  # housekeeping finds the rows
+            log.error("deletion_not_noted", code=error.code)
 
     async def task(self, task_id: str, account_id: str) -> tuple[TaskRow, list[ImageRow]]:
         """A task's row, and those of its images that are still there. Raises NotFound, also for somebody else's task."""

@@ -9,7 +9,7 @@ balance = grants ± adjustments - posts - open holds >= 0.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from danqing.db import book_queries, checks, image_queries, queries, task_queries
@@ -305,6 +305,11 @@ class Ledger:
 
     async def image(self, image_id: str) -> ImageRow | None:
         return await self._db.read(lambda conn: image_queries.image_by_id(conn, image_id))
+
+    async def mark_deleted(self, blob_keys: Iterable[str]) -> None:
+        """Note that the images which these were the blobs of are there no longer."""
+        keys, now_ms = list(blob_keys), wall_clock_ms()
+        await self._db.write(lambda conn: image_queries.mark_blobs_deleted(conn, keys, now_ms))
 
     async def check(self) -> list[str]:
         """One line per broken invariant; empty when the books balance."""

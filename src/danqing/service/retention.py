@@ -81,6 +81,7 @@ class Retention:
         else:
             swept.expired, swept.expired_bytes = await self._delete_expired()
         now_ms = self._clock_ms()
+        swept.strangers += await self._blobs.strange_files()
         for day in sorted({*await self._blobs.folders(), *await self._days()}):
             if not is_folder(day):  # e.g. lost+found, where a disk is mounted: not looked into
                 swept.strangers.append(f"{day}/")

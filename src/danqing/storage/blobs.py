@@ -301,6 +301,15 @@ class Blobs:
 
         return await self._run(read)
 
+    async def strange_files(self) -> list[str]:
+        """What lies at the top itself and is not ours, in order: blobs lie in folders."""
+
+        def read() -> list[str]:
+            found = obstore.list_with_delimiter(self._store)["objects"]
+            return sorted(meta["path"] for meta in found if meta["path"] != OWNER_KEY)
+
+        return await self._run(read)
+
     async def _run(self, deed: Callable[[], T]) -> T:
         """Run a blocking store call. Faults become Unavailable, but for the two that have a meaning.
 
