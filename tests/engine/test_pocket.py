@@ -141,6 +141,17 @@ def test_what_a_negative_prompt_names_is_not_drawn(pocket: Pocket) -> None:
     assert wish("a dog and no cat", "").second == 0
 
 
+def test_a_prompt_that_is_all_denial_is_drawn_unless_it_names_what_pocket_knows(
+    pocket: Pocket,
+) -> None:
+    for title in ("No fear", "没有脸"):  # nobody's things: the second is read as a meadow
+        assert pocket.encode([job(title)])[0].wish == pocket._read(title), title
+    for denial in ("no cats", "没有猫", "no clouds"):
+        asked = pocket.encode([job(denial)])[0]
+        assert not asked.understood, denial
+        assert asked.wish == pocket._read(""), denial
+
+
 def test_a_landscape_of_the_seeds_choosing_is_not_one_that_is_denied(pocket: Pocket) -> None:
     for seed in range(12):
         plan = begin(pocket, job("glorbnak", seed=seed, negative="beach, sea, snow")).plan

@@ -81,6 +81,11 @@ def test_hashes_are_the_ones_the_weights_were_trained_with() -> None:
         ("I don’t want a dog I want a cat", "i i want a cat", ["dog"]),
         ("no clouds, just a duck", ", just a duck", ["clouds"]),
         ("no dogs only cats", "only cats", ["dogs"]),
+        ("a cat with no tail sits on a red sofa", "a cat sits on a red sofa", ["tail"]),
+        ("a girl with no shoes walking", "a girl walking", ["shoes"]),
+        ("no cat no dog no bird but a fish", "but a fish", ["cat", "dog", "bird"]),
+        ("no flying birds, a lake", ", a lake", ["flying birds"]),
+        ("a city with no red flying cars", "a city", ["red flying cars"]),
     ],
 )
 def test_what_is_not_wanted_is_told_apart(prompt: str, wanted: str, denied: list[str]) -> None:
@@ -92,7 +97,10 @@ def test_what_is_not_wanted_is_told_apart(prompt: str, wanted: str, denied: list
     "prompt",
     ["no more than two cats", "no. 5", "a no parking sign", "a piano", "有没有一只猫", "不要紧的小猫",
      "无人机在天上", "一个无花果", "a know-it-all owl", "there is no doubt: a cat",
-     "不要忘记画一只猫", "please don't forget the cat", "a knot without"],
+     "不要忘记画一只猫", "please don't forget the cat", "a knot without",
+     "There is no place like home", "no man's land", "no way home", "no wonder woman poster",
+     "Dr. No movie poster", "a man who says no to a dog", "say no to drugs", "without a doubt a cat",
+     "no dogs allowed", "不要脸的猫", "埋没云间的山"],
 )  # fmt: skip
 def test_words_that_only_look_like_a_denial_are_left(prompt: str) -> None:
     assert text.apart(prompt) == (prompt, ())

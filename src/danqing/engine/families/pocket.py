@@ -27,7 +27,14 @@ from danqing.engine.families.pocket_edit import Canvas, laid
 from danqing.engine.families.pocket_read import Reader
 from danqing.engine.families.pocket_sky import Sky
 from danqing.engine.families.pocket_start import Chance, Editor
-from danqing.engine.families.pocket_text import CHARACTERS_MAX, apart, phrases, sky_of, tokenize
+from danqing.engine.families.pocket_text import (
+    CHARACTERS_MAX,
+    apart,
+    phrases,
+    sky_of,
+    split,
+    tokenize,
+)
 from danqing.engine.messages import Job
 from danqing.engine.pixels import fit
 
@@ -133,6 +140,8 @@ class Pocket:
     def _asked(self, prompt: str, negative: str) -> Conditioning:
         """The prompt, less what it or the negative prompt says is not wanted."""
         wanted, denied = apart(prompt)
+        if denied and not split(wanted) and not all(map(self._knows, denied)):
+            wanted, denied = prompt, ()  # a title or a saying, and no denial
         wish = self._read(wanted)
         more, most = apart(negative)
         denied += (*phrases(more), *most)
@@ -141,6 +150,11 @@ class Pocket:
             wish = layout.less(wish, each)
         nowhere = frozenset(each.scene for each in unwanted if each.scene and not each.thing)
         return Conditioning(wish, bool(wish.thing or wish.scene), sky_of(denied), nowhere)
+
+    def _knows(self, phrase: str) -> bool:
+        """Whether it names something that can be left out."""
+        said = self._read(phrase)
+        return bool(said.thing or said.scene or said.colour or sky_of((phrase,)))
 
     def start(self, job: Job, conditioning: Conditioning) -> PocketState:
         rng = seeded(job.seed)

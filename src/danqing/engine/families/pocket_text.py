@@ -28,17 +28,24 @@ _LATIN = re.compile(r"[a-z]")
 # What is not wanted: the words that say so, and how far they reach.
 _STOPS = (
     r"and\s+(?:an?|the|one|some|two|three|four|five|with)|but|just|only|instead|i|with|in|on|at|under|beside|near|next"
-    "|by|behind|above|over|below|inside|outside|from|to|while|where|when"
+    "|by|behind|above|over|below|inside|outside|from|to|while|where|when|that|which|who|is|are|has|have|no|without"
+    "|(?:sit|stand|play|run|sleep|walk|look|smile|eat|wait|float|jump|hold|wear|ride|swim)s|dances|lies|flies"
+    "|(?:sitt|stand|play|runn|sleep|rest|walk|ly|look|smil|danc|eat|wait|float|jump|hold|wear|rid|fly|swimm)ing"
+    r"(?=\s*(?:$|[^\w\s]|(?:in|on|at|by|under|near|next|around|along|through|across|over|with|to|down|up|and)\b))"
+)
+_SAYINGS = (  # "no more than two cats", "there is no place like home", "a no parking sign"
+    "more|less|fewer|longer|matter|doubt|one|idea|problem|parking|smoking|entry|place|way|wonder|movie|country|to"
 )
 _DENIED = re.compile(
     rf"""
     (?:\b(?:with|there\s+(?:is|are)|and|but)\s+)?
-    (?:\b(?:no|without|free\s+of|(?:do\s+not|don['’]?t)\s+(?:draw|include|show|add|put|want))
-    \s+(?!(?:more|less|fewer|longer|matter|doubt|one|idea|problem|parking|smoking|entry)\b|[0-9])
-    (?:(?:any|a|an|the)\s+)?
+    (?:\b(?:(?<!\bsay\s)(?<!\bsays\s)(?<!\bsaid\s)(?<!\bsaying\s)(?<!\bdr\.\s)(?<!\bdr\s)no|without
+    |free\s+of|(?:do\s+not|don['’]?t)\s+(?:draw|include|show|add|put|want))
+    \s+(?!(?:an?\s+)?(?:{_SAYINGS})\b|[0-9]|[a-z]+['’]s\b|(?:[a-z]+\s+){{1,2}}allowed\b)
+    (?:(?:any|an?|the)\s+)?
     (?P<en>[^\W_](?:(?!\s(?:{_STOPS})\b)[^,.;:!?，。；：！？、\n()])*))
     | (?:也|并且?|而且|又|还)?
-    (?:(?<![有要])(?:没有|沒有|不要(?![紧緊忘]|[有画畫]?[个個])|不想要|不需要|不带|不含)|没(?=[云太]))
+    (?:(?<![有要])(?:没有|沒有|不要(?![紧緊忘脸臉命]|[有画畫]?[个個])|不想要|不需要|不带|不含)|(?<![埋淹沉出隐])没(?=[云太]))
     (?:画|畫|出现|出現|加|有)?(?:任何|一[丝点片朵个只])?
     (?P<zh>(?:(?:[红橙黄绿青蓝紫粉棕黑白灰]色?|多余|其他|其它|[大小])的)*
     (?:(?!但|而|只|[在坐站我要])[^的,.;:!?，。；：！？\n()\s])+)的?
