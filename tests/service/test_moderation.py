@@ -236,6 +236,7 @@ def test_a_latin_term_is_found_as_a_word_only(words: list[str], term: str) -> No
         "-_" * 50_000,
         "b!" * 50_000,
         "炸彈" * 50_000,
+        "he'll " * 20_000,
     ],
 )
 def test_huge_input_is_bounded_work(text: str) -> None:
@@ -499,6 +500,53 @@ def test_a_word_cut_anywhere_without_a_blank_is_found(
     allowing = TextModerator(entries=[Entry(term, 1, "x")], allowed=[text])
     assert allowing.find(f"I want {text}, please") is None or len(parts) == len(term) > 2
     assert allowing.find(term) is not None
+
+
+CONTRACTED = TextModerator(
+    entries=[
+        Entry(term, 0, "x")
+        for term in [
+            "bomb",
+            "hell",
+            "shell",
+            "kill",
+            "ill",
+            "whore",
+            "were",
+            "id",
+            "cant",
+            "wont",
+            "shed",
+            "well",
+            "its",
+            "hello",
+        ]
+    ]
+)
+
+
+@pytest.mark.parametrize("apostrophe", ["'", "’", "＇"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "people who're waiting, he'll smile",
+        "“She'll wave”, (I'll be there), we're and we'll; I'd like it: it's fine.",
+        "can't, won't; SHE'D rather not, he'll",
+        "画he'll在",
+        "girls'll, you've, they're",
+    ],
+)
+def test_contractions_are_no_words_cut_up(text: str, apostrophe: str) -> None:
+    assert CONTRACTED.find(text.replace("'", apostrophe)) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["bo'mb", "ki'll", "k'ill", "s'he'll", "s—he'll", "k-i'll", "h-e'll", "he'll-o", "w'ho're",
+     "whor'e", "h3'll", "hе'll", "h'e'l'l", "s.he’d", "I'll bo'mb", "....s_i_i-k'i'll"],
+)  # fmt: skip
+def test_an_apostrophe_hides_no_other_word(text: str) -> None:
+    assert CONTRACTED.find(f"a {text}, please") is not None
 
 
 def test_a_one_is_an_i_or_an_l() -> None:

@@ -69,6 +69,25 @@ _PART = rf"[^\W_{_UNSPACED}]"
 _TIGHT = re.compile(rf"[\W_](?<!\s)(?<={_PART}.)(?:_|[^\w\s]){{0,2}}{_PART}", re.DOTALL)
 _CUT = re.compile(rf"(?<!{_PART}){_PART}++(?:(?:_|[^\w\s]){{1,3}}{_PART}++)+")
 _PARTS = re.compile(f"{_PART}+")
+# An apostrophe before the end of a contraction, and of the text around; what is before it `_contracted` looks at.
+_APOSTROPHE = re.compile(rf"['’](?=(ll|re|ve|[dmst])(?!(?:_|[^\w\s]){{0,3}}{_PART}))")
+_WORD_BEFORE = re.compile(rf"(?:^|[\s{_UNSPACED}])(?:_|[^\w\s])*+([a-z]+)$")
+_BEFORE_CHARS_MAX = 16  # the longest word of _CONTRACTED, three signs and a letter before them
+_PERSONS = "i you he she it we they who "
+_OTHERS = "that this there here what where when why how "
+_CONTRACTED = {
+    ending: frozenset(before.split())
+    for ending, before in {
+        "ll": _PERSONS + _OTHERS,
+        "re": "you we they who these those " + _OTHERS,
+        "ve": "i you we they who would could should might must not " + _OTHERS,
+        "d": _PERSONS + _OTHERS,
+        "m": "i",
+        "s": "he she it who let one " + _OTHERS,
+        "t": "can won don isn aren wasn weren doesn didn hasn haven hadn couldn shouldn wouldn mustn needn shan ain",
+    }.items()
+}
+"""What English contracts, by the ending: all else with an apostrophe may be a word that was cut up."""
 _WINDOW_MAX = 4
 """Of a word cut up beside others ("x-bo-m-b-x"), the parts that are tried together."""
 
@@ -166,10 +185,11 @@ def _respelled(folded: str, plain: str, apart: Container[str]) -> str:
 def _mended(folded: str, apart: Container[str]) -> str:
     """The text once more with what was cut up put together, and what may be a word within it; nothing where nothing was.
 
-    All must stand together without a blank: who writes "pen is" means two words.
+    All must stand together without a blank: who writes "pen is" means two words, and who writes "he'll" no "hell".
     """
     if _TIGHT.search(folded) is None:
         return ""
+    folded = _APOSTROPHE.sub(_contracted, folded)
     windows: list[str] = []
 
     def join(match: re.Match[str]) -> str:
@@ -197,6 +217,13 @@ def _mended(folded: str, apart: Container[str]) -> str:
         return ""
     whole = words(mended)
     return f"{whole} {' '.join(windows)} " if windows else whole
+
+
+def _contracted(match: re.Match[str]) -> str:
+    """A blank for the apostrophe of a contraction that stands alone: "he'll", but neither "s'he'll" nor "ki'll"."""
+    before = match.string[max(0, match.start() - _BEFORE_CHARS_MAX) : match.start()]
+    word = _WORD_BEFORE.search(before)
+    return match[0] if word is None or word[1] not in _CONTRACTED[match[1]] else " "
 
 
 def _joined(spaced: str) -> str:
