@@ -90,6 +90,7 @@ class OddProvider:
             "size": error(400, "invalid_value", param="size", message="Not this size."),
             "limited": error(429, "rate_limit_exceeded", "Retry-After: 2"),
             "fault": error(500, "server_error"),
+            "overloaded": error(503, "server_is_overloaded"),
             "fewer": inline(1),
             "cut": cut,
             "silent": silent,

@@ -6,9 +6,11 @@ import base64
 import io
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import httpx2
@@ -16,7 +18,8 @@ import pytest
 from PIL import Image
 
 from danqing.service.tokens import TokenLimits
-from tests.conftest import LiveServer, shared_server
+from tests.api.test_relays import OddProvider, start_relaying
+from tests.conftest import LiveServer, shared_server, stop_server
 from tests.contract.sdk import Sdk, start_sdk
 
 REFUSED_PROMPT = "lolicon"
@@ -35,6 +38,20 @@ class Callers:
     """Of an account with one character."""
     limited: str
     """May ask once a minute."""
+    narrow: str
+    """May draw with pocket alone."""
+
+    @cached_property
+    def spent_key(self) -> str:
+        """An Idempotency-Key of the operator's that another body was sent with."""
+        key = str(uuid.uuid4())
+        answer = self.house.client.post(
+            "/v1/images/generations",
+            json={"prompt": "x", "size": "256x256"},
+            headers={"idempotency-key": key},
+        )
+        assert answer.status_code == 200, answer.text
+        return key
 
     @property
     def hasty(self) -> str:
@@ -54,12 +71,14 @@ house = shared_server("session")
 
 @pytest.fixture(scope="session")
 def callers(house: LiveServer) -> Callers:
-    async def make(books: Any) -> str:
+    async def make(books: Any) -> list[str]:
         await books.accounts.create("hasty", 1_000_000)
-        limits = TokenLimits(rate_per_minute=1)
-        return await books.tokens.create("hasty", limits=limits, by="test")
+        return [
+            await books.tokens.create("hasty", limits=limits, by="test")
+            for limits in (TokenLimits(rate_per_minute=1), TokenLimits(models=["pocket"]))
+        ]
 
-    return Callers(house, "sk-no.no", house.account("poor", 1), house.books(make))
+    return Callers(house, "sk-no.no", house.account("poor", 1), *house.books(make))
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +126,48 @@ def _wait_live(server: LiveServer, images: int) -> None:
     while server.metric("danqing_engine_live") != images:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+RELAYED = """
+[backends.odd]
+dialect = "openai"
+base_url = "{odd}/v1"
+
+[backends.down]
+dialect = "openai"
+base_url = "{odd}/v1"
+
+[models.failing]
+like = "dall-e-3"
+features = ["response_format", "style"]
+backend = "odd"
+
+[models.down]
+like = "dall-e-3"
+features = ["response_format", "style"]
+backend = "down"
+"""
+PROVIDER_TROUBLES = {"failing": "fault", "down": "overloaded"}
+"""Models of the relaying server → the prompt at which their provider answers 500 or 503."""
+
+
+@pytest.fixture(scope="session")
+def relaying_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    provider = OddProvider()
+    provider.start()
+    live = start_relaying(tmp_path_factory.mktemp("relaying"), provider, None, RELAYED)
+    yield live
+    assert stop_server(live) == 0
+    provider.stop()
+
+
+@pytest.fixture
+def relaying(relaying_server: LiveServer) -> LiveServer:
+    """A server whose model `failing` has just been drawn well, so that it is not yet left alone."""
+    asked = {"model": "failing", "prompt": "fine"}
+    answer = relaying_server.client.post("/v1/images/generations", json=asked)
+    assert answer.status_code == 200, answer.text
+    return relaying_server
 
 
 @pytest.fixture

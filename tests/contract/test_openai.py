@@ -13,7 +13,14 @@ import pytest
 from PIL import Image
 
 from tests.conftest import LiveServer
-from tests.contract.conftest import CRASHING_PROMPT, REFUSED_PROMPT, Callers, picture, png
+from tests.contract.conftest import (
+    CRASHING_PROMPT,
+    PROVIDER_TROUBLES,
+    REFUSED_PROMPT,
+    Callers,
+    picture,
+    png,
+)
 from tests.contract.sdk import Sdk, SdkError
 
 pytestmark = pytest.mark.slow
@@ -159,10 +166,13 @@ def test_edits(client: openai.OpenAI, house: LiveServer) -> None:
     assert picture(b64=asyncio.run(work()).data[0].b64_json)
 
 
-def test_edits_stream(client: openai.OpenAI) -> None:
+def test_edits_stream(client: openai.OpenAI, node: Sdk) -> None:
     seen = list(client.images.edit(**GPT, image=("one.png", png()), stream=True))
     assert seen[-1].type == "image_edit.completed"
     assert picture(b64=seen[-1].b64_json)
+    shown = node.call("edit_stream", **GPT, images=[base64.b64encode(png()).decode()])
+    assert shown[-1]["type"] == "image_edit.completed"
+    assert picture(b64=shown[-1]["b64_json"])
 
 
 def test_variations(client: openai.OpenAI) -> None:
@@ -177,6 +187,11 @@ def test_node_edits(node: Sdk) -> None:
     b64 = base64.b64encode(png()).decode()
     answer = node.call("edit", **GPT, images=[b64], size="1024x1024")
     assert picture(b64=answer["data"][0]["b64_json"]).size == (1024, 1024)
+    answer = node.call("edit", **GPT, images=[b64], mask=base64.b64encode(hole()).decode())
+    assert answer["usage"]["input_tokens_details"]["image_tokens"] > 0
+    with pytest.raises(SdkError, match="holds 2 images") as two:  # more than what draws here takes
+        node.call("edit", **GPT, images=[b64, b64])
+    assert (two.value.type, two.value.param) == ("BadRequestError", "image")
     answer = node.call("variation", image=b64, model="dall-e-2", size="256x256")
     assert picture(answer["data"][0]["url"]).size == (256, 256)
 
@@ -236,6 +251,9 @@ ERRORS = {
     "unknown field": ("BadRequestError", 400, "unknown_parameter", "sizes"),
     "too many": ("BadRequestError", 400, "invalid_value", "n"),
     "unknown model": ("NotFoundError", 404, "model_not_found", "model"),
+    "no waiver": ("PermissionDeniedError", 403, "waiver_required", "watermark"),
+    "not this model": ("PermissionDeniedError", 403, "model_not_allowed", "model"),
+    "another body": ("ConflictError", 409, "idempotency_conflict", "Idempotency-Key"),
     "refused": ("BadRequestError", 400, "content_policy_violation", None),
     "quota": ("RateLimitError", 429, "insufficient_quota", None),
     "rate": ("RateLimitError", 429, "rate_limit_exceeded", None),
@@ -251,6 +269,9 @@ def troubled(trouble: str, callers: Callers) -> tuple[str | None, dict[str, Any]
         "unknown field": (None, CAT | {"extra_body": {"sizes": "1x1"}}),
         "too many": (None, CAT | {"n": 11}),
         "unknown model": (None, CAT | {"model": "nothing"}),
+        "no waiver": (None, CAT | {"model": "cogview-4", "extra_body": {"watermark": False}}),
+        "not this model": (callers.narrow, CAT),
+        "another body": (None, CAT | {"extra_headers": {"idempotency-key": callers.spent_key}}),
         "refused": (None, CAT | {"prompt": REFUSED_PROMPT}),
         "quota": (callers.poor, CAT),
         "rate": (callers.hasty, CAT),
@@ -258,29 +279,75 @@ def troubled(trouble: str, callers: Callers) -> tuple[str | None, dict[str, Any]
     }[trouble]
 
 
-@pytest.mark.parametrize("trouble", ERRORS)
-def test_errors(client: openai.OpenAI, callers: Callers, trouble: str) -> None:
-    token, fields = troubled(trouble, callers)
-    with pytest.raises(openai.APIStatusError) as raised:
-        client.with_options(api_key=token or client.api_key).images.generate(**fields)
-    error = raised.value
-    kind, status, code, param = ERRORS[trouble]
+def check(error: openai.APIStatusError, expected: tuple[str, int, str, str | None]) -> None:
+    kind, status, code, param = expected
     assert (type(error).__name__, error.status_code) == (kind, status)
     assert (error.code, error.param) == (code, param)
     assert set(error.body) == {"message", "type", "param", "code"}
     assert error.request_id
 
 
+def generated(server: LiveServer, token: str | None, fields: dict[str, Any]) -> Any:
+    base_url, key = f"{server.url}/v1", token or server.token
+    client = openai.OpenAI(api_key=key, base_url=base_url, max_retries=0)
+    return client.images.generate(**fields)
+
+
+def generated_async(server: LiveServer, token: str | None, fields: dict[str, Any]) -> Any:
+    async def work() -> Any:
+        base_url, key = f"{server.url}/v1", token or server.token
+        async with openai.AsyncOpenAI(api_key=key, base_url=base_url, max_retries=0) as client:
+            return await client.images.generate(**fields)
+
+    return asyncio.run(work())
+
+
+BOTH = pytest.mark.parametrize("generate", [generated, generated_async], ids=["sync", "async"])
+
+
+@BOTH
+@pytest.mark.parametrize("trouble", ERRORS)
+def test_errors(house: LiveServer, callers: Callers, trouble: str, generate: Any) -> None:
+    with pytest.raises(openai.APIStatusError) as raised:
+        generate(house, *troubled(trouble, callers))
+    check(raised.value, ERRORS[trouble])
+
+
 @pytest.mark.parametrize("trouble", ERRORS)
 def test_node_errors(node: Sdk, callers: Callers, trouble: str) -> None:
     token, fields = troubled(trouble, callers)
-    fields |= fields.pop("extra_body", {})
+    extra = {"headers": fields.get("extra_headers"), **fields.get("extra_body", {})}
+    fields = {key: value for key, value in fields.items() if not key.startswith("extra_")} | extra
     with pytest.raises(SdkError) as raised:
         node.call("generate", **fields, **({"token": token} if token else {}))
     error = raised.value
     kind, status, code, param = ERRORS[trouble]
     assert (error.type, error.status) == (kind, status)
     assert (error.code, error.param) == (code, param)
+
+
+# model of the relaying server → what all three raise
+PROVIDER_ERRORS = {
+    "failing": ("InternalServerError", 502, "provider_failed", None),
+    "down": ("InternalServerError", 503, "server_is_overloaded", None),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("model", PROVIDER_ERRORS)
+def test_a_provider_in_trouble(relaying: LiveServer, model: str, generate: Any) -> None:
+    with pytest.raises(openai.InternalServerError) as raised:
+        generate(relaying, None, {"model": model, "prompt": PROVIDER_TROUBLES[model]})
+    check(raised.value, PROVIDER_ERRORS[model])
+
+
+@pytest.mark.parametrize("model", PROVIDER_ERRORS)
+def test_node_and_a_provider_in_trouble(relaying: LiveServer, node: Sdk, model: str) -> None:
+    at = {"url": relaying.url, "token": relaying.token}
+    with pytest.raises(SdkError) as raised:
+        node.call("generate", **at, model=model, prompt=PROVIDER_TROUBLES[model])
+    error = raised.value
+    assert (error.type, error.status, error.code, error.param) == PROVIDER_ERRORS[model]
 
 
 def test_both_when_the_server_is_busy(busy: LiveServer, node: Sdk) -> None:

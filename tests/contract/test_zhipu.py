@@ -10,7 +10,13 @@ import pytest
 import zai
 
 from tests.conftest import LiveServer
-from tests.contract.conftest import CRASHING_PROMPT, REFUSED_PROMPT, Callers, picture
+from tests.contract.conftest import (
+    CRASHING_PROMPT,
+    PROVIDER_TROUBLES,
+    REFUSED_PROMPT,
+    Callers,
+    picture,
+)
 from tests.contract.sdk import Sdk, SdkError
 
 pytestmark = pytest.mark.slow
@@ -141,6 +147,27 @@ def test_zhipuai_errors(zhipuai: Sdk, callers: Callers, trouble: str) -> None:
     assert raised.value.type == kind
     assert raised.value.status == status
     assert raised.value.body["error"]["code"] == code
+
+
+# model of the relaying server → what it raises in both clients, HTTP status, Zhipu's code
+PROVIDER_ERRORS = {
+    "failing": ("APIInternalError", 500, "500"),
+    "down": ("APIServerFlowExceedError", 503, "500"),
+}
+
+
+@pytest.mark.parametrize("model", PROVIDER_ERRORS)
+def test_both_and_a_provider_in_trouble(relaying: LiveServer, zhipuai: Sdk, model: str) -> None:
+    fields = {"model": model, "prompt": PROVIDER_TROUBLES[model]}
+    kind, status, code = PROVIDER_ERRORS[model]
+    with pytest.raises(zai.core.APIStatusError) as raised:
+        zai_client(relaying, relaying.token).images.generations(**fields)
+    assert (type(raised.value).__name__, raised.value.status_code) == (kind, status)
+    assert raised.value.response.json()["error"]["code"] == code
+    with pytest.raises(SdkError) as second:
+        zhipuai.call("generate", url=relaying.url, token=relaying.token, **fields)
+    assert (second.value.type, second.value.status) == (kind, status)
+    assert second.value.body["error"]["code"] == code
 
 
 def test_both_when_the_server_is_busy(busy: LiveServer, zhipuai: Sdk) -> None:

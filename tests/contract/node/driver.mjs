@@ -14,14 +14,21 @@ async function all(events) {
   return seen;
 }
 
+/** The fields of an edit, with files for what came in base64. */
+async function filed({ images, mask, ...fields }) {
+  const files = await Promise.all(images.map((b64, i) => file(b64, `${i}.png`)));
+  const masked = mask === undefined ? {} : { mask: await file(mask, "mask.png") };
+  return { ...fields, ...masked, image: files.length === 1 ? files[0] : files };
+}
+
 const calls = {
-  generate: ({ url, token, ...fields }) => client(url, token).images.generate(fields),
+  generate: ({ url, token, headers, ...fields }) =>
+    client(url, token).images.generate(fields, { headers }),
   stream: async ({ url, token, ...fields }) =>
     all(await client(url, token).images.generate({ ...fields, stream: true })),
-  edit: async ({ url, token, images, ...fields }) => {
-    const files = await Promise.all(images.map((b64, i) => file(b64, `${i}.png`)));
-    return client(url, token).images.edit({ ...fields, image: files.length === 1 ? files[0] : files });
-  },
+  edit: async ({ url, token, ...fields }) => client(url, token).images.edit(await filed(fields)),
+  edit_stream: async ({ url, token, ...fields }) =>
+    all(await client(url, token).images.edit({ ...(await filed(fields)), stream: true })),
   variation: async ({ url, token, image, ...fields }) =>
     client(url, token).images.createVariation({ ...fields, image: await file(image, "one.png") }),
   models: async ({ url, token }) => (await client(url, token).models.list()).data,
@@ -56,3 +63,4 @@ for await (const line of createInterface({ input: process.stdin })) {
   }
   process.stdout.write(JSON.stringify(answer) + "\n");
 }
+process.exit(0); // at once, whatever connections a client keeps open
