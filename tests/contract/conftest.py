@@ -40,6 +40,8 @@ class Callers:
     """May ask once a minute."""
     narrow: str
     """May draw with pocket alone."""
+    reader: str
+    """May not draw."""
 
     @cached_property
     def spent_key(self) -> str:
@@ -73,10 +75,12 @@ house = shared_server("session")
 def callers(house: LiveServer) -> Callers:
     async def make(books: Any) -> list[str]:
         await books.accounts.create("hasty", 1_000_000)
-        return [
-            await books.tokens.create("hasty", limits=limits, by="test")
-            for limits in (TokenLimits(rate_per_minute=1), TokenLimits(models=["pocket"]))
-        ]
+        kinds = (
+            TokenLimits(rate_per_minute=1),
+            TokenLimits(models=["pocket"]),
+            TokenLimits(scopes=["account"]),
+        )
+        return [await books.tokens.create("hasty", limits=limits, by="test") for limits in kinds]
 
     return Callers(house, "sk-no.no", house.account("poor", 1), *house.books(make))
 

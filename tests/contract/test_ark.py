@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from tests.conftest import LiveServer
-from tests.contract.conftest import CRASHING_PROMPT, REFUSED_PROMPT, Callers, picture, png
+from tests.contract.conftest import (
+    CRASHING_PROMPT,
+    PROVIDER_TROUBLES,
+    REFUSED_PROMPT,
+    Callers,
+    picture,
+    png,
+)
 from tests.contract.sdk import Sdk, SdkError
 
 pytestmark = pytest.mark.slow
@@ -49,9 +56,13 @@ def test_a_series(ark: Sdk) -> None:
     assert all(picture(item["url"]).size == (1024, 1024) for item in answer["data"])
 
 
-def test_streams_each_image_as_it_comes(ark: Sdk) -> None:
+STREAMS = pytest.mark.parametrize("call", ["stream", "stream_async"])
+
+
+@STREAMS
+def test_streams_each_image_as_it_comes(ark: Sdk, call: str) -> None:
     events = ark.call(
-        "stream",
+        call,
         **CAT,
         **AUTO,
         size="1K",
@@ -62,6 +73,41 @@ def test_streams_each_image_as_it_comes(ark: Sdk) -> None:
     assert sorted(event["image_index"] for event in events[:2]) == [0, 1]
     assert all(picture(event["url"]).size == (1024, 1024) for event in events[:2])
     assert events[-1]["usage"]["generated_images"] == 2
+
+
+@STREAMS
+def test_streams_base64(ark: Sdk, call: str) -> None:
+    events = ark.call(call, **CAT, size="1K", response_format="b64_json")
+    assert picture(b64=events[0]["b64_json"]).size == (1024, 1024)
+    assert events[0]["url"] is None
+    assert events[-1]["usage"]["generated_images"] == 1
+
+
+SPOILT = AUTO | {
+    "model": CAT["model"],
+    "prompt": "nan-seed@8",
+    "size": "1K",
+    "seed": 7,
+    "sequential_image_generation_options": {"max_images": 3},
+}
+"""Of three images, of the seeds 7 to 9, the second fails."""
+
+
+@pytest.mark.parametrize("call", ["generate", "generate_async"])
+def test_one_image_of_a_series_fails(ark: Sdk, call: str) -> None:
+    answer = ark.call(call, **SPOILT)
+    assert [item["url"] is not None for item in answer["data"]] == [True, False, True]
+    assert answer["data"][1]["error"]["code"] == "InternalServiceError"
+    assert answer["usage"]["generated_images"] == 2
+
+
+@STREAMS
+def test_one_image_of_a_stream_fails(ark: Sdk, call: str) -> None:
+    """The SDK stops at the first event that holds an error, Ark's own `partial_failed` too."""
+    with pytest.raises(SdkError) as raised:
+        ark.call(call, **SPOILT)
+    assert "ArkAPIError" in raised.value.types
+    assert raised.value.body["code"] == "InternalServiceError"
 
 
 @pytest.mark.parametrize("images", [RED, [RED]], ids=["one", "list"])
@@ -78,6 +124,7 @@ ERRORS = {
     "unknown model": ("ArkNotFoundError", 404, "InvalidEndpointOrModel.NotFound"),
     "bad picture": ("ArkBadRequestError", 400, "InvalidImageURL.InvalidFormat"),
     "too many pictures": ("ArkBadRequestError", 400, "InvalidParameter"),
+    "not this model": ("ArkNotFoundError", 404, "ModelNotOpen"),
     "no waiver": ("ArkPermissionDeniedError", 403, "AccessDenied"),
     "refused": ("ArkBadRequestError", 400, "InputTextSensitiveContentDetected"),
     "quota": ("ArkPermissionDeniedError", 403, "AccountOverdueError"),
@@ -97,6 +144,7 @@ def troubled(trouble: str, callers: Callers) -> dict[str, Any]:
             "unknown model": {"model": "nothing"},
             "bad picture": {"image": "data:image/png;base64,AAAA"},
             "too many pictures": {"image": [RED] * 16},
+            "not this model": {"token": callers.narrow},
             "no waiver": {"watermark": False},
             "refused": {"prompt": REFUSED_PROMPT},
             "quota": {"token": callers.poor},
@@ -110,8 +158,8 @@ def troubled(trouble: str, callers: Callers) -> dict[str, Any]:
 CASES = [
     (trouble, call)
     for trouble in ERRORS
-    for call in ("generate", "stream")
-    if (trouble, call) != ("crash", "stream")
+    for call in ("generate", "generate_async", "stream", "stream_async")
+    if not (trouble == "crash" and call.startswith("stream"))
 ]
 
 
@@ -126,10 +174,26 @@ def test_errors(ark: Sdk, callers: Callers, trouble: str, call: str) -> None:
     assert error.headers["x-error-code"] == code
 
 
-def test_a_stream_that_breaks(ark: Sdk) -> None:
+# model of the relaying server → HTTP status; the SDK has one class for all of 500 and up
+PROVIDER_ERRORS = {"failing": 500, "down": 503}
+
+
+@pytest.mark.parametrize("call", ["generate", "generate_async"])
+@pytest.mark.parametrize("model", PROVIDER_ERRORS)
+def test_a_provider_in_trouble(ark: Sdk, relaying: LiveServer, model: str, call: str) -> None:
+    at = {"url": relaying.url, "token": relaying.token}
+    with pytest.raises(SdkError) as raised:
+        ark.call(call, **at, model=model, prompt=PROVIDER_TROUBLES[model])
+    error = raised.value
+    assert (error.type, error.status) == ("ArkInternalServerError", PROVIDER_ERRORS[model])
+    assert error.body["error"]["code"] == "InternalServiceError"
+
+
+@STREAMS
+def test_a_stream_that_breaks(ark: Sdk, call: str) -> None:
     """The SDK raises on an event that holds an error."""
     with pytest.raises(SdkError) as raised:
-        ark.call("stream", **CAT | {"prompt": CRASHING_PROMPT})
+        ark.call(call, **CAT | {"prompt": CRASHING_PROMPT})
     assert "ArkAPIError" in raised.value.types
 
 

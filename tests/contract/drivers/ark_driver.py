@@ -43,4 +43,15 @@ def stream(url: str, token: str, **fields: Any) -> list[Fields]:
         return [event.model_dump() for event in events if event is not None]
 
 
-serve({"generate": generate, "generate_async": generate_async, "stream": stream})
+def stream_async(url: str, token: str, **fields: Any) -> list[Fields]:
+    async def work() -> list[Fields]:
+        async with AsyncArk(api_key=token, base_url=f"{url}/api/v3", max_retries=0) as client:
+            events = await client.images.generate(stream=True, **typed(fields))
+            return [event.model_dump() async for event in events if event is not None]
+
+    return asyncio.run(work())
+
+
+CALLS = (generate, generate_async, stream, stream_async)
+
+serve({call.__name__: call for call in CALLS})
