@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from tests.conftest import LiveServer
-from tests.contract.conftest import CRASHING_PROMPT, REFUSED_PROMPT, Callers, picture, png
+from tests.contract.conftest import (
+    CRASHING_PROMPT,
+    PROVIDER_TROUBLES,
+    REFUSED_PROMPT,
+    Callers,
+    picture,
+    png,
+)
 from tests.contract.sdk import Sdk
 
 pytestmark = pytest.mark.slow
@@ -86,6 +93,30 @@ def test_image_generation_with_messages(dashscope: Sdk) -> None:
     assert picture(ended["output"]["choices"][0]["message"]["content"][0]["image"])
 
 
+def test_asynchronous_classes(dashscope: Sdk) -> None:
+    asked = {"model": MODEL, "prompt": "一只猫", "size": "1664*928"}
+    answer = dashscope.call("synthesis_async", **asked)
+    assert answer["status_code"] == 200, answer
+    assert answer["output"]["task_status"] == "SUCCEEDED", answer
+    assert picture(answer["output"]["results"][0]["url"]).size == (1664, 928)
+    begun, ended, fetched = dashscope.call("synthesis_steps_async", **asked)
+    assert begun["output"]["task_status"] == "PENDING", begun
+    assert ended["output"]["task_status"] == "SUCCEEDED", ended
+    assert picture(fetched["output"]["results"][0]["url"]).size == (1664, 928)
+    listed = dashscope.call("synthesis_list_async", model_name=MODEL, status="SUCCEEDED")
+    assert listed["status_code"] == 200, listed
+
+    asked = {"model": MODEL, "messages": said("一只猫"), "size": "1328*1328"}
+    answer = dashscope.call("generation_async", **asked)
+    assert answer["status_code"] == 200, answer
+    assert picture(answer["output"]["choices"][0]["message"]["content"][0]["image"])
+    begun, ended, fetched = dashscope.call("generation_steps_async", **asked)
+    assert begun["output"]["task_status"] == "PENDING", begun
+    assert ended["output"]["task_status"] == "SUCCEEDED", ended
+    (content,) = fetched["output"]["choices"][0]["message"]["content"]
+    assert picture(content["image"]).size == (1328, 1328)
+
+
 def test_edits_pictures_in_a_message(dashscope: Sdk) -> None:
     content = [{"image": RED}, {"text": "make it blue"}]
     answer = dashscope.call(
@@ -115,15 +146,16 @@ def test_edits_pictures_beside_a_prompt(dashscope: Sdk) -> None:
     assert picture(answer["output"]["results"][0]["url"])
 
 
-def test_cancelling_what_waits(dashscope: Sdk, busy_queue: LiveServer) -> None:
+@pytest.mark.parametrize("cancel", ["synthesis_cancel", "synthesis_cancel_async"])
+def test_cancelling_what_waits(dashscope: Sdk, busy_queue: LiveServer, cancel: str) -> None:
     at = {"url": busy_queue.url, "token": busy_queue.token}
     begun = dashscope.call("synthesis_start", **at, model=MODEL, prompt="一只猫")
     task = begun["output"]["task_id"]
-    cancelled = dashscope.call("synthesis_cancel", **at, task=task)
+    cancelled = dashscope.call(cancel, **at, task=task)
     assert cancelled["status_code"] == 200, cancelled
     fetched = dashscope.call("synthesis_fetch", **at, task=task)
     assert fetched["output"]["task_status"] == "CANCELED"
-    again = dashscope.call("synthesis_cancel", **at, task=task)
+    again = dashscope.call(cancel, **at, task=task)
     assert (again["status_code"], again["code"]) == (400, "UnsupportedOperation")
 
 
@@ -148,6 +180,8 @@ ERRORS = {
     "bad field": (400, "InvalidParameter"),
     "too many": (400, "InvalidParameter"),
     "unknown model": (404, "ModelNotFound"),
+    "not this model": (403, "Model.AccessDenied"),
+    "not to draw": (403, "AccessDenied"),
     "refused": (400, "DataInspectionFailed"),
     "quota": (400, "Arrearage"),
     "rate": (429, "Throttling.RateQuota"),
@@ -163,16 +197,21 @@ def troubled(trouble: str, callers: Callers) -> tuple[str, dict[str, Any]]:
         "bad field": {"size": "1*1"},
         "too many": {"n": 2},
         "unknown model": {"model": "nothing"},
+        "not this model": {"token": callers.narrow},
+        "not to draw": {"token": callers.reader},
         "quota": {"token": callers.poor},
         "rate": {"token": callers.hasty},
     }.get(trouble, {})
     return prompt, {"model": MODEL, "prompt_extend": False} | fields
 
 
+@pytest.mark.parametrize("call", ["conversation", "conversation_async", "generation_async"])
 @pytest.mark.parametrize("trouble", ERRORS)
-def test_errors_of_a_synchronous_call(dashscope: Sdk, callers: Callers, trouble: str) -> None:
+def test_errors_of_a_synchronous_call(
+    dashscope: Sdk, callers: Callers, trouble: str, call: str
+) -> None:
     prompt, fields = troubled(trouble, callers)
-    answer = dashscope.call("conversation", messages=said(prompt), **fields)
+    answer = dashscope.call(call, messages=said(prompt), **fields)
     assert (answer["status_code"], answer["code"]) == ERRORS[trouble], answer
     assert answer["message"]
     assert answer["request_id"]
@@ -184,6 +223,19 @@ def test_errors_of_a_task(dashscope: Sdk, callers: Callers, trouble: str) -> Non
     prompt, fields = troubled(trouble, callers)
     answer = dashscope.call("synthesis_start", prompt=prompt, **fields)
     assert (answer["status_code"], answer["code"]) == ERRORS[trouble], answer
+    assert answer["message"]
+
+
+# model of the relaying server → HTTP status, DashScope's code
+PROVIDER_ERRORS = {"failing": (500, "InternalError.Algo"), "down": (503, "ModelUnavailable")}
+
+
+@pytest.mark.parametrize("call", ["conversation", "conversation_async"])
+@pytest.mark.parametrize("model", PROVIDER_ERRORS)
+def test_a_provider_in_trouble(dashscope: Sdk, relaying: LiveServer, model: str, call: str) -> None:
+    at = {"url": relaying.url, "token": relaying.token}
+    answer = dashscope.call(call, **at, model=model, messages=said(PROVIDER_TROUBLES[model]))
+    assert (answer["status_code"], answer["code"]) == PROVIDER_ERRORS[model], answer
     assert answer["message"]
 
 

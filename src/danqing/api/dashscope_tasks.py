@@ -62,6 +62,8 @@ def _asks(request: Request, header: str) -> bool:
     return request.headers.get(header, "").lower() == "enable"
 
 
+# The SDK's Aio classes end these paths with a slash.
+@router.get("/tasks/{task_id}/", include_in_schema=False)
 @router.get("/tasks/{task_id}", openapi_extra=answers(DASHSCOPE_TASK))
 async def get_task(request: Request, task_id: str) -> Response:
     """How a task stands, and its images once they are there. UNKNOWN: not there, not yours, or a day past its end."""
@@ -75,6 +77,7 @@ async def get_task(request: Request, task_id: str) -> Response:
         return respond(dashscope_native.encode_unknown(task_id, request_id))
 
 
+@router.post("/tasks/{task_id}/cancel/", include_in_schema=False)
 @router.post("/tasks/{task_id}/cancel", openapi_extra=answers(DASHSCOPE_CANCELLED))
 async def cancel_task(request: Request, task_id: str) -> Response:
     """Cancel a task that is PENDING; it costs nothing."""
@@ -91,6 +94,7 @@ async def cancel_task(request: Request, task_id: str) -> Response:
     return respond(dashscope_native.encode_not_pending(request_id))
 
 
+@router.get("/tasks/", include_in_schema=False)
 @router.get("/tasks", openapi_extra=answers(DASHSCOPE_TASKS))
 async def list_tasks(request: Request) -> Response:
     """The tasks of the last day, the newest first; filtered, a page at a time."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import dashscope
 from dashscope import AioMultiModalConversation, ImageSynthesis, MultiModalConversation
-from dashscope.aigc.image_generation import ImageGeneration
+from dashscope.aigc.image_generation import AioImageGeneration, ImageGeneration
+from dashscope.aigc.image_synthesis import AioImageSynthesis
 from lines import serve
 
 
@@ -77,6 +78,50 @@ def generation_wait(url: str, token: str, task: str) -> dict[str, Any]:
     return answered(ImageGeneration.wait(task, api_key=token))
 
 
+def synthesis_async(url: str, token: str, **fields: Any) -> dict[str, Any]:
+    at(url)
+    return answered(asyncio.run(AioImageSynthesis.call(api_key=token, **fields)))
+
+
+def synthesis_steps_async(url: str, token: str, **fields: Any) -> list[dict[str, Any]]:
+    """Begun, waited for, fetched."""
+    at(url)
+
+    async def work() -> list[Any]:
+        begun = await AioImageSynthesis.async_call(api_key=token, **fields)
+        ended = await AioImageSynthesis.wait(begun, api_key=token)
+        return [begun, ended, await AioImageSynthesis.fetch(begun, api_key=token)]
+
+    return [answered(response) for response in asyncio.run(work())]
+
+
+def synthesis_cancel_async(url: str, token: str, task: str) -> dict[str, Any]:
+    at(url)
+    return answered(asyncio.run(AioImageSynthesis.cancel(task, api_key=token)))
+
+
+def synthesis_list_async(url: str, token: str, **query: Any) -> dict[str, Any]:
+    at(url)
+    return answered(asyncio.run(AioImageSynthesis.list(api_key=token, **query)))
+
+
+def generation_async(url: str, token: str, **fields: Any) -> dict[str, Any]:
+    at(url)
+    return answered(asyncio.run(AioImageGeneration.call(api_key=token, **fields)))
+
+
+def generation_steps_async(url: str, token: str, **fields: Any) -> list[dict[str, Any]]:
+    """Begun, waited for, fetched."""
+    at(url)
+
+    async def work() -> list[Any]:
+        begun = await AioImageGeneration.async_call(api_key=token, **fields)
+        ended = await AioImageGeneration.wait(begun, api_key=token)
+        return [begun, ended, await AioImageGeneration.fetch(begun, api_key=token)]
+
+    return [answered(response) for response in asyncio.run(work())]
+
+
 CALLS = (
     conversation,
     conversation_async,
@@ -89,6 +134,12 @@ CALLS = (
     generation,
     generation_start,
     generation_wait,
+    synthesis_async,
+    synthesis_steps_async,
+    synthesis_cancel_async,
+    synthesis_list_async,
+    generation_async,
+    generation_steps_async,
 )
 
 serve({call.__name__: call for call in CALLS})
