@@ -225,13 +225,68 @@ def test_a_lora_of_the_backend_draws_the_qualities_that_name_it(tmp_path: Path) 
     row = models.families["far"].loras["lightning-8"]
     assert (row.file, row.scale, row.shift) == (Path("org/lightning.safetensors"), 1.0, 3.0)
     for loras in ("", LORA):
-        with pytest.raises(SettingsError, match=r"models\.fast: qualities\.standard: .*the LoRA lightning-4, and backends\.far\.loras has none"):  # fmt: skip
+        with pytest.raises(SettingsError, match=r"models\.fast: qualities\.standard: presets\.qwen_image\.lightning-4\.lora: .*no LoRA lightning-4"):  # fmt: skip
             load(tmp_path, qwen + loras + model.format("lightning-4"))
     with pytest.raises(SettingsError, match=r"backends\.far: .*loras: cogview4 takes none"):
         load(tmp_path, LOCAL + LORA)
     for bad in ("scale = 0", "shift = -1", "weight = 2"):
         with pytest.raises(SettingsError, match=r"backends\.far\.loras\.lightning-8\."):
             load(tmp_path, qwen + LORA.replace("shift = 3.0", bad) + model.format("lightning-8"))
+
+
+QWEN = LOCAL.replace("cogview4", "qwen_image")
+FILE_8 = "org/Qwen-Image-Lightning-8steps-V2.0.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "said", "shift"),
+    [
+        ("lightning-8", FILE_8, "", 3.0),
+        ("lightning-8", FILE_8, ", shift = 2.5", 2.5),
+        ("lightning-8", FILE_8, ", shift = 0", None),
+        ("lightning-8", "org/renamed.safetensors", "", 3.0),
+        ("lightning-8", "org/a-folder", "", 3.0),
+        ("fast", "Qwen-Image-2512-Lightning-8steps-V1.0-bf16.safetensors", "", 3.0),
+        ("fast", "org/other.safetensors", ", shift = 2.0", 2.0),
+        ("fast", "org/other.safetensors", ", shift = 0", None),
+    ],
+)
+def test_a_distilled_lora_is_drawn_by_its_own_schedule(
+    name: str, file: str, said: str, shift: float | None, tmp_path: Path
+) -> None:
+    """With its base's it would draw wrongly, in silence."""
+    text = QWEN + f'[backends.far.loras]\n{name} = {{ file = "{file}"{said} }}\n'
+    text += f'[presets.qwen_image]\nmine = {{ steps = 8, guidance = 1.0, lora = "{name}" }}\n'
+    text += '[models.fast]\nlike = "pocket"\nbackend = "far"\nqualities = { standard = "mine", hd = "fine" }\n'
+    row = load(tmp_path, text).families["far"]
+    assert row.options(tmp_path)["loras"][name]["shift"] == shift
+
+
+@pytest.mark.parametrize(
+    ("lora", "drawn", "word"),
+    [
+        (f'x = {{ file = "{FILE_8}" }}', "steps = 30, guidance = 1.0", "distilled to 8 steps without"),
+        (f'x = {{ file = "{FILE_8}" }}', "steps = 8, guidance = 4.0", "distilled to 8 steps without"),
+        ('x = { file = "Qwen-Image-Lightning-4steps.safetensors" }', "steps = 8, guidance = 0.0", "distilled to 4 steps"),
+        ('x = { file = "org/other.safetensors" }', "steps = 8, guidance = 1.0", "needs the `shift`"),
+    ],
+)  # fmt: skip
+def test_a_distilled_lora_that_would_be_drawn_otherwise_is_refused(
+    lora: str, drawn: str, word: str, tmp_path: Path
+) -> None:
+    text = QWEN + f"[backends.far.loras]\n{lora}\n"
+    text += f'[presets.qwen_image]\nmine = {{ {drawn}, lora = "x" }}\n'
+    text += '[models.fast]\nlike = "pocket"\nbackend = "far"\nqualities = { standard = "mine", hd = "fine" }\n'
+    where = r"models\.fast: qualities\.standard: presets\.qwen_image\.mine\.lora: .*"
+    with pytest.raises(SettingsError, match=where + word):
+        load(tmp_path, text)
+
+
+def test_a_lora_beside_guidance_has_the_checkpoints_schedule(tmp_path: Path) -> None:
+    text = QWEN + '[backends.far.loras]\nink = { file = "ink.safetensors" }\n'
+    text += '[presets.qwen_image]\nmine = { steps = 30, guidance = 4.0, lora = "ink" }\n'
+    text += '[models.fast]\nlike = "pocket"\nbackend = "far"\nqualities = { standard = "mine", hd = "fine" }\n'
+    assert load(tmp_path, text).families["far"].options(tmp_path)["loras"]["ink"]["shift"] is None
 
 
 @pytest.mark.parametrize(

@@ -64,12 +64,7 @@ from danqing.service.webhooks import WebhookSender
 from danqing.settings import Settings, SettingsError
 from danqing.storage.blobs import Blobs
 
-__all__ = [
-    "LoadError",
-    "cards",
-    "cards_here",
-    "pipelines",
-]  # what the floor above needs of the engine's
+__all__ = ["LoadError", "cards", "cards_here", "pipelines"]  # the engine's, for the floor above
 
 log = get_logger(__name__)
 
@@ -176,6 +171,11 @@ def check_backend(name: str, row: FamilyRow, settings: Settings) -> None:
         raise SettingsError(f"catalog: backends.{name}.{error}") from None
 
 
+def _side_max(row: FamilyRow, settings: Settings) -> int | None:
+    """The longest side that a backend that was checked can draw, pixels; None = any."""
+    return None if row.family not in load.TORCH else load.side_max(_plan(row, settings))
+
+
 def make_core(
     settings: Settings,
     row: FamilyRow,
@@ -264,18 +264,14 @@ async def open_engines(
             if kind not in by_row:
                 opened = open_engine(settings, backend, row, metrics)
                 client = by_row[kind] = await stack.enter_async_context(opened)
-                metrics.watch(metrics.queue_depth, _depth(client), backend.name)
-                metrics.watch(metrics.live, _live(client), backend.name)
+                _watch(client, backend.name, metrics)
             clients[backend.name] = by_row[kind]
         yield clients
 
 
-def _depth(client: InProcessClient) -> Callable[[], float]:
-    return lambda: client.health().queue_depth
-
-
-def _live(client: InProcessClient) -> Callable[[], float]:
-    return lambda: client.health().live
+def _watch(client: InProcessClient, name: str, metrics: Metrics) -> None:
+    metrics.watch(metrics.queue_depth, lambda: client.health().queue_depth, name)
+    metrics.watch(metrics.live, lambda: client.health().live, name)
 
 
 @asynccontextmanager
@@ -289,7 +285,7 @@ async def open_provider(settings: Settings, models: Catalog, card: Card) -> Asyn
         else:
             row = models.families[card.backend.name]
             client = await stack.enter_async_context(open_engine(settings, card.backend, row))
-            providers[card.backend.name] = LocalProvider(client)
+            providers[card.backend.name] = LocalProvider(client, _side_max(row, settings))
         yield Router(providers)
 
 
@@ -307,7 +303,10 @@ async def open_server(settings: Settings) -> AsyncIterator[tuple[ASGIApp, Books,
         open_outbound(ASKED_AT_ONCE) as asking,
     ):
         relays = make_relays(models, relaying, metrics)
-        local = {name: LocalProvider(client) for name, client in engines.items()}
+        local = {
+            name: LocalProvider(client, _side_max(models.families[name], settings))
+            for name, client in engines.items()
+        }
         provider = Router(local | relays)
         service = make_service(settings, models, metrics, books, blobs, provider, outbound, asking)
         sender = WebhookSender(

@@ -23,6 +23,10 @@ _KEY = re.compile(r"[\x21-\x7e]{1,4096}")  # what a header takes, and no blank
 LORA_FAMILIES = ("qwen_image",)
 """What takes LoRAs."""
 
+_LIGHTNING = re.compile(r"(?:qwen-image(?:-\d{4})?-)?lightning-([1-9]\d?)(?:steps(?:-.*)?)?")
+LIGHTNING_SHIFT = 3.0
+"""What Qwen-Image-Lightning was distilled with: base and max shift are ln 3 in its script (generate_with_diffusers.py)."""
+
 OFFLOADED = ("cogview4", "qwen_image")
 """Whose blocks may stay in main memory."""
 
@@ -40,8 +44,19 @@ class LoraRow(BaseModel):
     """Safetensors, or a folder that holds one file of them; absolute or below `DATA_DIR/models`."""
     scale: float = Field(default=1.0, gt=0, le=10)
     """How much of it is added."""
-    shift: float | None = Field(default=None, gt=0, le=100)
-    """The noise schedule's shift that it was trained with, whatever the size; by default the checkpoint's own."""
+    shift: float | None = Field(default=None, ge=0, le=100)
+    """The noise schedule's shift that it was trained with, whatever the size; 0 = the checkpoint's own. By default 3 for Qwen-Image-Lightning and the
+    checkpoint's own for others; what draws without guidance must have one."""
+
+
+def lightning_steps(name: str) -> int | None:
+    """The steps that Qwen-Image-Lightning of this name was distilled to; None for what is something else.
+
+    A file without its suffix, or a LoRA's own name: `lightning-8`.
+    """
+    plain = name.lower().replace(".", "-").replace("_", "-").replace(" ", "-")
+    found = _LIGHTNING.fullmatch(plain)
+    return None if found is None else int(found[1])
 
 
 class FamilyRow(BaseModel):
@@ -109,6 +124,33 @@ class FamilyRow(BaseModel):
         """What its pipeline can, where it has one."""
         return None if self.pipeline is None else PIPELINES[self.pipeline]
 
+    def distilled_to(self, lora: str) -> int | None:
+        """The steps that one of its LoRAs must be drawn in, where its file's name or its own tells."""
+        by_file = lightning_steps(self.loras[lora].file.stem)
+        return lightning_steps(lora) if by_file is None else by_file
+
+    def shift_of(self, lora: str) -> float | None:
+        """Of the noise schedule of one of its LoRAs; None = the checkpoint's own."""
+        said = self.loras[lora].shift
+        if said is None:
+            return None if self.distilled_to(lora) is None else LIGHTNING_SHIFT
+        return said or None
+
+    def lora_fault(self, lora: str, steps: int, guidance: float) -> str | None:
+        """What is wrong with drawing by one of its LoRAs ("" = none) in this way, which a picture would tell too late; None = nothing."""
+        if not lora:
+            return None
+        if lora not in self.loras:
+            return f"its backend has no LoRA {lora} in its `loras`"
+        wanted = self.distilled_to(lora)
+        if wanted is not None and (steps, guidance > 1) != (wanted, False):
+            return (
+                f"the LoRA {lora} was distilled to {wanted} steps without guidance (guidance = 1)"
+            )
+        if wanted is None and guidance <= 1 and self.loras[lora].shift is None:
+            return f"it is drawn without guidance, so the LoRA {lora} needs the `shift` that it was distilled with (0 = the checkpoint's own)"
+        return None
+
     def folder(self, data_dir: Path) -> Path:
         """The checkpoint's folder. Only for a family that has one."""
         assert self.checkpoint is not None
@@ -117,8 +159,11 @@ class FamilyRow(BaseModel):
     def options(self, data_dir: Path) -> dict[str, Any]:
         """What loading takes, of JSON's types. Only for a family that has a checkpoint."""
         loras = {
-            name: row.model_dump(exclude={"file"})
-            | {"path": str((data_dir / "models" / row.file).absolute())}
+            name: {
+                "path": str((data_dir / "models" / row.file).absolute()),
+                "scale": row.scale,
+                "shift": self.shift_of(name),
+            }
             for name, row in self.loras.items()
         }
         return {

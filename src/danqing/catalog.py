@@ -405,11 +405,11 @@ def _backend(model: str, name: str | None, row: ModelRow, file: _File, fail: Any
     presets = file.presets.get(found.presets, {})
     if missing := set(row.qualities.values()) - set(presets):
         raise fail(f"no preset {', '.join(sorted(missing))} for {found.presets}")
-    for quality, preset in row.qualities.items():
-        if (lora := presets[preset].lora) and lora not in found.loras:
-            raise fail(
-                f"qualities.{quality}: the preset {preset} is drawn with the LoRA {lora}, and backends.{name}.loras has none of that name"
-            )
+    for quality, chosen in row.qualities.items():
+        preset = presets[chosen]
+        if fault := found.lora_fault(preset.lora, preset.steps, preset.guidance):
+            where = f"qualities.{quality}: presets.{found.presets}.{chosen}.lora"
+            raise fail(f"{where}: {fault}")
     drawn = {key: Preset(**presets[value].model_dump()) for key, value in row.qualities.items()}
     if found.facts is not None:
         for key, preset in drawn.items():

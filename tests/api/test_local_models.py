@@ -48,8 +48,11 @@ backend = "ours"
 [models.qwen-image]
 backend = "ours-qwen"
 size_default = "96x64"
-sizes = ["96x64"]
+sizes = ["96x64", "99968x512"]
 references_max = 0
+
+[models.doubao-seedream-4-0-250828]
+backend = "ours"
 """
 WAIT_S = 240
 
@@ -176,6 +179,49 @@ def test_a_text_over_the_encoders_limit_is_refused_before_it_is_paid_for(
         "message": f"'{field}' is too long: 1202 tokens, at most 1024 are allowed.",
     }
     assert server.balance("operator") == before
+
+
+def qwen_body(size: str) -> dict[str, Any]:
+    return {
+        "model": "qwen-image",
+        "input": {"messages": [{"role": "user", "content": [{"text": "a cat"}]}]},
+        "parameters": {"size": size},
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/images/generations", {"model": "house", "prompt": "x", "size": "1040x512"}),
+        ("/v1/images/generations", {"model": "house", "prompt": "x", "size": "512x1040", "n": 2}),
+        ("/api/paas/v4/images/generations", {"model": "cogview-4-250304", "prompt": "x", "size": "1040x512"}),
+        ("/api/v3/images/generations", {"model": "doubao-seedream-4-0-250828", "prompt": "x", "size": "2K"}),
+        ("/v1/images/generations", qwen_body("99968*512")),
+        ("/api/v1/services/aigc/multimodal-generation/generation", qwen_body("99968*512")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value["model"],
+)  # fmt: skip
+def test_a_size_that_the_family_cannot_draw_is_refused_before_it_is_paid_for(
+    path: str, body: dict[str, Any], server: LiveServer
+) -> None:
+    """The card takes it, as its provider would; the network that draws here tells no places so far apart (this one 1024 pixels)."""
+    before, steps = server.balance("operator"), server.metric("danqing_engine_steps_total")
+    reply = server.client.post(path, json=body)
+    assert reply.status_code == 400, reply.text
+    assert "'size' is too large" in reply.text
+    assert "knows positions for" in reply.text
+    assert server.balance("operator") == before
+    assert server.metric("danqing_engine_steps_total") == steps
+
+
+@pytest.mark.parametrize("size", ["1024x16", "1000x40", "16x16"])
+def test_other_sizes_are_drawn_whatever_their_multiple(
+    size: str, checkpoints: dict[str, Path]
+) -> None:
+    width, height = map(int, size.split("x"))
+    fields = {"prompt": "x", "width": width, "height": height, "steps": 1}
+    for name in checkpoints:
+        assert drawn_alone(name, checkpoints[name], **fields).shape == (height, width, 3)
 
 
 def test_zhipus_route_draws_with_it_labelled(server: LiveServer, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def cogview4(folder: Path) -> Path:
     )  # fmt: skip
     transformer = CogView4Transformer2DModel(
         in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=4,
-        text_embed_dim=32, time_embed_dim=16, condition_dim=4, rope_axes_dim=(16, 16),
+        text_embed_dim=32, time_embed_dim=16, condition_dim=4, rope_axes_dim=(64, 64),
     )  # fmt: skip
     vae = AutoencoderKL(
         block_out_channels=(8, 8, 16, 16), down_block_types=("DownEncoderBlock2D",) * 4,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ torch = pytest.importorskip("torch", reason="the engine extra: make install-engi
 diffusers = pytest.importorskip("diffusers", reason="the engine extra: make install-engine")
 
 from danqing.domain.pipelines import PIPELINES  # noqa: E402
+from danqing.domain.sizes import Size  # noqa: E402
+from danqing.engine.families import positions  # noqa: E402
 from danqing.engine.families.base import DeviceLost, PromptTooLong  # noqa: E402
 from danqing.engine.families.diffusers_pipeline import DiffusersPipeline, how_far  # noqa: E402
 from tests.engine.torch_pipelines import (  # noqa: E402
@@ -61,6 +64,43 @@ def test_the_facts_are_those_of_the_classes(kind: str) -> None:
         edits = inspect.signature(getattr(diffusers, facts.image_to_image).__call__).parameters
         assert "image" in edits
         assert ("strength" in edits) is not facts.reads_references
+
+
+LONG_PX = 640
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_smallest_and_the_longest_are_drawn_and_no_longer_one_could_be(
+    kind: str, pipeline_families: Any, pipeline_folders: Any
+) -> None:
+    """What is refused for its size before the hold is what the network cannot do, and all else is drawn."""
+    family, side = pipeline_families[kind], positions.side_max(pipeline_folders[kind])
+    assert (side is None) == (kind not in ("sd3", "z_image"))
+    for width, height in [(16, 16), (side or LONG_PX, 16), (16, side or LONG_PX)]:
+        shape = draw(family, job_of(kind, width=width, height=height, steps=1))[1].shape
+        assert shape == (height, width, 3)
+    if side is not None:
+        for width, height in [(side + 1, 16), (16, side + 1)]:
+            with pytest.raises((ValueError, IndexError)):
+                draw(family, job_of(kind, width=width, height=height, steps=1))
+
+
+@pytest.mark.parametrize("kind", EDITING)
+@pytest.mark.parametrize(("width", "height"), [(16, 16), (48, 64), (64, 64), (512, 64), (64, 520)])
+def test_an_edit_is_drawn_at_every_size_that_is_not_refused(
+    kind: str, width: int, height: int, pipeline_families: Any
+) -> None:
+    family, facts = pipeline_families[kind], PIPELINES[kind]
+    if kind == "sd3":
+        width, height = min(width, 512), min(height, 512)
+    job = job_of(kind, width=width, height=height, reference=picture(width, height), steps=2, strength=1.0)  # fmt: skip
+    if facts.look_fault(Size(width, height)) is None:
+        assert draw(family, job)[1].shape == (height, width, 3)
+    else:
+        with pytest.raises(ValueError, match=r"too small|too extreme"):
+            draw(family, job)
+    mask = np.arange(height)[:, None].repeat(width, 1) < height // 2
+    assert draw(family, replace(job, mask=mask))[1].shape == (height, width, 3)
 
 
 CASES: list[dict[str, Any]] = [

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from danqing.domain import pulled
 from danqing.domain.pulled import RECORD, Record
-from danqing.engine.families import weights
+from danqing.engine.families import positions, weights
 from danqing.engine.families.load import LoadError, Plan, check_family
 from danqing.engine.families.weights import CheckpointError, find, measure
 
@@ -110,3 +110,39 @@ def test_a_checkpoint_is_held_to_its_commit(
 def test_a_record_is_read_as_it_was_written() -> None:
     record = Record("https://hub.example", "o/n", "abc1234", False, {"a/b.json": "0" * 64, "é": ""})
     assert Record.of(record.text()) == record
+
+
+@pytest.mark.parametrize(
+    ("config", "side"),
+    [
+        ({"_class_name": "CogView4Transformer2DModel"}, 4096),
+        ({"_class_name": "CogView4Transformer2DModel", "rope_axes_dim": [64, 32], "patch_size": 2}, 512),
+        ({"_class_name": "QwenImageTransformer2DModel", "patch_size": 2}, 98_304),
+        ({"_class_name": "SD3Transformer2DModel", "pos_embed_max_size": 192, "patch_size": 2}, 3072),
+        ({"_class_name": "SD3Transformer2DModel", "pos_embed_max_size": 384}, 6144),
+        ({"_class_name": "ZImageTransformer2DModel", "axes_lens": [1536, 512, 384], "all_patch_size": [2]}, 6144),
+        ({"_class_name": "FluxTransformer2DModel"}, None),
+        ({}, None),
+    ],
+)  # fmt: skip
+def test_a_networks_config_tells_how_far_it_can_tell_positions(
+    config: dict[str, object], side: int | None, tmp_path: Path
+) -> None:
+    assert positions.side_max(tmp_path) is None  # no transformer: a UNet
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "config.json").write_text(json.dumps(config))
+    assert positions.side_max(tmp_path) == side
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"_class_name": "CogView4Transformer2DModel", "rope_axes_dim": 16},
+        {"_class_name": "ZImageTransformer2DModel", "axes_lens": [1536]},
+    ],
+)
+def test_positions_that_are_none_are_named(config: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"config\.json: its positions are no numbers"):
+        positions.side_max(tmp_path)

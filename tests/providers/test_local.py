@@ -58,6 +58,9 @@ def test_an_order_yields_its_images_and_the_looks_asked_for() -> None:
         assert np.all(look.pixels == 5 + look.index + look.step)
 
 
+EDIT: dict[str, Any] = {"references": (ImageSource("image", data=b"x"),)}
+
+
 @pytest.mark.parametrize(
     ("pipeline", "guidance", "changes", "refused"),
     [
@@ -69,9 +72,15 @@ def test_an_order_yields_its_images_and_the_looks_asked_for() -> None:
         ("flux2_klein", 1.0, {"strength": 0.5}, "strength"),
         ("flux2_klein", 1.0, {"strength": 0.5, "mask": ImageSource("mask", data=b"x")}, None),
         ("pixart_sigma", 4.5, {"mask": ImageSource("mask", data=b"x")}, "mask"),
+        ("flux2_klein", 1.0, EDIT | {"size": Size(48, 64)}, "size"),
+        ("flux2_klein", 1.0, EDIT | {"size": Size(64, 520)}, "size"),
+        ("flux2_klein", 1.0, EDIT | {"size": Size(49, 512)}, None),
+        ("flux2_klein", 1.0, EDIT | {"size": Size(16, 16), "mask": ImageSource("mask", data=b"x")}, None),
+        ("flux2_klein", 1.0, {"size": Size(16, 16)}, None),
+        ("sdxl", 5.0, EDIT | {"size": Size(16, 16)}, None),
         (None, 3.0, {"negative_prompt": "blue", "strength": 0.5}, None),
     ],
-)
+)  # fmt: skip
 def test_what_a_pipeline_has_no_place_for_is_refused_by_name(
     pipeline: str | None, guidance: float, changes: dict[str, Any], refused: str | None
 ) -> None:
@@ -112,6 +121,23 @@ def test_a_size_that_the_device_has_no_memory_for_is_refused_by_name() -> None:
             await client.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(("side_max", "refused"), [(None, False), (128, False), (127, True)])
+def test_a_side_that_the_network_has_no_positions_for_is_refused_by_name(
+    side_max: int | None, refused: bool
+) -> None:
+    asked = order()  # 64 x 128
+    client = InProcessClient(EngineCore(NullFamily, warm_up=None))
+    provider = LocalProvider(client, side_max)
+    for size in (asked.task.size, Size(128, 64)):
+        task = replace(asked.task, size=size)
+        if not refused:
+            asyncio.run(provider.check(task, asked.card))
+            continue
+        with pytest.raises(UnsupportedField, match="more than 127 pixels") as told:
+            asyncio.run(provider.check(task, asked.card))
+        assert told.value.param == "size"
 
 
 def test_a_background_is_left_out_by_pocket_alone() -> None:

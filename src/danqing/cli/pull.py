@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 
 from danqing.app import check_checkpoint, pipelines
+from danqing.backends import LIGHTNING_SHIFT, lightning_steps
 from danqing.cli.progress import FileBars
 from danqing.net import hub, modelscope
 from danqing.settings import Settings
-
-_LIGHTNING = re.compile(r"qwen-image-lightning-([48])steps(-.*)?")
-LIGHTNING_SHIFT = 3.0
-"""What Qwen-Image-Lightning was trained with: base and max shift are ln 3 in its script (generate_with_diffusers.py)."""
 
 
 def run(settings: Settings, model: str, revision: str | None) -> list[str]:
@@ -59,8 +55,8 @@ def _lora(place: hub.Place, pulled: hub.Pulled) -> list[str]:
     after = [
         "# with its `shift` if its page names one; a preset draws with it by this name (`lora`)"
     ]
-    if lightning := _LIGHTNING.fullmatch(name):
-        name = f"lightning-{lightning[1]}"
+    if steps := lightning_steps(name):
+        name = f"lightning-{steps}"
         row += f", shift = {LIGHTNING_SHIFT}"
         after = [
             f'# a quality of a model draws with it by its preset: qualities = {{ standard = "{name}" }}'

@@ -5,8 +5,11 @@ A name stands for a pipeline class and a way of drawing with it: `sd` and `sd_tu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from danqing.domain.sizes import Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,10 @@ class PipelineFacts:
     """There is a negative prompt where guidance is above this; None = never."""
     optional: tuple[str, ...] = ()
     """What a checkpoint may lack."""
+    look_side_min: int = 0
+    """Of a picture that it looks at, the shortest side, pixels. A mask needs no look."""
+    look_ratio_max: float = math.inf
+    """The longer side of one over the shorter at most."""
 
     @property
     def edits(self) -> bool:
@@ -39,6 +46,20 @@ class PipelineFacts:
     def reads_references(self) -> bool:
         """It looks at a reference beside the noise, instead of beginning with it: there is no strength."""
         return self.image_to_image == self.text_to_image
+
+    def drawn(self, size: Size) -> Size:
+        """A size on its grid: what is drawn and cut."""
+        side = self.multiple_px
+        return Size(-(-size.width // side) * side, -(-size.height // side) * side)
+
+    def look_fault(self, size: Size) -> str | None:
+        """Why it cannot look at a picture of this size; None where it can, or looks at none."""
+        width, height = self.drawn(size)
+        if min(width, height) < self.look_side_min:
+            return f"each side must be {self.look_side_min} pixels at least"
+        if max(width, height) > self.look_ratio_max * min(width, height):
+            return f"the sides' ratio may be at most {self.look_ratio_max:g}:1"
+        return None
 
     def takes_negative(self, guidance: float) -> bool:
         return self.negative_above is not None and guidance > self.negative_above
@@ -84,6 +105,8 @@ _KLEIN = PipelineFacts(
     image_to_image="Flux2KleinPipeline",
     inpaint="Flux2KleinInpaintPipeline",
     negative_above=None,  # guidance is away from "", whatever is asked
+    look_side_min=64,  # Flux2ImageProcessor.check_image_input
+    look_ratio_max=8.0,
 )
 _Z_IMAGE = PipelineFacts(
     "ZImagePipeline",

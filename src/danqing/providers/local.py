@@ -54,13 +54,20 @@ class EngineClient(Protocol):
 class LocalProvider:
     """The Provider port over an engine client."""
 
-    def __init__(self, client: EngineClient) -> None:
+    def __init__(self, client: EngineClient, side_max: int | None = None) -> None:
+        """`side_max`: the longest side that its network can draw, pixels; None = any."""
         self._client = client
+        self._side_max = side_max
         self._decodes = asyncio.Semaphore(DECODES)
 
     async def check(self, task: ImageTask, card: Card) -> None:
         """See Provider.check. The families honour all that their cards' requests can say, if it is not too much, but for some pipelines of diffusers."""
         _check_fields(task, card)
+        if self._side_max is not None and max(task.size) > self._side_max:
+            raise UnsupportedField(
+                f"'size' is too large: {task.size} has a side of more than {self._side_max} pixels, which is the longest that what draws '{card.name}' knows positions for.",
+                "size",
+            )
         most = self._client.pixels_max
         if most is not None and task.size.pixels > most:
             raise UnsupportedField(
@@ -139,6 +146,10 @@ def _check_fields(task: ImageTask, card: Card) -> None:
         )
     if facts is None:
         return
+    if task.is_edit and task.mask is None and (fault := facts.look_fault(task.size)):
+        raise UnsupportedField(
+            f"'size' may not be {task.size} for an edit by '{card.name}': {fault}.", "size"
+        )
     refused = {
         "mask": task.mask is not None and facts.inpaint is None,
         "strength": task.strength is not None and facts.reads_references and task.mask is None,

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from danqing.domain.pipelines import PIPELINES, PipelineFacts
+from danqing.domain.sizes import Size
 from danqing.domain.task import Pixels
 from danqing.engine.families.base import preview_size
 from danqing.engine.families.colours import Colours, cells_of
@@ -211,8 +212,7 @@ class DiffusersPipeline:
 
     def _drawn_size(self, job: Job) -> tuple[int, int]:
         """(width, height): the job's, on the pipeline's grid."""
-        side = self.facts.multiple_px
-        return -(-job.width // side) * side, -(-job.height // side) * side
+        return self.facts.drawn(Size(job.width, job.height))
 
     def _call(self, job: Job, seen: Seen) -> Any:
         """The pipeline's run for a job, for Paused: -> the picture, 3 x H x W in 0..1."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from danqing.domain import pulled
 from danqing.domain.pipelines import PIPELINES
-from danqing.engine.families import memory, weights
+from danqing.engine.families import memory, positions, weights
 from danqing.engine.families.base import Family
 from danqing.engine.families.lora import Lora, LoraError, fit_loras
 
@@ -135,6 +135,7 @@ def check_family(plan: Plan) -> tuple[weights.Part, ...]:
         if fault:
             raise LoadError("revision", fault)
     try:
+        positions.side_max(plan.folder)
         if family.pipeline is None:
             facts = PIPELINES[plan.pipeline or ""]
             index = weights.find_pipeline(plan.folder, facts)
@@ -150,6 +151,16 @@ def check_family(plan: Plan) -> tuple[weights.Part, ...]:
         )
     except LoraError as error:
         raise LoadError(f"loras.{error.name}", str(error)) from None
+    except weights.CheckpointError as error:
+        raise LoadError("checkpoint", str(error)) from None
+
+
+def side_max(plan: Plan) -> int | None:
+    """The longest side that it can draw, pixels; None = any. Loads nothing. Raises LoadError."""
+    if plan.name not in TORCH:
+        return None
+    try:
+        return positions.side_max(plan.folder)
     except weights.CheckpointError as error:
         raise LoadError("checkpoint", str(error)) from None
 
