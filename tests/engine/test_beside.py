@@ -326,7 +326,7 @@ def test_finished_pixels_are_bounded(
     desk.submit(*(make_job(f"x.{i}", steps=1) for i in range(4)))
     desk.wait(lambda: sum(isinstance(event, JobDrawn) for event in desk.events) == 2)
     desk.wait(lambda: JobStepped("x.3", 1, 1) in desk.events)
-    assert len(desk.core._undecoded) == 2
+    assert desk.core._scheduler.undecoded == 2
     drawn = [event for event in desk.events if isinstance(event, JobDrawn)]
     assert len(drawn) == 2
     for event in drawn:

@@ -83,7 +83,7 @@ class Desk:
         self.family.open()
         assert self.core.stop(10)
         assert self.core._works == {}
-        assert len(self.core._undecoded) == 0
+        assert self.core._scheduler.undecoded == 0
         assert (len(self.core._scheduler), self.core._scheduler.live) == (0, 0)
         for job_id in {event.job_id for event in self.events}:
             ends = [isinstance(event, TERMINAL) for event in self.of(job_id)]
@@ -354,6 +354,28 @@ def test_finished_images_do_not_hold_up_the_steps_of_others(
     desk.wait_ended("other", *(f"burst.{i}" for i in range(4)))
     burst = [job_id for job_id in desk.family.decoded if job_id != "other"]
     assert burst == [f"burst.{i}" for i in range(4)]
+
+
+def test_an_image_waits_to_be_decoded_while_who_is_in_a_hurry_draws(
+    open_desk: Callable[..., Desk],
+) -> None:
+    """Pocket's decoding lasts as long as half of a short image: it had made every other short one beside long ones late."""
+    family = NullFamily(gated=True)
+    clock = lambda: 0.1 * len(family.calls) + 0.4 * len(family.decoded)  # noqa: E731
+    desk = open_desk(family, batch_max=1, clock=clock)
+    desk.submit(make_job("long", account_id="long", steps=30))
+    desk.submit(make_job("steady", account_id="steady", steps=100_000))
+    desk.family.wait_entered()
+    while desk.tried("long") < 30:
+        desk.family.let(1)
+        desk.family.wait_entered()
+    desk.submit(make_job("short", account_id="short", steps=8))  # beside the other's last step
+    desk.family.open()
+    desk.wait_ended("short", "long")
+    assert desk.family.decoded == ["short", "long"]
+    mine = [place for place, call in enumerate(desk.family.calls) if call == ["short"]]
+    assert mine == list(range(mine[0], mine[0] + 8))
+    desk.core.cancel(Cancel(("steady",)))
 
 
 def test_cancelled_while_waiting_for_the_decoder(open_desk: Callable[..., Desk]) -> None:

@@ -103,7 +103,6 @@ class EngineCore:
         self._beside: Beside | None = None
         self._unread: deque[list[Work]] = deque()
         """Batches picked and not begun, for the thread that reads prompts."""
-        self._undecoded: deque[Work] = deque()
         self._pixel_bytes = 0
         self._condition = threading.Condition()
         self._listener: Callable[[JobEvent], None] = lambda event: None
@@ -248,14 +247,14 @@ class EngineCore:
         return self._beside is not None and self._beside.hush()
 
     def _beat(self, runner: Runner) -> bool:
-        """One round: a step for one batch, the previews due after it, the decoding of one finished image."""
+        """One round: a step for one batch, the previews due after it, the decoding of one finished image whose turn it is."""
         if self._beside is not None:
             self._settle(self._beside)
         with self._condition:
             self._busy_since_s = None
             works = self._pick()
             while not (works or self._has_calls() or self._stopping):
-                if not self._condition.wait(1.0 if self._undecoded else None):
+                if not self._condition.wait(1.0 if self._scheduler.undecoded else None):
                     gc.collect()  # pixels may hang in a cycle of garbage
                 works = self._pick()
             if self._stopping:
@@ -325,10 +324,13 @@ class EngineCore:
         self._condition.notify_all()
 
     def _decoding(self, runner: Runner) -> Call | None:
-        """The next call that decodes an image, if there is one and room for its pixels."""
+        """The next call that decodes an image, if it is one's turn and there is room for its pixels."""
         if not self._decodable():
             return None
-        work = self._undecoded.popleft()
+        job_id = self._scheduler.pick_decoding(beside=self._beside is not None)
+        if job_id is None:
+            return None
+        work = self._works[job_id]
 
         def call(beside: bool) -> None:
             if self._works.get(work.job.id) is not work:  # cancelled before it was tried again
@@ -367,7 +369,7 @@ class EngineCore:
                 self._listener(JobPreview(job.id, number, state.step, job.steps_drawn, pixels))
 
     def _decodable(self) -> bool:
-        return bool(self._undecoded) and self._pixel_bytes < PIXEL_BYTES_MAX
+        return self._scheduler.undecoded > 0 and self._pixel_bytes < PIXEL_BYTES_MAX
 
     def _lend(self, pixels: Pixels) -> None:
         """Count an image's bytes until whoever gets it lets go of it."""
@@ -414,7 +416,7 @@ class EngineCore:
         now_s = self._clock()
         seconds = sum(seconds for _, seconds in advance.calls)
         stepped = {work.job.id: work for work in advance.stepped}
-        finished = self._scheduler.update(
+        self._scheduler.update(
             {job_id: work.state.step for job_id, work in stepped.items() if work.state},
             now_s - began_s,  # encoding and failed tries are charged too
             advance.calls,
@@ -436,15 +438,12 @@ class EngineCore:
                 self._forget(JobFailed(work.job.id, work.fault))
             elif work.state is not None:
                 self._listener(JobStepped(work.job.id, work.state.step, work.job.steps_drawn))
-        self._undecoded += [self._works[job_id] for job_id in finished if job_id in self._works]
         self._condition.notify_all()
 
     def _forget(self, event: JobEvent) -> None:
-        """A job's end: out of the queue and of the decoder's line, and told."""
-        work = self._works.pop(event.job_id)
+        """A job's end: out of the queue, and told."""
+        self._works.pop(event.job_id)
         self._scheduler.remove(event.job_id)
-        if work in self._undecoded:
-            self._undecoded.remove(work)
         self._listener(event)
 
     def _end(self, fault: str) -> None:

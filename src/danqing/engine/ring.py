@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable
+from math import inf
 
 BURST_STEPS = 16
 """Of the longest kind: what an account that was away may take at once, of the time that would have been its share."""
@@ -43,9 +44,29 @@ class Ring:
     ) -> Hashable:
         """Whose turn it is among `ready` (not empty): who has a burst, and of those who is done the soonest.
 
-        Newcomers join at the tail. `work_s` tells the seconds of a name's steps, and of what follows them.
+        `work_s` tells the seconds of a name's steps, and of what follows them.
         Who is `held` and not ready keeps place and credit: back in a moment.
         """
+        hurried = self.hurried(ready, quantum_s, work_s)
+        if hurried:
+            return min(hurried, key=work_s)
+        while True:
+            name = next(each for each in self.deficit_s if each in ready or each not in held)
+            deficit_s = self.deficit_s[name]
+            if name in ready and deficit_s > 0:
+                return name
+            del self.deficit_s[name]
+            self._bursting.discard(name)
+            if name in ready or deficit_s < 0:
+                self.deficit_s[name] = min(deficit_s + quantum_s, quantum_s)
+
+    def hurried(
+        self,
+        ready: Collection[Hashable],
+        quantum_s: float,
+        work_s: Callable[[Hashable], tuple[float, float]],
+    ) -> list[Hashable]:
+        """Who goes before the ring's order: those who have a burst, if there is time for bursts. Newcomers join at the tail."""
         self._names = len(ready)
         for name in ready:
             if name not in self.deficit_s:
@@ -59,21 +80,14 @@ class Ring:
         while len(self._seen_s) > SEEN_MAX:
             self._seen_s.popitem(last=False)
         self._ahead_max_s = self._burst_steps * quantum_s
-        bursting = [name for name in ready if name in self._bursting]
-        if bursting and self._ahead_s > 0:
-            return min(bursting, key=work_s)
-        while True:
-            name = next(each for each in self.deficit_s if each in ready or each not in held)
-            deficit_s = self.deficit_s[name]
-            if name in ready and deficit_s > 0:
-                return name
-            del self.deficit_s[name]
-            self._bursting.discard(name)
-            if name in ready or deficit_s < 0:
-                self.deficit_s[name] = min(deficit_s + quantum_s, quantum_s)
+        if self._ahead_s <= 0:
+            return []
+        return [name for name in ready if name in self._bursting]
 
-    def charge(self, name: Hashable, seconds: float, floor_s: float) -> None:
-        self.deficit_s[name] = max(self.deficit_s.get(name, 0.0) - seconds, floor_s)
+    def charge(self, name: Hashable, seconds: float, floor_s: float = -inf) -> None:
+        """`name` was given seconds; no debt is made larger by it than down to `floor_s`."""
+        deficit_s = self.deficit_s.get(name, 0.0)
+        self.deficit_s[name] = max(deficit_s - seconds, min(deficit_s, floor_s))
         spent_s = seconds if name in self._bursting else -seconds / 2
         self._ahead_s = min(self._ahead_s - spent_s, self._ahead_max_s)
         if self.deficit_s[name] <= 0:

@@ -7,7 +7,8 @@ members' accounts. Seats left in a batch go to other accounts' jobs of the same 
 An account a whole turn overdrawn does not ride while jobs of other keys wait. An account that comes with work shorter
 than what its share would have been while it was away (BURST_STEPS turns at most, and what decoding takes) goes
 before the others until that is done, the shortest first, while such bursts have a third of the time at most, and takes
-along only whom it hardly waits for.
+along only whom it hardly waits for. Where images are decoded by turns with the steps, one after a step, those of
+others wait until such an account has its own (`pick_decoding`).
 
 Half of an account's time goes to its shortest jobs, half to its oldest. In a long queue (DEEP_STEPS of the longest kind) batches
 are as large as is cheapest, and a job that a full batch would save much waits for company: riding along whenever its key is
@@ -23,22 +24,25 @@ Laws, tested as properties; C counts the longest step seen or expected:
 - no starvation, whatever else keeps coming: with N accounts in the lane, K keys in the account, and R steps to do in
   the job and those before it in its account and key, a started job ends within 6·N·K·R·C seconds of its lane's
   time, N bursts more, and its wait for company; counted from admission the same holds with R the steps of the whole queue at that moment;
+- a finished image is decoded within BURST_STEPS·C seconds of the device's time, and a step and a decoding more for itself and
+  for each that was in line before it; what decoding takes is charged in full;
 - of every BACKGROUND_EVERY batches at least one is background's, if it has a job that can run;
 - slots, once scarce, go to the accounts that hold none, in the order in which they came to hold none.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import accumulate, count
+from itertools import count
 
 from danqing.domain.errors import Busy
+from danqing.engine.forecast import forecast
 from danqing.engine.lanes import Account, Entry, Lane, due, line
 from danqing.engine.messages import Job
 from danqing.engine.pace import GAIN_MIN, GAIN_MIN_DEEP, Pace
 from danqing.engine.ring import BURST_STEPS, Ring
+from danqing.engine.undecoded import Undecoded
 
 BACKGROUND_EVERY = 8
 RETRY_AFTER_S_MIN = 1.0
@@ -74,8 +78,9 @@ class Scheduler:
         self._held = 0
         self._batch: list[Entry] = []
         self._quantum_s = TICK_S
-        self._stepped_s = 0.0
-        """What all steps took: the only clock here."""
+        self._undecoded = Undecoded()
+        self._device_s = 0.0
+        """What all steps took, and decodings and the like: the only clock here."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -84,6 +89,11 @@ class Scheduler:
     def live(self) -> int:
         """Jobs that hold state in memory, finished ones not yet removed included."""
         return self._live
+
+    @property
+    def undecoded(self) -> int:
+        """Jobs that need no more steps and whose image is still to be decoded."""
+        return len(self._undecoded)
 
     def admit(self, jobs: Sequence[Job], keys: Sequence[Hashable]) -> None:
         """Queue all the jobs or none. Raises Busy with the predicted time until there is room.
@@ -100,7 +110,7 @@ class Scheduler:
             raise ValueError("a job id is queued twice")
         deep_s = max(0.0, self._backlog_s() - self._deep_s())
         for job, key in zip(jobs, keys, strict=True):
-            entry = Entry(job, key, next(self._numbers), came_s=self._stepped_s)
+            entry = Entry(job, key, next(self._numbers), came_s=self._device_s)
             entry.patience_s = min(self._patience_s(entry), COMPANY_SHARE * deep_s)
             self._entries[job.id] = entry
             accounts = self._lane(job).accounts
@@ -111,6 +121,7 @@ class Scheduler:
         """Forget a job: drawn, failed or cancelled. Its slot is free at once; unknown ids are fine."""
         self.go_on(job_id)
         entry = self._entries.pop(job_id, None)
+        self._undecoded.drop(job_id)
         if entry is not None:
             if job_id in self._flow(entry):
                 self._leave_flow(entry)
@@ -126,16 +137,40 @@ class Scheduler:
             return []
         is_deep = self._backlog_s() > self._deep_s()
         self.pace.gain_min = GAIN_MIN_DEEP if is_deep else GAIN_MIN
-        self._wait_for_company(lane)
-        self._quantum_s = max(
-            TICK_S, *(self.pace.step_s(key) for keys in lane.ready.values() for key in keys)
-        )
+        self._settle(lane)
         held = {name for name, account in lane.accounts.items() if account.held}
         work_s = partial(self._work_s, lane)
         name = str(lane.ring.turn(lane.ready, self._quantum_s, work_s, held))
         key = self._key(lane, name)
         self._batch = self._seats(lane, name, key)
         return [entry.job.id for entry in self._batch]
+
+    def pick_decoding(self, *, beside: bool = False) -> str | None:
+        """Id of the job whose image is decoded next, told once; None where there is none, or where it is to wait.
+
+        Nothing waits that is decoded `beside` the steps. Else this call comes between `update` and `pick`.
+        """
+        if not self._undecoded:
+            return None
+        hurried, is_day = ([], True) if beside else self._hurried()
+
+        def waits(entry: Entry) -> bool:
+            if is_day or self._lane(entry.job) is self._background:
+                return any(name != entry.job.account_id for name in hurried)
+            return False
+
+        return self._undecoded.take(self._device_s - BURST_STEPS * self._quantum_s, waits)
+
+    def _hurried(self) -> tuple[list[Hashable], bool]:
+        """The accounts whose bursts take the next steps, and whether they are interactive ones."""
+        for lane in (self._interactive, self._background):
+            self._look(lane)
+            if lane.ready:
+                self._settle(lane)
+                work_s = partial(self._work_s, lane)
+                hurried = lane.ring.hurried(lane.ready, self._quantum_s, work_s)
+                return hurried, lane is self._interactive
+        return [], True
 
     def ahead(self) -> str | None:
         """A job to make ready while others step, started by this call; None where one is ready for its first step already.
@@ -196,13 +231,14 @@ class Scheduler:
             self.pace.learn(key, size, call_s)
         if overflow is not None:
             self.pace.limit(key, overflow)
-        self._stepped_s += seconds
+        self._device_s += seconds
         share_s = max(TICK_S, seconds / len(self._batch))
         finished: list[str] = []
         for entry in self._batch:
             if entry.job.id not in self._entries:
                 continue
             lane, name = self._lane(entry.job), entry.job.account_id
+            is_hurried = lane.ring.is_bursting(name)
             lane.ring.charge(name, share_s, -2 * self._quantum_s)
             account = lane.accounts[name]
             account.ring.charge(key, share_s, -2 * self._quantum_s)
@@ -212,6 +248,7 @@ class Scheduler:
             entry.step = steps.get(entry.job.id, entry.step)
             if entry.left == 0:
                 self._leave_flow(entry)
+                self._undecoded.add(entry, self._device_s, is_hurried=is_hurried)
                 finished.append(entry.job.id)
         self._batch = []
         return finished
@@ -227,8 +264,8 @@ class Scheduler:
         """Engine time that went into one job outside its steps: its account pays. Unknown ids are fine."""
         entry = self._entries.get(job_id)
         if entry is not None:
-            ring = self._lane(entry.job).ring
-            ring.charge(entry.job.account_id, seconds, -2 * self._quantum_s)
+            self._device_s += seconds
+            self._lane(entry.job).ring.charge(entry.job.account_id, seconds)
 
     def position(self, job_id: str) -> int:
         """How many jobs are expected to end before this one."""
@@ -239,36 +276,11 @@ class Scheduler:
         return self.forecast()[job_id][1]
 
     def forecast(self) -> dict[str, tuple[int, float]]:
-        """(position, eta_s) of every queued job, from measured step times.
-
-        A fair share as a fluid: a job ends when its account has had w seconds, the work of its jobs up to
-        this one, and by then each other account has had min(w, all its work). Background comes after interactive.
-        """
-        keys = {entry.key for entry in self._entries.values()}
-        image_step_s = {key: self.pace.image_step_s(key) for key in keys}
-        step_s = {key: self.pace.step_s(key) for key in keys}
-        ending_s = {key: self.pace.ending_s(key) for key in keys}
-        eta_s: dict[str, float] = {}
-        before_s = 0.0
-        for lane in (self._interactive, self._background):
-            done_s: dict[str, float] = {}
-            mine: list[tuple[Entry, float]] = []
-            for entry in self._entries.values():
-                if self._lane(entry.job) is lane:
-                    name = entry.job.account_id
-                    work_s = entry.left * image_step_s[entry.key] + ending_s[entry.key]
-                    done_s[name] = done_s.get(name, 0.0) + work_s
-                    mine.append((entry, done_s[name]))
-            totals = sorted(done_s.values())
-            sums = [0.0, *accumulate(totals)]
-            for entry, work_s in mine:
-                less = bisect_right(totals, work_s)
-                fluid_s = before_s + sums[less] + work_s * (len(totals) - less)
-                alone_s = entry.left * step_s[entry.key] + ending_s[entry.key]
-                eta_s[entry.job.id] = max(fluid_s, alone_s)
-            before_s += sums[-1]
-        order = sorted(eta_s, key=lambda job_id: (eta_s[job_id], self._entries[job_id].number))
-        return {job_id: (place, eta_s[job_id]) for place, job_id in enumerate(order)}
+        """(position, eta_s) of every queued job, from measured step times; see forecast.py."""
+        lanes: list[list[Entry]] = [[], []]
+        for entry in self._entries.values():
+            lanes[self._lane(entry.job) is self._background].append(entry)
+        return forecast(lanes, self.pace)
 
     def _work_s(self, lane: Lane, name: Hashable) -> tuple[float, float]:
         """Expected device time of all that an account has in a lane: of its steps, and of its decodings."""
@@ -289,7 +301,7 @@ class Scheduler:
         line.sort(key=lambda name: lane.accounts[name].in_line)
         lane.starters = set(line[: max(0, self._free(lane))])
         lane.ready = {}
-        if not lane.waiting:
+        if not (lane.waiting or self._undecoded):
             lane.ring = Ring(BURST_STEPS)  # debts were towards those who waited
         for name, account in lane.accounts.items():
             keys = [
@@ -299,6 +311,13 @@ class Scheduler:
             ]
             if keys:
                 lane.ready[name] = keys
+
+    def _settle(self, lane: Lane) -> None:
+        """See who of those that can run waits for company, and what a turn is worth to the others."""
+        self._wait_for_company(lane)
+        self._quantum_s = max(
+            TICK_S, *(self.pace.step_s(key) for keys in lane.ready.values() for key in keys)
+        )
 
     def _free(self, lane: Lane) -> int:
         """Slots the lane may take: background half of them at most."""
@@ -374,7 +393,7 @@ class Scheduler:
             for key in keys:
                 for entry in lane.accounts[name].flows[key].values():
                     size[key] = size.get(key, 0) + 1
-                    waited_s = self._stepped_s - entry.came_s - entry.step * step_s[key]
+                    waited_s = self._device_s - entry.came_s - entry.step * step_s[key]
                     if waited_s < entry.patience_s:
                         waiting.add(key)
                     else:
