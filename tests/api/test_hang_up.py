@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import pytest
+
+from danqing import app
 from danqing.app import Books
-from tests.conftest import LiveServer
+from danqing.cli import serve
+from danqing.settings import load
+from tests.conftest import STOP_S_MAX, LiveServer
+from tests.engine.null_family import NullFamily
 
 STEP_S = 0.5
 
@@ -49,19 +58,18 @@ def settled(server: LiveServer, name: str) -> int:
 def test_killed_mid_generation(null_server) -> None:
     server = null_server(NULL_STEP_S=str(STEP_S))
     token = server.account("leaver")
-    connection = send(server, token, "/v1/images/generations", {"prompt": "a cat"})
-    wait_for(server, "danqing_engine_live", 1)
-    while server.metric("danqing_engine_steps_total") < 2:
+    connection = send(server, token, "/v1/images/generations", {"prompt": "a cat", "n": 3})
+    while server.metric("danqing_engine_steps_total") < 3:  # two of which have been told
         time.sleep(0.02)
     connection.close()
     wait_for(server, "danqing_engine_live", 0)
     charged = 15_000 - settled(server, "leaver")
-    assert 1_250 <= charged < 5_000
+    assert 1_250 <= charged < 15_000
     assert charged % 625 == 0  # 5,000 characters over 8 steps
 
 
 def test_killed_while_queued_costs_nothing(null_server) -> None:
-    server = null_server(NULL_STEP_S=str(STEP_S), DANQING_ENGINE__LIVE_MAX="1")
+    server = null_server(NULL_STEP_S="1", DANQING_ENGINE__LIVE_MAX="1")
     token = server.account("impatient")
     first = send(server, server.token, "/v1/images/generations", {"prompt": "a cat"})
     wait_for(server, "danqing_engine_live", 1)
@@ -86,7 +94,7 @@ def test_draw_never_refunds_a_hang_up(null_server) -> None:
 
 def test_full_queue_answers_busy_and_charges_nothing(null_server) -> None:
     server = null_server(
-        NULL_STEP_S="0.3", DANQING_ENGINE__QUEUE_MAX="2", DANQING_ENGINE__LIVE_MAX="1"
+        NULL_STEP_S="1", DANQING_ENGINE__QUEUE_MAX="2", DANQING_ENGINE__LIVE_MAX="1"
     )
     token = server.account("late", 100_000)
     headers = {"authorization": f"Bearer {token}"}
@@ -119,9 +127,32 @@ def test_full_queue_answers_busy_and_charges_nothing(null_server) -> None:
 def test_stopping_lets_work_end(null_server) -> None:
     server = null_server(NULL_STEP_S="0.1")
     with ThreadPoolExecutor() as pool:
-        answer = pool.submit(server.client.post, "/v1/images/generations", json={"prompt": "x"})
-        wait_for(server, "danqing_engine_live", 1)
+        body = {"prompt": "x", "n": 3}
+        answer = pool.submit(server.client.post, "/v1/images/generations", json=body)
+        while not server.metric("danqing_engine_live"):
+            time.sleep(0.02)
         server.process.terminate()
         assert answer.result().status_code == 200
-    assert server.process.wait(20) == 0
-    assert server.balance("operator") == 995_000
+    assert server.process.wait(STOP_S_MAX) == 0
+    assert server.balance("operator") == 985_000
+
+
+def test_who_hears_that_a_server_is_ready_may_stop_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal that comes before it is listened for would end the process there and then."""
+    told: list[str] = []
+
+    class Log:
+        def info(self, event: str, **_: str) -> None:
+            told.append(event)
+            assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(serve, "log", Log())
+    monkeypatch.setattr(serve, "configure", lambda settings: None)
+    monkeypatch.setattr(serve.gc, "freeze", lambda: None)
+    monkeypatch.setattr(app, "load_family", lambda row, settings: NullFamily())
+    with asyncio.Runner(loop_factory=serve.new_event_loop) as runner:
+        runner.run(serve.run(load(data_dir=tmp_path / "data", port=0)))
+    assert told == ["ready"]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.api.sse import Slow, all_events, events
 from tests.api.test_hang_up import wait_for
-from tests.conftest import LiveServer, shared_server, start_server, stop_server
+from tests.conftest import STOP_S_MAX, LiveServer, shared_server, start_server, stop_server
 
 PATH = "/v1/images/generations"
 BODY = {"model": "gpt-image-1", "prompt": "a cat", "stream": True}
@@ -32,7 +32,7 @@ live = shared_server(
 
 def until_over(server: LiveServer, task_id: str, token: str | None = None) -> dict:
     headers = {"authorization": f"Bearer {token or server.token}"}
-    give_up_s = time.monotonic() + 30
+    give_up_s = time.monotonic() + 120
     while True:
         task = server.client.get(f"/v1/images/tasks/{task_id}", headers=headers).json()
         if task["status"] not in ("queued", "running"):
@@ -72,15 +72,17 @@ def test_every_key_of_every_event(live: LiveServer) -> None:
 
 def test_events_come_as_they_happen(live: LiveServer) -> None:
     """The first look is read while the task still runs, and comments keep the connection busy."""
-    with live.client.stream("POST", PATH, json=BODY | {"partial_images": 1}) as answer:
+    body = BODY | {"partial_images": 1, "n": 10}  # it takes a while
+    with live.client.stream("POST", PATH, json=body) as answer:
         lines = iter(answer.iter_lines())
         first = next(events(lines))
         assert first.name == "image_generation.partial_image"
-        task = live.client.get(f"/v1/images/tasks/{answer.headers['x-danqing-task']}").json()
-        assert task["status"] == "running"
-        rest = list(lines)
-    assert ": keep-alive" in rest
-    assert [event.name for event in events(rest)] == ["image_generation.completed"]
+        task_id = answer.headers["x-danqing-task"]
+        assert live.client.get(f"/v1/images/tasks/{task_id}").json()["status"] == "running"
+        missing = {": keep-alive", "event: image_generation.completed"}
+        while missing:
+            missing.discard(next(lines))
+    until_over(live, task_id)
 
 
 def test_several_images(live: LiveServer) -> None:
@@ -126,7 +128,7 @@ def test_no_quota_is_plain(live: LiveServer) -> None:
 
 def test_a_full_queue_is_plain(null_server) -> None:
     server = null_server(
-        NULL_STEP_S="0.3", DANQING_ENGINE__QUEUE_MAX="2", DANQING_ENGINE__LIVE_MAX="1"
+        NULL_STEP_S="1", DANQING_ENGINE__QUEUE_MAX="2", DANQING_ENGINE__LIVE_MAX="1"
     )
     holder = Slow(server, server.token, PATH, BODY)
     wait_for(server, "danqing_engine_live", 1)
@@ -151,26 +153,26 @@ def test_what_fails_later_is_an_event(live: LiveServer) -> None:
 
 def test_leaving_after_a_look_pays_for_the_image(live: LiveServer) -> None:
     token = live.account("looker", 100_000)
-    client = Slow(live, token, PATH, BODY | {"partial_images": 2, "n": 2, "quality": "low"})
+    client = Slow(live, token, PATH, BODY | {"partial_images": 2, "n": 10, "quality": "low"})
     client.read_until(b"partial_image_index")
     task_id = client.header("x-danqing-task")
     client.close()
     task = until_over(live, task_id, token)
     assert task["status"] == "cancelled"
-    assert 5_000 <= task["charged"] <= 10_000
+    assert 5_000 <= task["charged"] < 50_000
     assert live.balance("looker") == 100_000 - task["charged"]
     wait_for(live, "danqing_engine_live", 0)
 
 
 def test_leaving_before_a_look_pays_for_steps(live: LiveServer) -> None:
     token = live.account("early", 100_000)
-    client = Slow(live, token, PATH, BODY)
+    client = Slow(live, token, PATH, BODY | {"n": 10})
     client.read_until(b"keep-alive")
     task_id = client.header("x-danqing-task")
     client.close()
     assert until_over(live, task_id, token)["status"] == "cancelled"
     charged = 100_000 - live.balance("early")
-    assert charged < 5_000
+    assert charged < 50_000
     assert charged % 625 == 0
 
 
@@ -201,7 +203,7 @@ def test_a_key_goes_on_and_replays(live: LiveServer) -> None:
 
 
 def test_deleting_the_task_ends_its_stream(live: LiveServer) -> None:
-    client = Slow(live, live.token, PATH, BODY)
+    client = Slow(live, live.token, PATH, BODY | {"n": 10})
     client.read_until(b"keep-alive")
     deleted = live.client.delete(f"/v1/images/tasks/{client.header('x-danqing-task')}").json()
     assert deleted["status"] == "cancelled"
@@ -220,7 +222,7 @@ def test_a_server_that_stops_ends_the_stream(null_server) -> None:
     read = client.read_until(b"\r\n0\r\n\r\n")  # a whole answer: its last chunk is there
     assert b'event: error\ndata: {"type":"error","error":{"message":"The server is stopping' in read
     assert read.endswith(b"\r\n0\r\n\r\n")
-    assert server.process.wait(20) == 0
+    assert server.process.wait(STOP_S_MAX) == 0
     assert server.balance("streamer") == 15_000
 
 
@@ -231,7 +233,7 @@ def test_a_server_that_stops_lets_a_stream_end(null_server) -> None:
     wait_for(server, "danqing_engine_live", 1)
     server.process.terminate()
     assert b"image_generation.completed" in client.read_until(b"\r\n0\r\n\r\n")
-    assert server.process.wait(20) == 0
+    assert server.process.wait(STOP_S_MAX) == 0
 
 
 def test_a_server_that_is_killed(tmp_path: Path) -> None:
@@ -241,7 +243,7 @@ def test_a_server_that_is_killed(tmp_path: Path) -> None:
         tmp_path / "data", module="tests.null_server", NULL_STEP_S="0.2", **settings
     )
     try:
-        client = Slow(first, first.token, PATH, BODY | {"n": 2, "quality": "low"})
+        client = Slow(first, first.token, PATH, BODY | {"n": 6, "quality": "low"})
         client.read_until(b"image_generation.completed")
         task_id = client.header("x-danqing-task")
     finally:
@@ -251,24 +253,26 @@ def test_a_server_that_is_killed(tmp_path: Path) -> None:
     second = start_server(tmp_path / "data", module="tests.null_server", **settings)
     try:
         task = until_over(second, task_id)
-        assert (task["status"], task["charged"], len(task["data"])) == ("succeeded", 5_000, 1)
+        assert task["status"] == "succeeded"
+        assert 1 <= len(task["data"]) < 6
+        assert task["charged"] == 5_000 * len(task["data"])
         assert second.client.get(task["data"][0]["url"]).status_code == 200
-        assert second.balance("operator") == 995_000
+        assert second.balance("operator") == 1_000_000 - task["charged"]
     finally:
         assert stop_server(second) == 0
 
 
 def test_a_reader_that_sleeps(server: LiveServer) -> None:
     """It holds up nobody: its task is drawn, stored and settled; and every finished image still comes."""
-    body = BODY | {"n": 6, "partial_images": 1, "size": "1536x1024", "seed": 3, "quality": "low"}
+    body = BODY | {"n": 4, "partial_images": 1, "size": "1536x1024", "seed": 3, "quality": "low"}
     client = Slow(server, server.token, PATH, body, "connection: close\r\n", buffer=4096)
     task_id = client.header("x-danqing-task")
     task = until_over(server, task_id)
-    assert (task["status"], len(task["data"])) == ("succeeded", 6)
+    assert (task["status"], len(task["data"])) == ("succeeded", 4)
     wait_for(server, "danqing_engine_live", 0)
     assert server.client.post(PATH, json={"prompt": "a dog"}).status_code == 200
     read = client.read_until(b"\r\n0\r\n\r\n")
-    assert read.count(b"event: image_generation.completed") == 6
+    assert read.count(b"event: image_generation.completed") == 4
     client.close()
 
 
@@ -354,7 +358,7 @@ def test_the_sdk_may_leave(live: LiveServer) -> None:
     ) as stream:
         assert next(iter(stream)).type == "image_generation.partial_image"
     wait_for(live, "danqing_engine_live", 0)
-    give_up_s = time.monotonic() + 20
+    give_up_s = time.monotonic() + 60
     while live.balance("sdk-leaver") != 10_000:
         assert time.monotonic() < give_up_s
         time.sleep(0.1)

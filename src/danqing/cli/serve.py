@@ -40,11 +40,13 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 class _Server(uvicorn.Server):
     """Uvicorn raises the signal again once it has stopped, which would end us before our own cleanup."""
 
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def hear_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.handle_exit, number, None)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
         yield
 
 
@@ -62,12 +64,6 @@ async def run(settings: Settings) -> None:
                     signal.SIGHUP, lambda: _keep(_reload(screen))
                 )
             await _first_token(settings, books)
-            log.info(
-                "ready", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            )
-            # What is there now stays: the collector need not look through it for every few requests.
-            gc.collect()
-            gc.freeze()
             server = _Server(
                 uvicorn.Config(
                     asgi,
@@ -80,6 +76,13 @@ async def run(settings: Settings) -> None:
                     timeout_graceful_shutdown=SHUTDOWN_S,
                 )
             )
+            server.hear_signals()  # before anybody hears that we are ready, and may stop us again
+            log.info(
+                "ready", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            )
+            # What is there now stays: the collector need not look through it for every few requests.
+            gc.collect()
+            gc.freeze()
             await server.serve(sockets=[listener])
     finally:
         listener.close()
