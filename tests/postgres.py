@@ -186,7 +186,7 @@ class PostgresServer:
             user="postgres",
             dbname="postgres",
             autocommit=True,
-            connect_timeout=5,
+            connect_timeout=60,
         )
 
     def _execute(self, statement: str) -> None:

@@ -61,7 +61,7 @@ def test_processes_that_race_for_one_code(tmp_path: Path) -> None:
         )
         for _ in range(3)
     ]
-    told = [racer.communicate(timeout=60) for racer in racers]
+    told = [racer.communicate(timeout=240) for racer in racers]
     assert sorted(racer.returncode for racer in racers) == [0, 1, 1]
     assert [out for out, _ in told if out] == ["balance: 15500\n"]
     assert all("used already" in error for out, error in told if not out)

@@ -55,7 +55,7 @@ class JudgeServer:
     def _moderate(self, inputs: list[Any]) -> tuple[int, Any]:
         text = " ".join(one for one in inputs if isinstance(one, str))
         if "apislow" in text:
-            time.sleep(5)
+            time.sleep(9)
         if "apifail" in text:
             return 500, {"error": "no"}
         scores = [

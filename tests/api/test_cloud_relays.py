@@ -180,7 +180,7 @@ def test_a_task_that_nobody_waits_for_is_cancelled_there(
 ) -> None:
     folder = tmp_path_factory.mktemp("slow") / "data"
     # A step lasts long enough to cancel a task before its first one is over.
-    slow = start_server(folder, module="tests.null_server", NULL_STEP_S="4")
+    slow = start_server(folder, module="tests.null_server", NULL_STEP_S="8")
     live = start_first(tmp_path, slow)
     try:
         theirs = slow.balance("operator")

@@ -38,7 +38,7 @@ def test_example(server: LiveServer, example: str, tmp_path: Path) -> None:
         ["bash", "-ec", example.replace("http://127.0.0.1:8000", server.url)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         cwd=tmp_path,
         env=os.environ | {"DANQING_TOKEN": server.token},
     )

@@ -61,7 +61,7 @@ def test_a_step_that_hangs_shows(null_server) -> None:
             server.client.post, "/v1/images/generations", json={"prompt": "x", "size": "256x256"}
         )
         until(lambda: server.client.get("/healthz").status_code == 503)
-        assert server.client.get("/readyz").status_code == 503
+        until(lambda: server.client.get("/readyz").status_code == 503)
         assert asked.result(WAIT_S).status_code == 200
     until(lambda: server.client.get("/healthz").status_code == 200)
 

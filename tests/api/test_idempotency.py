@@ -167,7 +167,7 @@ def in_background(server: LiveServer, **body) -> tuple[str, httpx2.Response]:
 
 
 def until_over(server: LiveServer, location: str) -> dict:
-    give_up_s = time.monotonic() + 20
+    give_up_s = time.monotonic() + 60
     while True:
         task = server.client.get(location).json()
         if task["status"] not in ("queued", "running"):
@@ -185,12 +185,12 @@ def test_in_the_background(live: LiveServer) -> None:
 
 def test_delete_a_running_task(null_server) -> None:
     server = null_server(NULL_STEP_S="0.3")
-    location, _ = in_background(server)
+    location, _ = in_background(server, n=10)  # it takes a while
     while server.client.get(location).json()["status"] == "queued":
         time.sleep(0.05)
     deleted = server.client.delete(location).json()
     assert deleted["status"] == "cancelled"
-    assert 0 < deleted["charged"] < 5_000
+    assert 0 < deleted["charged"] < 50_000
     assert deleted["charged"] % 625 == 0
     assert server.balance("operator") == 1_000_000 - deleted["charged"]
     again = server.client.delete(location)  # it is over: it stays as it is

@@ -47,12 +47,12 @@ def live(tmp_path_factory: pytest.TempPathFactory, judge: JudgeServer) -> Iterat
         module="tests.null_server",
         DANQING_MODERATION__API__BASE_URL=judge.url,
         DANQING_MODERATION__API__KEY=KEY,
-        DANQING_MODERATION__API__TIMEOUT_S="1",
+        DANQING_MODERATION__API__TIMEOUT_S="3",
         DANQING_MODERATION__IMAGES="classifier",
         DANQING_MODERATION__CLASSIFIER=str(write_classifier(folder, JUDGE)),
         DANQING_EXTENSION__BASE_URL=judge.url,
         DANQING_EXTENSION__KEY=KEY,
-        DANQING_EXTENSION__TIMEOUT_S="1",
+        DANQING_EXTENSION__TIMEOUT_S="3",
         DANQING_OPERATOR_CHARACTERS="100000000",
         NULL_STEP_S="0.02",
     )
@@ -274,7 +274,7 @@ def test_the_original_is_drawn_where_extension_fails(live: LiveServer, judge: Ju
         "original; another language": lambda _: "一只水獭",
         "original; too long": lambda _: "an otter" + " a" * 300,  # the null family reads 300 words
         "original; refused": lambda _: "an otter, apibad",
-        "original; timeout": lambda _: time.sleep(3) or "an otter",
+        "original; timeout": lambda _: time.sleep(9) or "an otter",
     }
     kept = judge.chat
     try:

@@ -159,7 +159,7 @@ def test_an_example_does_what_it_says(
         [*command, code],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         cwd=tmp_path,
         env=os.environ | {"DANQING_TOKEN": server.token, "NO_PROXY": "*"},
     )

@@ -63,7 +63,7 @@ def test_a_stranger_who_sends_slowly_still_reads_the_answer(
     """The connection ends after the answer; were bytes left unread in it, it would be cut instead."""
     host, port = server.url.removeprefix("http://").split(":")
     body = json.dumps({"name": "x" * 1000}).encode()
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(
             f"{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\n\r\n".encode()

@@ -65,7 +65,7 @@ def test_a_low_balance_and_a_background_task(null_server, receiver, database_url
     secret = parse_secret(server.client.get("/account/v1/webhook").json()["secret"])
     task = begun(server, "a cat")
     # Two events, one of which the receiver failed at first: three deliveries, two ids.
-    messages = [opened(server, secret, got.get(timeout=30)) for _ in range(3)]
+    messages = [opened(server, secret, got.get(timeout=120)) for _ in range(3)]
     assert len({message_id for message_id, _ in messages}) == 2
     by_type = {content["type"]: content["data"] for _, content in messages}
     assert by_type["image.task.succeeded"] == {"id": task, "status": "succeeded", "charged": 5000}
@@ -80,7 +80,7 @@ def test_a_low_balance_and_a_background_task(null_server, receiver, database_url
             break
     told: dict[str, tuple[str, dict]] = {}
     while not told.keys() >= {failed, cancelled}:
-        _, content = opened(server, secret, got.get(timeout=30))
+        _, content = opened(server, secret, got.get(timeout=120))
         assert content["type"].startswith("image.task.")
         told[content["data"]["id"]] = (content["type"], content["data"])
     assert told[failed] == (

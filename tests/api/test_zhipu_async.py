@@ -21,7 +21,7 @@ live = shared_server(NULL_STEP_S="0.05")
 
 def result_of(live: LiveServer, task_id: str, prefix: str = "") -> dict[str, Any]:
     """The last answer: when the task is no longer in progress."""
-    deadline_s = time.monotonic() + 30
+    deadline_s = time.monotonic() + 60
     while True:
         answer = live.client.get(f"{prefix}/paas/v4/async-result/{task_id}")
         assert answer.status_code == 200, answer.text

@@ -126,7 +126,7 @@ def occupied(server: LiveServer) -> Iterator[None]:
 
 
 def _wait_live(server: LiveServer, images: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while server.metric("danqing_engine_live") != images:
         assert time.monotonic() < deadline
         time.sleep(0.05)

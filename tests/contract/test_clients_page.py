@@ -53,7 +53,7 @@ def _run(house: LiveServer, name: str, code: str, tmp_path: Path) -> str:
         _command(name, code, tmp_path),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         env=os.environ | {"NO_PROXY": "*"},
     )
     assert done.returncode == 0, done.stderr

@@ -90,7 +90,7 @@ class NullFamily:
         self._permits.release(1)
 
     def wait_entered(self) -> None:
-        assert self.entered.acquire(timeout=10), "no step began"
+        assert self.entered.acquire(timeout=60), "no step began"
 
     def batch_key(self, job: Job) -> Hashable:
         return (job.width, job.height)

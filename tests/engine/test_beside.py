@@ -26,7 +26,7 @@ from danqing.engine.scheduler import Scheduler
 from tests.engine.null_family import NullFamily, NullState, make_job
 from tests.engine.test_core import Desk, learn_batching
 
-WAIT_S = 20
+WAIT_S = 60
 
 
 class Gate:

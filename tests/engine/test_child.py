@@ -123,14 +123,15 @@ def open_desk() -> Iterator[Callable[..., Desk]]:
 def test_a_prompt_is_measured_in_the_other_process_while_it_steps(
     open_desk: Callable[..., Desk],
 ) -> None:
-    desk = open_desk(step_s=0.5, pixels_max=4096)
-    desk.submit(make_job("t.0", steps=4))
+    desk = open_desk(step_s=0.1, pixels_max=4096)
+    desk.submit(make_job("t.0", steps=10_000))
     desk.wait(lambda: desk.count("t.0", JobStarted) == 1)
     assert desk.core.pixels_max == 4096
     answers = [desk.core.measure("two words"), desk.core.measure("x " * 999)]
     assert [answer.result(WAIT_S) for answer in answers] == [(2, WORDS_MAX), (999, WORDS_MAX)]
-    assert desk.last("t.0") is None or not isinstance(desk.last("t.0"), TERMINAL)
+    assert not isinstance(desk.last("t.0"), TERMINAL)
     assert desk.core._asked == {}
+    desk.core.cancel(Cancel(("t.0",)))
     desk.wait_ended("t.0")
 
 
@@ -185,15 +186,18 @@ def test_faults_stay_with_their_job(
     assert desk.core.health().failures_total == 1
 
 
-def test_a_killed_process_is_replaced_and_all_its_work_done(open_desk: Callable[..., Desk]) -> None:
-    desk = open_desk(step_s=0.02)
+def test_a_killed_process_is_replaced_and_all_its_work_done(
+    open_desk: Callable[..., Desk], tmp_path: Path
+) -> None:
+    """It is killed after the second of three looks."""
+    desk = open_desk(flag=str(tmp_path / "killed"))
     first = desk.core.pid
-    jobs = [make_job(f"t{i}", seed=i, steps=20, previews=3) for i in range(4)]
+    jobs = [
+        make_job(f"t{i}", seed=i, steps=20, previews=3, prompt="" if i else "kill-once@14")
+        for i in range(4)
+    ]
     for job in jobs:
         desk.submit(job)
-    desk.wait(lambda: desk.count("t0", JobPreview) > 0)
-    assert first is not None
-    os.kill(first, signal.SIGKILL)
     desk.wait_ended(*(job.id for job in jobs))
     assert all(isinstance(desk.last(job.id), JobDrawn) for job in jobs)
     assert desk.count("t0", JobStarted) == 2  # begun anew
@@ -281,12 +285,14 @@ def test_a_hang_is_noticed_and_the_process_replaced(
     desk.submit(make_job("x", prompt="hang-once@2"))
     desk.submit(make_job("y"))
     desk.wait(lambda: desk.count("x", JobStepped) == 2)
-    desk.submit(make_job("u"))
-    desk.core.cancel(Cancel(("u",)))
-    time.sleep(TICKS_S)
-    busy_s = desk.core.health().busy_s
-    assert busy_s is not None
-    assert busy_s >= TICKS_S  # new work and cancels are no sign of life
+    for number in range(round(WAIT_S / 0.1)):  # new work and cancels are no sign of life
+        desk.submit(make_job(f"u{number}"))
+        desk.core.cancel(Cancel((f"u{number}",)))
+        if (desk.core.health().busy_s or 0) >= TICKS_S:
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError("it looks alive")
     assert desk.core.health().restarts == 0
     desk.later_s += HANG_S
     desk.submit(make_job("z"))
@@ -324,8 +330,14 @@ def test_a_process_that_stops_is_replaced_though_work_keeps_coming(
 
 def test_work_that_comes_while_a_process_is_replaced_waits(open_desk: Callable[..., Desk]) -> None:
     desk = open_desk(queue_max=3)
-    pid = desk.core.pid
+    pid, replace, may_begin = desk.core.pid, desk.core._one_process, threading.Event()
     assert pid is not None
+
+    def late() -> str:
+        may_begin.wait(WAIT_S)
+        return replace()
+
+    desk.core._one_process = late  # type: ignore[method-assign]
     os.kill(pid, signal.SIGSTOP)  # it takes nothing more
     desk.submit(make_job("a"), make_job("b"))
     os.kill(pid, signal.SIGKILL)
@@ -334,6 +346,7 @@ def test_work_that_comes_while_a_process_is_replaced_waits(open_desk: Callable[.
     assert isinstance(desk.last("d"), JobRefused)
     desk.core.cancel(Cancel(("b",)))
     assert desk.last("b") == JobCancelled("b")
+    may_begin.set()
     desk.wait_ended("a", "c")
     assert isinstance(desk.last("a"), JobDrawn)
     assert isinstance(desk.last("c"), JobDrawn)
@@ -366,7 +379,7 @@ def test_stop_ends_the_process_and_fails_what_is_left(open_desk: Callable[..., D
     desk = open_desk(step_s=0.05)
     desk.submit(make_job("x", steps=1000))
     desk.wait(lambda: desk.count("x", JobStepped) > 0)
-    assert desk.core.stop(20)
+    assert desk.core.stop(60)
     assert desk.last("x") == JobFailed("x", LOST)
     with pytest.raises(EngineFailed):
         desk.submit(make_job("y"))

@@ -116,7 +116,7 @@ def test_300_draws_into_a_queue_of_256() -> None:
                     return busy
 
             draws = [asyncio.create_task(draw(i)) for i in range(300)]
-            await asyncio.wait(draws, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(draws, timeout=60, return_when=asyncio.FIRST_COMPLETED)
             family.open()
             results = await asyncio.gather(*draws)
         refused = [result for result in results if isinstance(result, Busy)]
@@ -324,7 +324,9 @@ def test_images_that_nobody_takes_stay_latents(monkeypatch: pytest.MonkeyPatch) 
                         drawn += 1
                         held.append(event)
                         del event
-                        await asyncio.sleep(0.2)
+                        while client._core._images_total < drawn:
+                            await asyncio.sleep(0.001)
+                        await asyncio.sleep(0.1)
                         assert client._core._images_total == drawn
                         held.clear()
                 assert drawn == 3

@@ -56,7 +56,7 @@ class Desk:
 
     def start(self) -> Desk:
         self.core.start()
-        self.core.loaded.result(10)
+        self.core.loaded.result(60)
         return self
 
     def submit(self, *jobs: Job) -> None:
@@ -64,7 +64,7 @@ class Desk:
 
     def wait(self, condition: Callable[[], bool]) -> None:
         with self._told:
-            assert self._told.wait_for(condition, timeout=10), self.events
+            assert self._told.wait_for(condition, timeout=60), self.events
 
     def wait_ended(self, *job_ids: str) -> None:
         self.wait(lambda: all(isinstance(self.last(job_id), TERMINAL) for job_id in job_ids))
@@ -448,7 +448,7 @@ def test_a_family_that_cannot_be_loaded_is_told() -> None:
     core = EngineCore(factory)
     core.start()
     with pytest.raises(EngineFailed, match="no weights"):
-        core.loaded.result(10)
+        core.loaded.result(60)
     assert core.stop(10)
     assert core.health().fault == "OSError: no weights"
 
@@ -457,7 +457,7 @@ def test_a_warm_up_that_fails_is_told() -> None:
     core = EngineCore(NullFamily, warm_up=make_job("warm-up", prompt="nan@1"))
     core.start()
     with pytest.raises(EngineFailed, match="overflowed"):
-        core.loaded.result(10)
+        core.loaded.result(60)
     assert core.stop(10)
 
 
@@ -483,7 +483,7 @@ def test_a_warm_up_that_does_not_fit_at_any_size_is_told() -> None:
     core = EngineCore(lambda: family, warm_up=make_job("w", width=1024, height=512))
     core.start()
     with pytest.raises(EngineFailed, match=r"warm-up: .*ran out of memory"):
-        core.loaded.result(10)
+        core.loaded.result(60)
     assert family.calls == [["w"]] * 2  # at 1024 x 512 and at 512 x 256
     assert core.stop(10)
 

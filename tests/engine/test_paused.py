@@ -14,7 +14,7 @@ from danqing.engine.families.paused import Gate, Paused
 def wait_for_end(name: str) -> None:
     for thread in threading.enumerate():
         if thread.name == name:
-            thread.join(30)
+            thread.join(60)
             assert not thread.is_alive()
 
 

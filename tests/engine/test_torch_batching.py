@@ -88,7 +88,7 @@ def draw_all(
 
     core.listen(listen)
     core.start()
-    core.loaded.result(30)
+    core.loaded.result(60)
     for place, burst in enumerate(bursts):
         if place and after is not None:
             assert after.wait(60)

@@ -62,7 +62,7 @@ class Run:
         self.told = threading.Condition()
         self.core.listen(self._listen)
         self.core.start()
-        self.core.loaded.result(30)
+        self.core.loaded.result(60)
 
     def _listen(self, event: JobEvent) -> None:
         with self.told:
@@ -167,7 +167,7 @@ def test_a_cancelled_image_stops_between_steps_and_leaves_nothing(pipeline_famil
     assert isinstance(ends["next"], JobDrawn)
     assert watched.order.count("gone") < 200
     for thread in threads_of("gone"):
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -206,7 +206,7 @@ def test_a_stopped_engine_leaves_no_thread_behind(pipeline_families: Any) -> Non
     assert run.core.stop()
     run.core._works.clear()
     for thread in threads_of("left"):
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
 
 

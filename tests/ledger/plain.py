@@ -192,10 +192,10 @@ async def one_batch(db: Database, deeds: Callable[[], Iterable[Awaitable[Any]]])
 
     def block(_conn: object) -> None:
         blocked.set()
-        go.wait(10)
+        go.wait(120)
 
     first = asyncio.create_task(db.write(block))
-    await asyncio.to_thread(blocked.wait, 10)
+    await asyncio.to_thread(blocked.wait, 60)
     rest = [asyncio.ensure_future(deed) for deed in deeds()]
     await asyncio.sleep(0.05)
     go.set()

@@ -34,11 +34,11 @@ def test_two_that_claim_a_fact_at_once_agree(database_url: str) -> None:
         def slowly(conn: Connection) -> str:
             value = queries.claim_fact(conn, "keys", "mine")
             claimed.set()
-            go.wait(10)
+            go.wait(120)
             return value
 
         slow = asyncio.create_task(first.write(slowly))
-        await asyncio.to_thread(claimed.wait, 10)
+        await asyncio.to_thread(claimed.wait, 60)
         other = asyncio.create_task(
             second.write(lambda conn: queries.claim_fact(conn, "keys", "other"))
         )

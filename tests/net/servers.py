@@ -139,11 +139,18 @@ class Names:
         return left.pop(0) if len(left) > 1 else left[0]
 
 
+async def until(happened: Callable[[], object]) -> None:
+    """Wait for it, however busy the machine is."""
+    async with asyncio.timeout(60):
+        while not happened():
+            await asyncio.sleep(0.005)
+
+
 def run(test: Callable[[], Awaitable[None]]) -> None:
     """On the event loop that the server has: transports differ in what they do and when."""
     uvloop.run(test())
 
 
 async def get(outbound: Outbound, url: str, policy: Policy = LOCAL, **options) -> OutboundReply:
-    options = {"timeout_s": 5.0, "bytes_max": 1000} | options
+    options = {"timeout_s": 60.0, "bytes_max": 1000} | options
     return await outbound.request(options.pop("method", "GET"), url, policy=policy, **options)

@@ -55,7 +55,7 @@ def test_what_has_no_end_is_refused(stream: bytes) -> None:
 class Taking:
     """Takes every body, and keeps its pieces."""
 
-    def __init__(self, idle_s: float = 5.0, pause_s: float = 0.0) -> None:
+    def __init__(self, idle_s: float = 60.0, pause_s: float = 0.0) -> None:
         self.idle_s, self.pause_s = idle_s, pause_s
         self.pieces: list[bytes] = []
         self.busy = 0

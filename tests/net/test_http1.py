@@ -106,7 +106,7 @@ def test_what_lies_around_a_body_is_bounded() -> None:
     async def test() -> None:
         async with serving(trailers) as server:
             with pytest.raises(OutboundFailed, match="failed"):
-                await get(Outbound(), server.url, timeout_s=20)
+                await get(Outbound(), server.url, timeout_s=60)
 
     run(test)
 
@@ -207,7 +207,7 @@ def test_an_answer_before_its_request_has_left_whole_ends_the_connection() -> No
         outbound = Outbound()
         content = bytes(20_000_000)  # more than two sockets take
         for count in (1, 2):
-            reply = await get(outbound, url, method="POST", content=content, timeout_s=20)
+            reply = await get(outbound, url, method="POST", content=content, timeout_s=60)
             assert (reply.status, connections) == (413, count)
         await outbound.aclose()
         listener.close()
@@ -226,7 +226,7 @@ def test_what_lies_unread_at_check_out_is_no_answer(late: bytes) -> None:
         with listener.accept()[0] as first:
             first.recv(65_536)
             first.sendall(OK + b"Content-Length: 1\r\n\r\na")
-            assert answered.wait(30)
+            assert answered.wait(60)
             if late:
                 first.sendall(late)
             else:
@@ -240,14 +240,14 @@ def test_what_lies_unread_at_check_out_is_no_answer(late: bytes) -> None:
         outbound = Outbound()
         assert (await get(outbound, url)).content == b"a"
         answered.set()
-        assert said.wait(30)  # the loop stands still
+        assert said.wait(60)  # the loop stands still
         assert (await get(outbound, url)).content == b"c"
         await outbound.aclose()
 
     thread = threading.Thread(target=talk, daemon=True)
     thread.start()
     run(test)
-    thread.join(30)
+    thread.join(60)
     listener.close()
 
 
@@ -257,7 +257,7 @@ def test_a_connection_that_was_lost_before_it_is_asked_fails_at_once() -> None:
             connection = await dial("127.0.0.1", server.port, None, "")
             connection.abort()
             await asyncio.sleep(0.05)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 with pytest.raises(Unsound):
                     await connection.exchange("GET", b"", b"", bytes_max=1, on_body=None)
 

@@ -23,6 +23,7 @@ from tests.net.servers import (
     get,
     run,
     serving,
+    until,
 )
 
 
@@ -191,7 +192,7 @@ def test_time_is_capped_as_a_whole(handle) -> None:
             started = time.monotonic()
             with pytest.raises(OutboundFailed, match="in time"):
                 await get(outbound, server.url, timeout_s=0.4)
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 30
             await outbound.aclose()
 
     run(test)
@@ -251,7 +252,7 @@ def test_a_body_may_be_left_unread(handle) -> None:
         async with serving(handle) as server:
             outbound = Outbound()
             for _ in range(2):
-                reply = await get(outbound, server.url, bytes_max=0, timeout_s=2)
+                reply = await get(outbound, server.url, bytes_max=0)
                 assert (reply.status, reply.content) == (200, b"")
             assert server.connections == 2, "a connection with a body in it is not used again"
 
@@ -341,15 +342,14 @@ def test_requests_at_a_time_are_capped() -> None:
         async with serving(never) as server:
             outbound = Outbound(requests_max=3)
             calls = [
-                asyncio.create_task(get(outbound, server.url, timeout_s=0.5)) for _ in range(3)
+                asyncio.create_task(get(outbound, server.url, timeout_s=600)) for _ in range(3)
             ]
-            await asyncio.sleep(0.1)
+            await until(lambda: len(server.requests) == 3)
             with pytest.raises(OutboundFailed, match="Too many"):
                 await get(outbound, server.url)
-            assert all(
-                isinstance(error, OutboundFailed)
-                for error in await asyncio.gather(*calls, return_exceptions=True)
-            )
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
         async with serving(answer()) as server:
             assert (await get(outbound, server.url)).status == 200
 
@@ -360,9 +360,12 @@ def test_a_slow_host_leaves_the_others_be() -> None:
     async def test() -> None:
         async with serving(never) as slow, serving(answer()) as quick:
             outbound = Outbound()
-            waiting = [asyncio.create_task(get(outbound, slow.url, timeout_s=2)) for _ in range(20)]
-            await asyncio.sleep(0.1)
-            assert (await get(outbound, quick.url, timeout_s=1)).status == 200
+            waiting = [
+                asyncio.create_task(get(outbound, slow.url, timeout_s=600)) for _ in range(20)
+            ]
+            await until(lambda: slow.requests)
+            assert (await get(outbound, quick.url)).status == 200
+            assert not any(task.done() for task in waiting)
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)

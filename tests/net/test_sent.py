@@ -8,7 +8,7 @@ import pytest
 
 from danqing.net.errors import OutboundFailed, OutboundUnsent
 from danqing.net.outbound import Outbound
-from tests.net.servers import LOCAL, PUBLIC, Names, Received, Wire, answer, get, run, serving
+from tests.net.servers import LOCAL, PUBLIC, Names, Received, Wire, answer, get, run, serving, until
 
 
 async def hang_up(_: Received, writer: asyncio.StreamWriter) -> None:
@@ -84,10 +84,10 @@ def test_as_many_connections_are_kept_as_are_wished_for() -> None:
             await answer()(got, writer)
 
         async with serving(slow) as server:
-            for _ in range(2):
+            for count in range(2):
                 waiting.clear()
                 calls = [asyncio.create_task(get(outbound, server.url, LOCAL)) for _ in range(8)]
-                await asyncio.sleep(0.05)
+                await until(lambda: len(server.requests) == 8 * count + 4)  # noqa: B023 - at once
                 waiting.set()
                 await asyncio.gather(*calls)
             assert server.connections == 4

@@ -158,7 +158,7 @@ async def bench(
     async with serving(provider.handle) as server:
         provider.server = server
         outbound, metrics = Outbound(), Metrics()
-        plain = {"dialect": "openai", "base_url": f"{server.url}/v1/", "fetch_timeout_s": 2.0}
+        plain = {"dialect": "openai", "base_url": f"{server.url}/v1/", "fetch_timeout_s": 60.0}
         configured = RelayRow.model_validate(plain | row)
         relay = Relay("far", configured, keys, outbound, metrics, answers or Answers())
         try:

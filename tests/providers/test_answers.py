@@ -73,6 +73,7 @@ def test_who_stops_in_the_middle_gives_everything_back() -> None:
             drawn = await asyncio.gather(*(far.draw() for _ in range(4)))
             assert all(isinstance(events[-1], Failed) for events in drawn)
             assert (answers.taken, answers._holders) == (0, {})
+        async with bench(half, answers=answers) as far:
             left = asyncio.create_task(far.draw())
             while not answers.taken:
                 await asyncio.sleep(0.01)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import threading
 import time
 from contextlib import aclosing, suppress
 from dataclasses import replace
@@ -318,7 +319,7 @@ def test_a_link_is_fetched_at_once_and_again_while_it_is_404() -> None:
 )
 def test_a_link_that_gives_no_image(images: Any, word: str) -> None:
     async def test() -> None:
-        patience_s = 30 if word == "too large" else 0.5
+        patience_s = 0.5 if word == "does not work" else 60.0
         async with bench(images=images, fetch_timeout_s=patience_s) as far:
             far.provider.drawings.append(far.provider.link())
             error = await failure(far)
@@ -449,7 +450,7 @@ def test_a_usage_that_is_too_deep_to_be_shown_is_not_kept() -> None:
 )
 def test_whoever_may_have_been_paid_is_not_asked_again(said: Any, kind: Any) -> None:
     async def test() -> None:
-        async with bench(said, inline(1), timeout_s=1) as far:
+        async with bench(said, inline(1), timeout_s=1 if said is silent else 60) as far:
             events = (
                 await far.draw()
             )  # raises nothing: Untaken would mean that a fallback may be asked
@@ -509,13 +510,18 @@ def test_accounts_take_turns_at_the_provider() -> None:
 
 
 def test_few_images_are_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    at_once = [0, 0]
+    at_once, most, lock = 0, 0, threading.Lock()
+    met = threading.Barrier(results.DECODERS)
 
     def decoded(data: bytes, *_: object) -> Any:
-        at_once[0] += 1
-        at_once[1] = max(at_once)
-        time.sleep(0.02)
-        at_once[0] -= 1
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        met.wait(60)  # of eight, so that each has company
+        time.sleep(0.01)
+        with lock:
+            at_once -= 1
         return codecs.decode(data)
 
     async def test() -> None:
@@ -524,7 +530,7 @@ def test_few_images_are_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(results, "decoded", decoded)
     run(test)
-    assert at_once == [0, results.DECODERS]
+    assert most == results.DECODERS
 
 
 def test_the_providers_own_words_are_kept() -> None:
@@ -794,7 +800,7 @@ def test_hanging_up_closes_the_connection() -> None:
             drawing.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await drawing
-            await asyncio.wait_for(closed.wait(), 10)
+            await asyncio.wait_for(closed.wait(), 60)
             assert far.relay.health()["running"] == 0
             assert far.outcomes() == {"cancelled": 1}
 
@@ -836,7 +842,7 @@ def test_finished_pixels_are_bounded() -> None:
         await asyncio.sleep(0.01)
         assert not waiting.done()
         del first
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 60)
 
     run(test)
 
@@ -846,7 +852,7 @@ def test_the_time_for_a_request_is_bounded() -> None:
         async with bench(silent, timeout_s=1) as far:
             started = time.monotonic()
             assert isinstance(await failure(far), errors.ProviderFailed)
-            assert time.monotonic() - started < 20
+            assert time.monotonic() - started < 60
 
     run(test)
 

@@ -127,6 +127,11 @@ class House:
         while (await self.ledger.open_holds()).count:
             await self.recovery.sweep()
             await asyncio.sleep(0.05)
+        await self.until_idle()
+
+    async def until_idle(self) -> None:
+        """Until nothing goes on: a task has ended in the ledger before what it leaves is cleared away."""
+        await until(lambda: not self.pipeline._running)
 
     def blobs(self) -> list[Path]:
         return [path for path in self.images.rglob("*") if path.is_file()]
@@ -172,6 +177,13 @@ async def house(
             service.references.close()
             blobs.close()
             await outbound.aclose()
+
+
+async def until(happened: Callable[[], object]) -> None:
+    """Wait for it, however busy the machine is."""
+    async with asyncio.timeout(60):
+        while not happened():
+            await asyncio.sleep(0.005)
 
 
 def run(work: Awaitable[None]) -> None:

@@ -436,7 +436,7 @@ def test_the_last_use_is_noted_once_a_minute(
             books.clock.now_ms = start_ms + offset_ms
             for _ in range(5):
                 await authenticator.authenticate(f"Bearer {token}")
-            await asyncio.sleep(0.05)
+            await asyncio.gather(*authenticator._uses.values())
         assert written == [start_ms, start_ms + 60_000]
         (row,) = await books.tokens.list()
         assert row.last_used_ms == start_ms + 60_000
@@ -449,10 +449,10 @@ def test_noting_a_use_delays_and_fails_nobody(
 ) -> None:
     async def deed(books: Books, token: str) -> None:
         authenticator = books.authenticator()
-        blocked = threading.Event()
-        stuck = asyncio.create_task(books.db.write(lambda _: blocked.wait(10)))
-        await asyncio.sleep(0.05)
-        async with asyncio.timeout(2):  # the writer is busy all the while
+        writing, blocked = threading.Event(), threading.Event()
+        stuck = asyncio.create_task(books.db.write(lambda _: writing.set() or blocked.wait(120)))
+        await asyncio.to_thread(writing.wait, 60)
+        async with asyncio.timeout(60):  # the writer is busy all the while
             await authenticator.authenticate(f"Bearer {token}")
 
         def fail(*_: object) -> None:
@@ -463,6 +463,6 @@ def test_noting_a_use_delays_and_fails_nobody(
         await stuck
         for _ in range(3):
             await authenticator.authenticate(f"Bearer {token}")
-            await asyncio.sleep(0.02)
+            await asyncio.gather(*authenticator._uses.values())
 
     with_token(tmp_path, deed)

@@ -158,12 +158,17 @@ def test_a_client_with_a_key_may_hang_up_and_come_back(tmp_path: Path) -> None:
 
 
 def test_a_deleted_task_stays_cancelled_under_its_key(tmp_path: Path) -> None:
+    stepped = asyncio.Event()
+
+    async def script(order: DrawOrder) -> AsyncGenerator[Event, None]:
+        yield Stepped(0, 1, 8)
+        stepped.set()
+        await asyncio.sleep(3600)
+
     async def check() -> None:
-        async with house(tmp_path, slow) as h:
+        async with house(tmp_path, script) as h:
             work = asyncio.create_task(h.draw(key=KEY))
-            while not h.provider.orders:
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.05)  # past the first step
+            await stepped.wait()
             await h.pipeline.cancel(h.provider.orders[0].task_id)
             for deed in (work, h.draw(key=KEY)):
                 with pytest.raises(Cancelled):

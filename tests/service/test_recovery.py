@@ -8,13 +8,16 @@ import os
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from types import SimpleNamespace
 
-from tests.service.house import House, house, image, run
+import pytest
+from tests.service.house import House, house, image, run, until
 
 from danqing.domain.errors import Busy, DanqingError, Unavailable
 from danqing.domain.ids import uuid7
 from danqing.domain.ports import DrawOrder
 from danqing.domain.task import Event, Stepped
+from danqing.service import recovery
 from danqing.service.calls import ClientKey
 
 KEY = ClientKey("k" * 64, "f" * 64)
@@ -151,6 +154,7 @@ def test_a_client_with_a_key_gets_its_image_from_the_next_server(tmp_path: Path)
             assert h.provider.orders[0].seeds == (3, 4)
             assert (await h.ledger.task(task_id)).draws == 2
             assert await h.balance() == 90_000
+            await h.until_idle()
             assert len(h.blobs()) == 2  # what the dead one had stored is gone
 
     run(check())
@@ -173,31 +177,46 @@ def test_a_background_task_is_requeued_once(tmp_path: Path) -> None:
     run(check())
 
 
-def test_a_task_whose_owner_lives_is_left_alone(tmp_path: Path) -> None:
-    """Its lease looks over, because the clock has jumped ahead; but it keeps being renewed."""
+def test_a_task_whose_owner_lives_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease looks over, because the clock has jumped ahead; but it keeps being renewed.
+
+    By the other server's own clock a heartbeat takes half a lease, however long it takes here.
+    """
+    now_s, beats = 0.0, 0
+    monkeypatch.setattr(recovery, "time", SimpleNamespace(monotonic=lambda: now_s))
 
     async def check() -> None:
+        nonlocal now_s
         async with house(tmp_path, dying(0), task_lease_s=LEASE_S) as h:
             renew = h.ledger.renew
 
-            async def slowly(*args) -> bool:
-                await asyncio.sleep(LEASE_S / 6)
-                return await renew(*args)
+            async def counted(*args) -> bool:
+                nonlocal beats
+                try:
+                    return await renew(*args)
+                finally:
+                    beats += 1
 
-            h.ledger.renew = slowly
+            h.ledger.renew = counted
             work = asyncio.create_task(h.draw())
-            while not h.provider.orders:
-                await asyncio.sleep(0.01)
+            await until(lambda: h.provider.orders)
             async with house_beside(tmp_path) as other:
                 clock_ms = other.ledger._clock_ms
                 other.ledger._clock_ms = lambda: clock_ms() + 20_000
-                for _ in range(25):
+                for _ in range(6):
                     done = await other.recovery.sweep()
                     assert (done.posted, done.requeued, done.expired) == ([], [], [])
-                    await asyncio.sleep(0.05)
-            assert (await h.ledger.open_holds()).count == 1
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+                    now_s += LEASE_S / 2
+                    was = beats
+                    await until(lambda: beats > was)  # noqa: B023 - at once
+                assert (await h.ledger.open_holds()).count == 1
+                await let_go(h)
+                await asyncio.gather(work, return_exceptions=True)
+                await other.recovery.sweep()
+                now_s += 2 * LEASE_S
+                assert len((await other.recovery.sweep()).expired) == 1
 
     run(check())
 
@@ -250,14 +269,13 @@ def test_a_recoverer_that_stalls_takes_nothing_from_who_was_faster(tmp_path: Pat
             sweeping = asyncio.create_task(sweep_slowly())
             await claimed.wait()
             await fast.sweep_until_quiet()
-            async with asyncio.timeout(30):
-                # The charge is written first, then what the dead server had stored is deleted.
-                while len(blobs := fast.blobs()) != 2:
-                    await asyncio.sleep(0.05)
+            # The charge is written first, then what the dead server had stored is deleted.
+            await until(lambda: len(fast.blobs()) == 2)
+            blobs = sorted(fast.blobs())
             go_on.set()
             await sweeping
-            await asyncio.sleep(0.2)
-            assert fast.blobs() == blobs
+            await slow.until_idle()
+            assert sorted(fast.blobs()) == blobs
             assert len(await fast.ledger.images(task_id)) == 2
             assert slow.provider.orders == []
 

@@ -245,7 +245,7 @@ class Clock:
 
 
 def sender(outbox: Outbox, clock: Clock, outbound: Outbound | None = None, **options):
-    options = {"hosts": ["127.0.0.1"], "timeout_s": 2.0} | options
+    options = {"hosts": ["127.0.0.1"], "timeout_s": 60.0} | options
     return WebhookSender(outbox, outbound or Outbound(), KEY, clock_ms=clock, **options)
 
 
@@ -398,13 +398,10 @@ def test_a_receiver_that_hangs_does_not_hold_up_the_others() -> None:
         async with serving(never) as slow, serving(answer()) as quick:
             outbox.add(slow.url, 100, account_id="slow")
             good = outbox.add(quick.url, 60, account_id="quick")
-            work = sender(outbox, clock, sending_max=12, timeout_s=5.0)
+            work = sender(outbox, clock, sending_max=12, timeout_s=600.0)
             running = asyncio.create_task(work.run())
-            started = time.monotonic()
-            while not set(good) <= set(outbox.done):
-                assert time.monotonic() - started < 4, "before the first slow one has timed out"
-                await asyncio.sleep(0.02)
-            assert outbox.notes == {}
+            await _until(lambda: set(good) <= set(outbox.done))
+            assert outbox.notes == {}, "before the first slow one has timed out"
             assert 1 <= slow.connections <= 7
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
@@ -416,12 +413,16 @@ def test_no_more_at_a_time_than_allowed() -> None:
     async def test() -> None:
         outbox, clock = Outbox(), Clock()
         now = most = 0
+        met = asyncio.Event()
 
         async def count(request: Received, writer: asyncio.StreamWriter) -> None:
             nonlocal now, most
             now += 1
             most = max(most, now)
-            await asyncio.sleep(0.05)
+            if now == 6:
+                met.set()
+            await met.wait()
+            await asyncio.sleep(0.02)
             now -= 1
             await answer()(request, writer)
 
@@ -461,7 +462,7 @@ def test_a_database_that_fails_stops_nothing() -> None:
         async with serving(answer()) as receiver:
             (row_id,) = outbox.add(receiver.url)
             running = asyncio.create_task(sender(outbox, clock).run(poll_s=0.01))
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while not outbox.done:
                     await asyncio.sleep(0.01)
                     if outbox.attempts[row_id]:
@@ -475,12 +476,14 @@ def test_a_database_that_fails_stops_nothing() -> None:
 
 
 def test_closing_waits_for_what_is_under_way() -> None:
-    async def slowly(request: Received, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.3)
-        await answer()(request, writer)
-
     async def test() -> None:
         outbox, clock = Outbox(), Clock()
+        go_on = asyncio.Event()
+
+        async def slowly(request: Received, writer: asyncio.StreamWriter) -> None:
+            await go_on.wait()
+            await answer()(request, writer)
+
         async with serving(slowly) as receiver:
             (row_id,) = outbox.add(receiver.url)
             work = sender(outbox, clock)
@@ -489,6 +492,7 @@ def test_closing_waits_for_what_is_under_way() -> None:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
             assert outbox.done == {}
+            asyncio.get_running_loop().call_later(0.1, go_on.set)
             await work.aclose()
             assert outbox.done == {row_id: "delivered"}
 
@@ -496,7 +500,7 @@ def test_closing_waits_for_what_is_under_way() -> None:
 
 
 async def _until(happened: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not happened():
             await asyncio.sleep(0.01)
 

@@ -248,7 +248,10 @@ asyncio.run(main())
 def test_a_write_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
     """A file size limit stands for the full disk: the write fails midway."""
     ended = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines() == [
