@@ -126,6 +126,20 @@ def test_no_clouds_means_a_clear_sky(pocket: Pocket, prompt: str, negative: str)
         assert below < 4, "the dog and the meadow stay"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "negative"),
+    [("night sky with no moon", ""), ("海滩的夜晚，没有月亮", ""), ("a castle on the beach at night", "moon")],
+)  # fmt: skip
+def test_no_moon_means_a_night_without_one(pocket: Pocket, prompt: str, negative: str) -> None:
+    def moonlight(text: str, denied: str) -> float:
+        """The share of the upper third, away from the middle, that is as pale as the moon."""
+        pixels = drawn(pocket, job(text, seed=2, steps=4, size=(256, 256), negative=denied))
+        return float((pixels[:85].min(axis=2) > 150).mean())
+
+    assert moonlight("a castle on the beach at night", "") > 0.012
+    assert moonlight(prompt, negative) < 0.006
+
+
 def test_what_a_negative_prompt_names_is_not_drawn(pocket: Pocket) -> None:
     def wish(prompt: str, negative: str) -> layout.Wish:
         return pocket.encode([job(prompt, negative=negative)])[0].wish
@@ -145,11 +159,11 @@ def test_a_prompt_that_is_all_denial_is_drawn_unless_it_names_what_pocket_knows(
     pocket: Pocket,
 ) -> None:
     for title in ("No fear", "没有脸"):  # nobody's things: the second is read as a meadow
-        assert pocket.encode([job(title)])[0].wish == pocket._read(title), title
+        assert pocket.encode([job(title)])[0].wish == pocket.prompts.read(title), title
     for denial in ("no cats", "没有猫", "no clouds"):
         asked = pocket.encode([job(denial)])[0]
         assert not asked.understood, denial
-        assert asked.wish == pocket._read(""), denial
+        assert asked.wish == pocket.prompts.read(""), denial
 
 
 def test_a_landscape_of_the_seeds_choosing_is_not_one_that_is_denied(pocket: Pocket) -> None:

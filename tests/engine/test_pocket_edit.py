@@ -99,7 +99,7 @@ def test_a_variation_shows_the_same_thing_and_scene_placed_anew(
     pocket: Pocket, cat: Pixels, seed: int
 ) -> None:
     state = begin(pocket, job("", seed=seed, reference=cat, strength=0.5))
-    same = layout.plan(pocket._read("a cat on the beach"), 0, 1, 0)
+    same = layout.plan(pocket.prompts.read("a cat on the beach"), 0, 1, 0)
     assert state.plan.scene == same.scene
     assert set(state.plan.contents) == set(same.contents)
     varied = finish(pocket, [state])[0]
@@ -267,7 +267,7 @@ def test_every_wish_finds_room_in_every_area(data: st.DataObject) -> None:
 def test_its_own_pictures_are_read_back(pocket: Pocket, prompt: str) -> None:
     for seed in (1, 2):
         picture = drawn(pocket, job(prompt, seed=seed))
-        wanted = pocket._read(prompt)
+        wanted = pocket.prompts.read(prompt)
         state = begin(pocket, job("", reference=picture, strength=0.5))
         assert state.plan.scene == wanted.scene
         assert set(state.plan.contents) == set(layout.plan(wanted, 0, 1, 0).contents)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from training.pocket import (  # noqa: E402
     clear,
     data,
     export,
+    lexicon,
     probe,
     recogniser,
     scenes,
@@ -258,3 +260,17 @@ def test_a_sky_without_clouds_takes_cells_of_the_same_place_that_have_none() -> 
     assert worst.max() < 60
     bare = background("meadow", 0, 8, 8, without="cloud")
     assert np.asarray(bare)[:96].min(axis=2).max() < 225
+
+
+def test_a_night_without_the_moon_takes_cells_of_the_same_hour_that_show_none() -> None:
+    pairs = clear.hour_stand_ins("moon", grids=[0])
+    shown, instead = set(pairs[:, 0].tolist()), set(pairs[:, 1].tolist())
+    night = {int(code) for k in range(layout.AIR_PATTERNS) for code in layout.airs(2, 0, k, 0)[0]}
+    assert shown
+    assert not shown & instead
+    assert shown | instead <= night
+
+
+def test_the_words_that_are_shipped_are_the_vocabularys() -> None:
+    stored = json.loads((shipped.PACKAGE / "words.json").read_text("utf-8"))
+    assert stored == lexicon.description()

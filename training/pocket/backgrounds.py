@@ -73,8 +73,7 @@ def _night(c: Canvas) -> None:
         r = float(c.rng.uniform(0.03, 0.08))
         c.ellipse(x, y, r, r, (255, 250, 210))
     x = c.w * (0.16 if c.rng.random() < 0.5 else 0.84)
-    c.ellipse(x, 1.1, 0.65, 0.65, (252, 240, 190))
-    c.ellipse(x + 0.3, 0.95, 0.55, 0.55, (24, 30, 72))
+    c.moon(x, 1.1, 0.65, (0.3, 0.95, 0.55), (24, 30, 72))
     c.wave(c.h * 0.82, 0.2, c.w, (26, 34, 66), float(c.rng.uniform(0, 6)))
 
 

@@ -49,7 +49,7 @@ class Canvas:
     ) -> None:  # fmt: skip
         """`px`: pixels a cell. `pattern` decides where stars, drops and flakes are, whatever the place.
 
-        `without`: "cloud", "sun" or "sun cloud", which are then left out.
+        `without`: which of "sun", "moon" and "cloud" are left out, one space between.
         """
         self.h, self.w, self.rng = float(rows), float(columns), rng
         self._pattern = (pattern, rows, columns)
@@ -77,7 +77,7 @@ class Canvas:
             tone = (255, 205, 170) if self.hour == "sunset" else (255, 255, 255)
             for (x, y), size in zip(spots, sizes, strict=True):
                 self.cloud(x, y, size, tone)
-            if self.hour == "sunset":
+            if self.hour == "sunset" and "sun" not in self._without:
                 x = self.w * (0.28, 0.72)[self._pattern[0] % 2]
                 self.ellipse(x, self.h * 0.36, 0.85, 0.85, (255, 226, 128))
         if self.weather == "rainbow":
@@ -110,10 +110,19 @@ class Canvas:
         for i, (x, y) in enumerate(self._strewn("night", 2.4, 0.15, self.h * 0.6)):
             r = 0.035 + 0.012 * (i % 4)
             self.ellipse(x, y, r, r, (255, 250, 210))
-        x = self.w * (0.18, 0.82)[self._pattern[0] % 2]
-        self.ellipse(x, 1.0, 0.55, 0.55, (252, 240, 190))
         top = SKIES["night"][0]
-        self.ellipse(x + 0.26, 0.88, 0.47, 0.47, (top[0] + 8, top[1] + 9, top[2] + 12))
+        shadow = (top[0] + 8, top[1] + 9, top[2] + 12)
+        self.moon(
+            self.w * (0.18, 0.82)[self._pattern[0] % 2], 1.0, 0.55, (0.26, 0.88, 0.47), shadow
+        )
+
+    def moon(
+        self, x: float, y: float, r: float, bite: tuple[float, float, float], shadow: Rgb
+    ) -> None:
+        """A crescent. `bite`: how far to the right its shadow is, how far down the canvas, and how large."""
+        if "moon" not in self._without:
+            self.ellipse(x, y, r, r, (252, 240, 190))
+            self.ellipse(x + bite[0], bite[1], bite[2], bite[2], shadow)
 
     def weathered(self, behind_glass: bool = False) -> Image.Image:
         """The picture under its hour and weather: the ground tinted, rain or flakes before all of it.

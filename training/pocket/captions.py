@@ -73,14 +73,14 @@ def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
     return options[int(rng.integers(len(options)))]
 
 
-def _chinese(word: str) -> bool:
+def is_chinese(word: str) -> bool:
     return any("\u4e00" <= c <= "\u9fff" for c in word)
 
 
 def _name(rng: np.random.Generator, thing: int, language: str, held_out: bool) -> str:
     concept = v.concepts()[thing - 1]
     own = names(language)[thing - 1]
-    leads = tuple(w for w in concept.leads if _chinese(w) == (language == "zh"))
+    leads = tuple(w for w in concept.leads if is_chinese(w) == (language == "zh"))
     # Names that only lead here (iron man -> superhero): more often, the more there are.
     if leads and not held_out and rng.random() < len(leads) / (len(leads) + len(own) + 4):
         return _pick(rng, leads)
@@ -157,7 +157,7 @@ def _things(rng: np.random.Generator, wish: Wish, language: str, held_out: bool)
 def _scene(rng: np.random.Generator, scene: int, language: str, held_out: bool) -> str:
     words = v.scenes()[scene]
     own = words.english if language == "en" else words.chinese
-    leads = tuple(w for w in words.leads if _chinese(w) == (language == "zh"))
+    leads = tuple(w for w in words.leads if is_chinese(w) == (language == "zh"))
     if leads and not held_out and rng.random() < 0.15:
         lead = _pick(rng, leads)
         return f"in the {lead}" if language == "en" else lead

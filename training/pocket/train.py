@@ -9,6 +9,7 @@ from pathlib import Path
 from training.pocket import (
     clear,
     export,
+    lexicon,
     looks,
     train_decoder,
     train_denoiser,
@@ -38,6 +39,7 @@ def main() -> None:
     train_decoder.train(run, minutes["follow"], 8, 5e-4, seed, threads, follow=True)
     train_upscaler.train(run, minutes["upscaler"], 2e-3, seed, threads)
     export.export(run, asked.out, seed)
+    lexicon.write(asked.out)
     clear.write(asked.out)
     looks.write(asked.out)
 

@@ -40,22 +40,24 @@ class Concept:
 
 @dataclass(frozen=True)
 class SceneWords:
-    """One background: the phrases that ask for it."""
+    """One background: the phrases that ask for it; words that only the reader knows."""
 
     key: str
     english: tuple[str, ...]
     chinese: tuple[str, ...]
     leads: tuple[str, ...]
+    read: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class AirWords:
-    """An hour or a weather: phrases after a place (English), before one, and alone (Chinese)."""
+    """An hour or a weather: phrases after a place (English), before one, and alone (Chinese); words that only the reader knows."""
 
     key: str
     english: tuple[str, ...]
     before: tuple[str, ...]
     chinese: tuple[str, ...]
+    read: tuple[str, ...]
 
 
 # Places under an open sky, over which hours and weathers lie.
@@ -85,16 +87,13 @@ def concepts() -> tuple[Concept, ...]:
 @lru_cache(maxsize=1)
 def scenes() -> tuple[SceneWords, ...]:
     """All scenes, in the order the network numbers them; the first one is plain."""
-    return tuple(
-        SceneWords(row[0], _words(row[1]), _words(row[2]), _words(row[3]))
-        for row in _rows("scenes.tsv")
-    )
+    return tuple(SceneWords(row[0], *map(_words, row[1:])) for row in _rows("scenes.tsv"))
 
 
 @lru_cache(maxsize=1)
 def airs() -> dict[str, AirWords]:
     """Hours and weathers by their keys."""
-    found = (AirWords(r[0], _words(r[1]), _words(r[2]), _words(r[3])) for r in _rows("airs.tsv"))
+    found = (AirWords(r[0], *map(_words, r[1:])) for r in _rows("airs.tsv"))
     return {air.key: air for air in found}
 
 

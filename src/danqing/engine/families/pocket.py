@@ -8,7 +8,6 @@ A prompt is read into a wish (pocket_text.py and text.onnx), the seed lays it ou
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,42 +23,22 @@ from danqing.engine.families.base import preview_size
 from danqing.engine.families.pocket_clear import Clear
 from danqing.engine.families.pocket_cut import without_ground
 from danqing.engine.families.pocket_edit import Canvas, laid
+from danqing.engine.families.pocket_prompt import Conditioning, Prompts
 from danqing.engine.families.pocket_read import Reader
 from danqing.engine.families.pocket_sky import Sky
 from danqing.engine.families.pocket_start import Chance, Editor
-from danqing.engine.families.pocket_text import (
-    CHARACTERS_MAX,
-    apart,
-    phrases,
-    sky_of,
-    split,
-    tokenize,
-)
+from danqing.engine.families.pocket_words import Words
 from danqing.engine.messages import Job
 from danqing.engine.pixels import fit
 
 Floats = npt.NDArray[np.float32]
 
 WEIGHTS = Path(__file__).with_name("pocket_weights")
-CACHED_PROMPTS_MAX = 512
 UPSCALED_PX = 40
 """Pixels a cell beyond which a picture is upscaled."""
-SURE_ENOUGH = 0.3  # a thing this likely is drawn even where "no thing" is likelier
 GROUND_TO_CUT, GROUND_FOR_WHITE = 0, 4
 """Variants of the plain ground, near white and pale blue: before these, things are told apart best."""
 OPEN_AIR = ("meadow", "beach", "sea", "mountains", "forest", "night", "sunset", "sky", "snow")
-
-
-@dataclass(frozen=True, slots=True)
-class Conditioning:
-    """What a prompt and a negative prompt ask for together."""
-
-    wish: layout.Wish
-    understood: bool
-    without: str = ""
-    """What the sky is to be clear of (`sky_of`)."""
-    nowhere: frozenset[int] = frozenset()
-    """Scenes that are not to be chosen."""
 
 
 @dataclass(slots=True)
@@ -121,7 +100,7 @@ class Pocket:
         self._weights = weights
         self._threads = threads
         self._editor: Editor | None = None  # made for the first edit
-        self._wishes: OrderedDict[str, layout.Wish] = OrderedDict()
+        self.prompts = Prompts(self._answers, Words(weights / "words.json"), self._sky)
         self._positions = [layout.positions(grid) for grid in range(len(layout.GRIDS))]
 
     def batch_key(self, job: Job) -> Hashable:
@@ -135,26 +114,7 @@ class Pocket:
         """It reads texts of any length."""
 
     def encode(self, jobs: Sequence[Job]) -> list[Conditioning]:
-        return [self._asked(job.prompt, job.negative_prompt) for job in jobs]
-
-    def _asked(self, prompt: str, negative: str) -> Conditioning:
-        """The prompt, less what it or the negative prompt says is not wanted."""
-        wanted, denied = apart(prompt)
-        if denied and not split(wanted) and not all(map(self._knows, denied)):
-            wanted, denied = prompt, ()  # a title or a saying, and no denial
-        wish = self._read(wanted)
-        more, most = apart(negative)
-        denied += (*phrases(more), *most)
-        unwanted = [self._sky.said(self._read(phrase)) for phrase in denied]
-        for each in unwanted:
-            wish = layout.less(wish, each)
-        nowhere = frozenset(each.scene for each in unwanted if each.scene and not each.thing)
-        return Conditioning(wish, bool(wish.thing or wish.scene), sky_of(denied), nowhere)
-
-    def _knows(self, phrase: str) -> bool:
-        """Whether it names something that can be left out."""
-        said = self._read(phrase)
-        return bool(said.thing or said.scene or said.colour or sky_of((phrase,)))
+        return [self.prompts.asked(job.prompt, job.negative_prompt) for job in jobs]
 
     def start(self, job: Job, conditioning: Conditioning) -> PocketState:
         rng = seeded(job.seed)
@@ -233,30 +193,9 @@ class Pocket:
             for state, pixels in zip(states, drawn, strict=True)
         ]
 
-    def _read(self, prompt: str) -> layout.Wish:
-        """The text network's most likely answers, made to agree with each other."""
-        key = prompt[:CHARACTERS_MAX]
-        if key in self._wishes:
-            self._wishes.move_to_end(key)
-            return self._wishes[key]
-        tokens = np.array([tokenize(key)], dtype=np.int64)
-        answers = dict(zip(self._slots, self._text.run(None, {"tokens": tokens}), strict=True))
-        best = {name: int(np.argmax(answer[0])) for name, answer in answers.items()}
-        likely = 1 + int(np.argmax(answers["thing"][0, 1:]))
-        if not best["thing"] and answers["thing"][0, likely] > SURE_ENOUGH and tokens.any():
-            best["thing"] = likely
-        if not best["thing"] or not best["second"]:
-            best["second"] = best["relation"] = 0
-        elif not best["relation"]:
-            best["relation"] = layout.RELATIONS.index("beside")
-        if not best["second"]:
-            best["second_colour"] = 0
-        best["count"] += 1
-        wish = self._sky.settled(layout.Wish(**best))
-        self._wishes[key] = wish
-        if len(self._wishes) > CACHED_PROMPTS_MAX:
-            self._wishes.popitem(last=False)
-        return wish
+    def _answers(self, tokens: npt.NDArray[np.int64]) -> dict[str, Floats]:
+        found: Any = self._text.run(None, {"tokens": tokens})
+        return {slot: answer[0] for slot, answer in zip(self._slots, found, strict=True)}
 
     def _guided(self, states: Sequence[PocketState], t: Floats) -> Floats:
         """The clean latents, away from what is drawn for no plan at all (guidance)."""

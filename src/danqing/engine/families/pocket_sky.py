@@ -44,6 +44,10 @@ class Sky:
             hour = weather = 0
         return replace(wish, scene=scene, hour=hour, weather=weather)
 
+    def airs_of(self, scene: int) -> tuple[int, int]:
+        """The hour and the weather that a scene is, where it is nothing else."""
+        return self._alone.get(scene, (0, 0))
+
     def said(self, wish: layout.Wish) -> layout.Wish:
         """The wish with the hour and the weather that its scene is: "night" is a scene and an hour."""
         hour, weather = self._alone.get(wish.scene, (wish.hour, wish.weather))

@@ -35,17 +35,18 @@ _STOPS = (
 )
 _SAYINGS = (  # "no more than two cats", "there is no place like home", "a no parking sign"
     "more|less|fewer|longer|matter|doubt|one|idea|problem|parking|smoking|entry|place|way|wonder|movie|country|to"
+    "|only|just|so|very|too|even|yet|sure|quite|really|necessarily|bad|far|in|on|at|sitting|standing|looking|included|pictured"
 )
 _DENIED = re.compile(
     rf"""
-    (?:\b(?:with|there\s+(?:is|are)|and|but)\s+)?
+    (?:\b(?:with|there\s+(?:is|are)|(?:(?:that|which|who)\s+)?(?:is|are)|and|but)\s+)?
     (?:\b(?:(?<!\bsay\s)(?<!\bsays\s)(?<!\bsaid\s)(?<!\bsaying\s)(?<!\bdr\.\s)(?<!\bdr\s)no|without
-    |free\s+of|(?:do\s+not|don['’]?t)\s+(?:draw|include|show|add|put|want))
+    |free\s+of|instead\s+of|rather\s+than|(?:anything|everything|all)\s+(?:but|except)|except(?:\s+for)?|(?<!\bis\sit\s)not|(?:that|which|it|he|she)['’]s\s+not|(?:is|are)n['’]t|(?:do\s+not|don['’]?t)\s+(?:draw|include|show|add|put|want))
     \s+(?!(?:an?\s+)?(?:{_SAYINGS})\b|[0-9]|[a-z]+['’]s\b|(?:[a-z]+\s+){{1,2}}allowed\b)
     (?:(?:any|an?|the)\s+)?
     (?P<en>[^\W_](?:(?!\s(?:{_STOPS})\b)[^,.;:!?，。；：！？、\n()])*))
-    | (?:也|并且?|而且|又|还)?
-    (?:(?<![有要])(?:没有|沒有|不要(?![紧緊忘脸臉命]|[有画畫]?[个個])|不想要|不需要|不带|不含)|(?<![埋淹沉出隐])没(?=[云太]))
+    | (?:也|并且?|而且?|又|还|但)?
+    (?:(?<![有要])(?:没有|沒有|不要(?![紧緊忘脸臉命]|[有画畫]?[个個])|(?<![是可要])不是(?![很太特吗])|不画|别画|除了|除去|而非|并非|不想要|不需要|不带|不含)|(?<![埋淹沉出隐])没(?=[云太]))
     (?:画|畫|出现|出現|加|有)?(?:任何|一[丝点片朵个只])?
     (?P<zh>(?:(?:[红橙黄绿青蓝紫粉棕黑白灰]色?|多余|其他|其它|[大小])的)*
     (?:(?!但|而|只|[在坐站我要])[^的,.;:!?，。；：！？\n()\s])+)的?
@@ -56,13 +57,14 @@ _DENIED = re.compile(
 _AND = re.compile(r"\s*(?:\band\b|\bor\b|&|和|与|與|及|或者?|、)\s*")
 _SKY = {
     "sun": re.compile(r"\b(?:sun|suns|sunshine|sunlight)\b|太阳|太陽"),
+    "moon": re.compile(r"\bmoons?\b|月亮|明月|圆月|弯月|月牙"),
     "cloud": re.compile(r"\b(?:clouds?|cloudy|overcast)\b|云|雲"),
 }
 
 
 def apart(prompt: str) -> tuple[str, tuple[str, ...]]:
     """(the prompt without what it says is not wanted, each thing that is not): "a cat, no clouds or birds"."""
-    folded = _folded(prompt)
+    whole = folded(prompt)
     denied: list[str] = []
 
     def taken(found: re.Match[str]) -> str:
@@ -73,24 +75,24 @@ def apart(prompt: str) -> tuple[str, tuple[str, ...]]:
             denied.extend(part for word in _AND.split(said) if (part := word.strip()))
         return ""
 
-    wanted = _DENIED.sub(taken, folded)
+    wanted = _DENIED.sub(taken, whole)
     return (wanted, tuple(denied)) if denied else (prompt, ())
 
 
 def phrases(negative: str) -> tuple[str, ...]:
     """A negative prompt's phrases, each by itself."""
     parts = (
-        part.strip() for clause in _BREAK.split(_folded(negative)) for part in _AND.split(clause)
+        part.strip() for clause in _BREAK.split(folded(negative)) for part in _AND.split(clause)
     )
     return tuple(part for part in parts if part)
 
 
 def sky_of(said: tuple[str, ...]) -> str:
-    """Which of the sun and the clouds the phrases name: "", "sun", "cloud" or "sun cloud"."""
+    """Which of the sun, the moon and the clouds the phrases name: "", "sun", "cloud", "sun moon cloud"."""
     return " ".join(kind for kind, words in _SKY.items() if any(words.search(p) for p in said))
 
 
-def _folded(prompt: str) -> str:
+def folded(prompt: str) -> str:
     return unicodedata.normalize("NFKC", prompt[:CHARACTERS_MAX]).lower()[:CHARACTERS_MAX]
 
 
@@ -98,7 +100,7 @@ def _feature(kind: str, text: str) -> int:
     return 1 + zlib.crc32(f"{kind}:{text}".encode()) % (FEATURES - 1)
 
 
-def _stem(word: str) -> str:
+def stem(word: str) -> str:
     """The word without a plural ending, so that cats and cat share a feature."""
     for ending, instead in (
         ("ies", "y"),
@@ -114,7 +116,7 @@ def _stem(word: str) -> str:
 
 def split(prompt: str) -> list[list[str]]:
     """The prompt's clauses as lists of words (Latin) and single characters (everything else)."""
-    clauses = [_TOKEN.findall(clause) for clause in _BREAK.split(_folded(prompt))]
+    clauses = [_TOKEN.findall(clause) for clause in _BREAK.split(folded(prompt))]
     return [clause for clause in clauses if clause and "".join(clause) not in _MANNERS]
 
 
@@ -122,7 +124,7 @@ def tokenize(prompt: str) -> list[list[int]]:
     """At most 96 tokens; each is itself, itself with the next, and (a stem | the next two)."""
     tokens: list[list[int]] = []
     for clause in split(prompt):
-        stems = [_stem(word) for word in clause]
+        stems = [stem(word) for word in clause]
         for i, word in enumerate(stems):
             pair = _feature("2", " ".join(stems[i : i + 2])) if i + 1 < len(stems) else 0
             if _LATIN.match(word):
