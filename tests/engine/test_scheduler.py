@@ -359,6 +359,6 @@ def test_decoding_is_foreseen_and_charged() -> None:
             scheduler.update({"steady": 1}, 0.1)
             others += 1
         assert scheduler.update(dict.fromkeys(picked, 1), 0.1) == ["next"]
-        scheduler.decoded("next", 0.1)
+        scheduler.decoded(make_job("next", account_id="decoder"), 0.1)
         scheduler.remove("next")
     assert others == pytest.approx(200, abs=4)  # as many seconds for the one as for the other

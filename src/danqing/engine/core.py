@@ -313,13 +313,13 @@ class EngineCore:
         """They take part from the next step on."""
         for work in works:
             job_id = work.job.id
+            self._scheduler.charge(work.job, seconds / len(works))
             if self._works.get(job_id) is not work:
                 continue
             if work.fault is not None:
                 self._failures_total += 1
                 self._forget(JobFailed(job_id, work.fault))
             else:
-                self._scheduler.charge(job_id, seconds / len(works))
                 self._scheduler.go_on(job_id)
         self._condition.notify_all()
 
@@ -346,7 +346,7 @@ class EngineCore:
         self, work: Work, drawn: tuple[Pixels, dict[str, float]] | None, seconds: float
     ) -> None:
         job_id = work.job.id
-        self._scheduler.decoded(job_id, seconds)
+        self._scheduler.decoded(work.job, seconds)
         if self._works.get(job_id) is work:
             self._images_total += drawn is not None
             self._failures_total += drawn is None
@@ -361,9 +361,9 @@ class EngineCore:
         pixels = runner.preview(work)
         with self._condition:
             job, state = work.job, work.state
+            self._scheduler.charge(job, self._clock() - began_s)
             if self._works.get(job.id) is not work or state is None:
                 return
-            self._scheduler.charge(job.id, self._clock() - began_s)
             if pixels is not None:
                 number, work.previews_sent = work.previews_sent, work.previews_sent + 1
                 self._listener(JobPreview(job.id, number, state.step, job.steps_drawn, pixels))

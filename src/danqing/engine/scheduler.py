@@ -20,7 +20,7 @@ Laws, tested as properties; C counts the longest step seen or expected:
   other (4·C where they share no batches), but for a burst that it comes with, and for what the other waits for company;
   one with fewer jobs than the seats of the batches that it shares can take no more than those seats, and gets less;
 - bursts are no way to more than one's share: an account that comes and goes beside a busy one gets at most half of
-  the time, and BURST_STEPS·C and one decoding;
+  the time, and BURST_STEPS·C and one decoding; nor is cancelling: a job that is gone by then pays for what was done for it;
 - no starvation, whatever else keeps coming: with N accounts in the lane, K keys in the account, and R steps to do in
   the job and those before it in its account and key, a started job ends within 6·N·K·R·C seconds of its lane's
   time, N bursts more, and its wait for company; counted from admission the same holds with R the steps of the whole queue at that moment;
@@ -221,6 +221,7 @@ class Scheduler:
     ) -> list[str]:
         """Tell how the picked batch went; returns the ids of the jobs that need no more steps.
 
+        Who was removed meanwhile is charged all the same: leaving during a step pays nothing.
         `steps`: steps done by each job that advanced. `seconds`: what the whole batch took.
         `calls`: (batch size, seconds) of each forward, when a batch was split. `overflow`: the smallest size that did not fit into memory.
         """
@@ -235,16 +236,18 @@ class Scheduler:
         share_s = max(TICK_S, seconds / len(self._batch))
         finished: list[str] = []
         for entry in self._batch:
-            if entry.job.id not in self._entries:
-                continue
             lane, name = self._lane(entry.job), entry.job.account_id
             is_hurried = lane.ring.is_bursting(name)
             lane.ring.charge(name, share_s, -2 * self._quantum_s)
-            account = lane.accounts[name]
-            account.ring.charge(key, share_s, -2 * self._quantum_s)
-            account.ahead_s = min(
-                account.ahead_s + (-share_s if account.ahead_s > 0 else share_s), self._quantum_s
-            )
+            account = lane.accounts.get(name)
+            if account is not None:
+                account.ring.charge(key, share_s, -2 * self._quantum_s)
+                account.ahead_s = min(
+                    account.ahead_s + (-share_s if account.ahead_s > 0 else share_s),
+                    self._quantum_s,
+                )
+            if self._entries.get(entry.job.id) is not entry:  # cancelled during the step
+                continue
             entry.step = steps.get(entry.job.id, entry.step)
             if entry.left == 0:
                 self._leave_flow(entry)
@@ -253,19 +256,17 @@ class Scheduler:
         self._batch = []
         return finished
 
-    def decoded(self, job_id: str, seconds: float) -> None:
+    def decoded(self, job: Job, seconds: float) -> None:
         """Tell what decoding a job's image took: it is learned, and charged like a step."""
-        entry = self._entries.get(job_id)
+        entry = self._entries.get(job.id)
         if entry is not None:
             self.pace.learn_ending(entry.key, seconds)
-            self.charge(job_id, seconds)
+        self.charge(job, seconds)
 
-    def charge(self, job_id: str, seconds: float) -> None:
-        """Engine time that went into one job outside its steps: its account pays. Unknown ids are fine."""
-        entry = self._entries.get(job_id)
-        if entry is not None:
-            self._device_s += seconds
-            self._lane(entry.job).ring.charge(entry.job.account_id, seconds)
+    def charge(self, job: Job, seconds: float) -> None:
+        """Engine time that went into one job outside its steps: its account pays, though the job be gone by now."""
+        self._device_s += seconds
+        self._lane(job).ring.charge(job.account_id, seconds)
 
     def position(self, job_id: str) -> int:
         """How many jobs are expected to end before this one."""
