@@ -172,13 +172,17 @@ def test_a_small_job_passes_a_big_one_of_its_own_account() -> None:
     assert device.ended_s[small] - began_s <= 2 * (1.0 + 8 * 0.05)
 
 
-def test_half_of_an_account_s_time_goes_to_its_shortest_jobs() -> None:
-    device = Device(lambda key, size: 0.1 * size, batch_max=1)
+@pytest.mark.parametrize("seats", [1, 2, 3, 4])
+def test_half_of_an_account_s_time_goes_to_its_shortest_jobs(seats: int) -> None:
+    device = Device(lambda key, size: 0.1, batch_max=seats)
+    for size in range(1, seats + 1):
+        for _ in range(TRIALS):
+            device.scheduler.pace.learn(16, size, 0.1)
     (long,) = device.add(steps=40)
     for _ in range(40):  # short ones without end
-        while len(device.scheduler) < 3:
+        while len(device.scheduler) < 2 + seats:
             device.add(steps=2)
-        device.beat()
+        assert len(device.beat()) == seats
     assert abs(device.steps[long] - 20) <= 2
 
 

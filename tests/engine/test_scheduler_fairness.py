@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from danqing.engine.pace import TRIALS
 from tests.engine.device import Device, random_cost, worlds
 
-LATE = {"seed": 13, "accounts": 3, "keys": 2, "batch_max": 2}
+LATE = {"seed": 24, "accounts": 4, "keys": 2, "batch_max": 2}
 DEEP = {"seed": 11, "accounts": 4, "keys": 3, "batch_max": 8}
 
 

@@ -235,6 +235,7 @@ class Scheduler:
         self._device_s += seconds
         share_s = max(TICK_S, seconds / len(self._batch))
         finished: list[str] = []
+        was_ahead: dict[int, bool] = {}
         for entry in self._batch:
             lane, name = self._lane(entry.job), entry.job.account_id
             is_hurried = lane.ring.is_bursting(name)
@@ -242,10 +243,9 @@ class Scheduler:
             account = lane.accounts.get(name)
             if account is not None:
                 account.ring.charge(key, share_s, -2 * self._quantum_s)
-                account.ahead_s = min(
-                    account.ahead_s + (-share_s if account.ahead_s > 0 else share_s),
-                    self._quantum_s,
-                )
+                ahead = was_ahead.setdefault(id(account), account.ahead_s > 0)
+                account.ahead_s += -share_s if ahead else share_s
+                account.ahead_s = min(account.ahead_s, self._quantum_s)
             if self._entries.get(entry.job.id) is not entry:  # cancelled during the step
                 continue
             entry.step = steps.get(entry.job.id, entry.step)
