@@ -91,7 +91,7 @@ class Device:
         seconds = self.decode_s or 0.0
         self.now_s += seconds
         self.served_s[self.jobs[job_id].account_id] += seconds
-        self.scheduler.decoded(job_id, seconds)
+        self.scheduler.decoded(self.jobs[job_id], seconds)
         self.end(job_id)
 
     def end(self, job_id: str) -> None:

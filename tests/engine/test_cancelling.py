@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from danqing.engine.core import EngineCore
 from danqing.engine.messages import Cancel, JobCancelled, JobEvent, Submit
 from danqing.engine.ring import Ring
+from tests.engine.device import Device, worlds
 from tests.engine.null_family import NullFamily, NullState, make_job
-from tests.engine.test_scheduler import Device, worlds
 from tests.engine.test_scheduler_fairness import Fairness
 
 

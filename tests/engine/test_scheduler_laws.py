@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Hashable
 from random import Random
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from danqing.domain.errors import Busy
 from danqing.engine.messages import Job
 from danqing.engine.ring import BURST_STEPS
 from tests.engine.device import Device, assert_empty, key_of, random_cost, worlds
+
+STARVED = {"seed": 808, "accounts": 1, "keys": 1, "batch_max": 3, "live_max": 8, "queue_max": 24}
+"""An account's oldest job did, while two of its shorter ones shared each batch."""
 
 
 @settings(max_examples=40, deadline=None)
@@ -80,6 +83,7 @@ def test_law_no_job_starves_beside_ever_new_accounts(random: Random, at_once: in
 
 @settings(max_examples=40, deadline=None)
 @given(worlds, st.sampled_from([0.0, 0.3]))
+@example(STARVED | {"steps": 30}, 0.3)
 def test_law_no_job_starves_whatever_keeps_coming(world: dict[str, int], night: float) -> None:
     """The queue is refilled to the brim before every step; each job must keep the stated bound."""
     random = Random(world["seed"])
