@@ -13,21 +13,26 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from danqing.domain.errors import Busy
+from danqing.service import labels
 from danqing.service.inspection import AT_ONCE, WAITING_MAX, Inspection, Inspections, Inspector
 from danqing.settings import LabelSettings
+from danqing.storage import metadata
 from tests.conftest import LiveServer as Server
+from tests.conftest import shared_server
 
 ROUTE = "/v1/images/inspect"
+labelled = shared_server(DANQING_LABELS__POLICY="cn", DANQING_LABELS__PIXEL_MARK="true")
 
 
 def drawn(server: Server, format: str, **body: object) -> tuple[str, bytes]:
     """An image of a fresh task: its id in its link, and its file."""
-    if format == "png":
+    if format == "png" and "model" not in body:
         path, asked = "/paas/v4/images/generations", {"model": "cogview-4", "size": "512x512"}
     else:  # gpt-image's answers are base64; its links are with the task
         path, asked = "/v1/images/generations", {"model": "gpt-image-1", "size": "1024x1024"}
@@ -56,6 +61,56 @@ def test_an_image_of_ours_is_known_again(live: Server, format: str) -> None:
     as_json = {"image": f"data:image/{format};base64,{base64.b64encode(data).decode()}"}
     assert live.client.post(ROUTE, json=as_json).json() == found
     assert live.client.post(ROUTE, json={"image": base64.b64encode(data).decode()}).json() == found
+
+
+def saved(image: Image.Image, format: str, packet: str | None) -> bytes:
+    """The picture in a file of this format, with this hidden label or with none."""
+    out, info = io.BytesIO(), PngInfo()
+    if format == "png":
+        if packet is not None:
+            info.add_itxt("XML:com.adobe.xmp", packet)
+        image.save(out, "PNG", pnginfo=info)
+    else:
+        kept = {} if packet is None else {"xmp": packet.encode()}
+        image.save(out, format, quality=95, **kept)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
+def test_each_label_is_told_by_itself_in_every_format(
+    labelled: Server, tmp_path: Path, format: str
+) -> None:
+    image_id, data = drawn(labelled, format, model="gpt-image-1", size="1024x1024")
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == format.upper()
+        pixels = np.asarray(image.convert("RGB"))
+    packet = metadata.read(data).xmp
+    spot = labels.area("AI-generated", 1024, 1024)
+    painted, strange = pixels.copy(), np.random.default_rng(3).integers(0, 256, pixels.shape)
+    painted[spot.top : spot.bottom, spot.left : spot.right] = pixels[5, 5]
+    strange = strange.astype(np.uint8)
+    strange[spot.top : spot.bottom, spot.left : spot.right] = pixels[
+        spot.top : spot.bottom, spot.left : spot.right
+    ]
+    for file, visible, hidden, mark, unchanged in (
+        (data, True, True, True, True),
+        (saved(Image.fromarray(painted), format, packet), False, True, True, False),
+        (saved(Image.fromarray(strange), format, packet), True, True, False, False),
+        (saved(Image.fromarray(pixels), format, None), True, False, True, None),
+        (saved(Image.fromarray(strange[:, :600]), format, None), False, False, False, None),
+    ):
+        found = inspected(labelled, file)
+        assert found.pop("object") == "image.inspection"
+        assert found["visible"] is visible
+        assert (found["metadata"] or {}).get("ProduceID") == (image_id if hidden else None)
+        assert found["pixel_mark"] == (image_id if mark else None)
+        assert found["image_id"] == (image_id if hidden or mark else None)
+        assert found["pixels_unchanged"] is unchanged
+        assert found["ours"] is (hidden or mark)
+        if file is data:
+            path = tmp_path / "a"
+            path.write_bytes(file)
+            assert json.loads(labelled.cli("inspect", str(path), "--json").stdout) == found
 
 
 def test_a_thing_without_its_background_is_known_again(server: Server) -> None:

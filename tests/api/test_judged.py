@@ -234,6 +234,51 @@ def test_a_clients_picture_is_judged_for_nothing(
     assert (row["role"], row["subject"], row["task_id"]) == ("user", "image", None)
 
 
+@pytest.mark.parametrize(
+    ("ground", "opacity", "is_refused"),
+    [
+        ("black", 0, True),  # white, where it lies on white
+        ("white", 0, True),  # white, for whoever takes its opacity away
+        ((100, 100, 100), 235, False),
+        ((100, 100, 100), 40, True),
+    ],
+)
+def test_a_clients_transparent_picture_is_judged_on_every_ground(
+    live: LiveServer, ground: Any, opacity: int, is_refused: bool
+) -> None:
+    out, image = io.BytesIO(), Image.new("RGB", (512, 512), ground)
+    image.putalpha(opacity)
+    image.save(out, "PNG")
+    picture = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+    body = {"model": "gpt-image-1", "prompt": "a hat", "images": [{"image_url": picture}]}
+    answer = live.client.post("/v1/images/edits", json=body | {"seed": FINE})
+    assert answer.status_code == (400 if is_refused else 200), answer.text
+    if is_refused:
+        assert answer.json()["error"]["code"] == "moderation_blocked"
+
+
+@pytest.mark.parametrize(
+    ("seed", "transparent", "is_refused"),
+    # The null family's opacity is its grey: a dark one is nearly white on white.
+    [(FINE, False, False), (FINE, True, True), (MILD, True, False), (BAD, True, True)],
+)
+def test_a_transparent_drawing_is_judged_on_every_ground(
+    live: LiveServer, seed: int, transparent: bool, is_refused: bool
+) -> None:
+    body = openai(seed) | {"model": "gpt-image-1", "size": "1024x1024", "output_format": "webp"}
+    before, kept = live.balance("operator"), blobs(live)
+    body |= {"background": "transparent"} if transparent else {}
+    answer = live.client.post(OPENAI, json=body)
+    assert answer.status_code == (400 if is_refused else 200), answer.text
+    if is_refused:
+        assert answer.json()["error"]["code"] == "moderation_blocked"
+        assert (live.balance("operator"), blobs(live)) == (before, kept)
+        assert last_refusal(live)["subject"] == "image"
+    else:
+        data = base64.b64decode(answer.json()["data"][0]["b64_json"])
+        assert Image.open(io.BytesIO(data)).mode == ("RGBA" if transparent else "RGB")
+
+
 def brightness(b64: str) -> int:
     image = Image.open(io.BytesIO(base64.b64decode(b64))).convert("RGB")
     return image.getpixel((image.width // 2, image.height // 3))[0]
