@@ -20,7 +20,9 @@ from danqing.service import pixel_code
 from danqing.service.finishing import Finisher, LabelPlan, Secrets
 from danqing.service.hidden_label import Sealer
 from danqing.service.pixel_mark import SIDE_MIN, PixelMarker
+from danqing.service.thumbnails import SIZES_PX
 from danqing.settings import LabelSettings
+from danqing.storage import codecs
 
 MARKER = PixelMarker(b"a secret of thirty-two bytes ...")
 ID = "0a1b2c3d4e5"
@@ -71,6 +73,16 @@ def test_a_mark_is_unseen_and_outlives_the_usual_changes(kind: str) -> None:
         assert found.image_id == ID, name
     assert MARKER.find(plain) is None
     assert PixelMarker(b"another secret of 32 bytes ......").find(marked) is None
+
+
+@pytest.mark.parametrize("kind", ["poster", "gradient", "portrait", "leaves"])
+def test_thumbnails_carry_the_mark(kind: str) -> None:
+    file = codecs.encode(MARKER.mark(picture(kind, 900, 768, 1344), ID), "png")
+    for side_px in SIZES_PX:
+        with Image.open(io.BytesIO(codecs.thumbnail(file, side_px))) as small:
+            found = MARKER.find(np.asarray(small))
+        assert found is not None, side_px
+        assert found.image_id == ID
 
 
 @given(st.integers(0, 2**44 - 1), st.integers(192, 700), st.integers(192, 700), st.integers(0, 999))
