@@ -17,16 +17,22 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from bench._pictures import KINDS, Pixels, picture
+from danqing.catalog import load
 from danqing.domain.sizes import Size
+from danqing.labelling import sizes_of
 from danqing.service.finishing import Finisher, LabelPlan, Secrets
 from danqing.service.hidden_label import Sealer
+from danqing.service.pixel_crop import CutReader
 from danqing.service.pixel_mark import Found, PixelMarker
-from danqing.settings import LabelSettings
+from danqing.settings import LabelSettings, Settings
 from danqing.storage import codecs
 
 SIZES = (Size(512, 512), Size(1024, 1024), Size(768, 512), Size(640, 960))
 COUNT = 200
 MARKER = PixelMarker(b"bench" * 8)
+MODELS_SIZES = sizes_of(load(Settings()))
+CUT = CutReader(MARKER, MODELS_SIZES | set(SIZES))
+CUT_OTHERS = [CutReader(PixelMarker(bytes([number]) * 32), MODELS_SIZES) for number in range(2)]
 OTHERS = [PixelMarker(bytes([number]) * 32) for number in range(20)]
 
 Change = Callable[[Pixels], Pixels]
@@ -76,10 +82,21 @@ CHANGES: dict[str, Change] = {
     "brightness -20 %": _brightness(0.8),
     "brightness +20 %": _brightness(1.2),
     "50 %, then JPEG q75": lambda pixels: _coded("JPEG", 75)(_resized(0.5)(pixels)),
+}
+CROPS: dict[str, Change] = {
     "cropped by 0.1 % a side": _cropped(0.001),
     "cropped by 0.3 % a side": _cropped(0.003),
     "cropped by 1 % a side": _cropped(0.01),
+    "cropped by 5 % a side": _cropped(0.05),
     "cropped by 10 % a side": _cropped(0.1),
+    "cropped by 20 % a side": _cropped(0.2),
+    "the lowest 8 % cut off": lambda pixels: pixels[: pixels.shape[0] * 92 // 100],
+    "cropped by 10 % a side, then JPEG q75": lambda pixels: _coded("JPEG", 75)(
+        _cropped(0.1)(pixels)
+    ),
+    "cropped by 10 % a side, then 90 % of the size": lambda pixels: _resized(0.9)(
+        _cropped(0.1)(pixels)
+    ),
 }
 
 
@@ -105,14 +122,19 @@ def psnr(one: Pixels, other: Pixels) -> float:
 def robustness(count: int, pocket: Path | None) -> list[str]:
     found: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     seen: dict[str, list[float]] = defaultdict(list)
-    false = 0
+    false = false_cut = 0
     for number, (kind, plain) in enumerate(pictures(count, pocket)):
         image_id = f"{number * 88_888_888_887 % 2**44:011x}"
         marked = MARKER.mark(plain, image_id)
         seen[kind].append(psnr(plain, marked))
         false += sum(marker.find(plain) is not None for marker in OTHERS)
-        for name, change in CHANGES.items():
-            read: Found | None = MARKER.find(change(marked))
+        part = CROPS["cropped by 5 % a side"](plain)
+        false_cut += sum(reader.find(part) is not None for reader in CUT_OTHERS)
+        for name, change in (CHANGES | CROPS).items():
+            changed = change(marked)
+            read: Found | None = MARKER.find(changed)
+            if read is None and name in CROPS:
+                read = CUT.find(changed)
             found[name][kind].append(read is not None and read.image_id == image_id)
     kinds = list(seen)
     lines = [f"| | all {count} | {' | '.join(kinds)} |", "|---|---" + "|---" * len(kinds) + "|"]
@@ -126,7 +148,8 @@ def robustness(count: int, pocket: Path | None) -> list[str]:
     trials = count * len(OTHERS)
     lines += [
         "",
-        f"Marks found in the pictures before they were marked, under {len(OTHERS)} other keys each: {false} of {trials}.",
+        f"Marks found in the pictures before they were marked, under {len(OTHERS)} other keys each: {false} of {trials}; "
+        f"when they were cropped by 5 % a side, under {len(CUT_OTHERS)} each: {false_cut} of {count * len(CUT_OTHERS)}.",
     ]
     return lines
 
@@ -150,6 +173,10 @@ def speed(rounds: int = 7) -> list[str]:
     marked = [MARKER.mark(pixels, "0a1b2c3d4e5") for pixels in images]
     lines.append(f"| mark | {median(lambda pixels: MARKER.mark(pixels, '0a1b2c3d4e5')):.0f} |")
     lines.append(f"| find | {median(lambda pixels: MARKER.find(marked[0])):.0f} |")
+    part = CROPS["cropped by 5 % a side"](marked[0])
+    lines.append(f"| find in a cropped picture | {median(lambda pixels: CUT.find(part)):.0f} |")
+    nothing = median(lambda pixels: CUT.find(CROPS["cropped by 5 % a side"](pixels)))
+    lines.append(f"| find no crop, in as many sizes as are tried | {nothing:.0f} |")
     for format in ("png", "jpeg", "webp"):
         alone = median(lambda pixels, format=format: codecs.encode(pixels, format))
         lines.append(f"| {format}: the encoder alone | {alone:.0f} |")

@@ -477,7 +477,7 @@ def _context(
         auth=Authenticator(books.db, books.keys),
         pipeline=service.pipeline,
         gallery=service.gallery,
-        inspections=Inspections(make_inspector(settings, books.keys)),
+        inspections=Inspections(make_inspector(settings, books.keys, models)),
         books=books,
         metrics=metrics,
         uploads=service.uploads,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from danqing.catalog import Catalog
 from danqing.domain.errors import DanqingError
+from danqing.domain.sizes import Size
 from danqing.service import labels
 from danqing.service.brand import BrandMark
 from danqing.service.finishing import Finisher, Secrets
@@ -23,8 +25,14 @@ def make_finisher(settings: Settings, keys: KeyFile | None) -> Finisher:
     return Finisher(settings.labels, None if keys is None else Secrets.of(keys), brand)
 
 
-def make_inspector(settings: Settings, keys: KeyFile | None) -> Inspector:
-    return Inspector(settings.labels, None if keys is None else Secrets.of(keys))
+def make_inspector(settings: Settings, keys: KeyFile | None, models: Catalog) -> Inspector:
+    secrets = None if keys is None else Secrets.of(keys)
+    return Inspector(settings.labels, secrets, sizes_of(models))
+
+
+def sizes_of(models: Catalog) -> set[Size]:
+    """Every size that a model names."""
+    return {size for card in models.cards.values() for size in card.sizes.known()}
 
 
 def found_keys(settings: Settings) -> KeyFile | None:

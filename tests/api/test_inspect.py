@@ -34,9 +34,9 @@ def drawn(server: Server, format: str, **body: object) -> tuple[str, bytes]:
     """An image of a fresh task: its id in its link, and its file."""
     if format == "png" and "model" not in body:
         path, asked = "/paas/v4/images/generations", {"model": "cogview-4", "size": "512x512"}
-    else:  # gpt-image's answers are base64; its links are with the task
-        path, asked = "/v1/images/generations", {"model": "gpt-image-1", "size": "1024x1024"}
-        asked |= {"output_format": format}
+    else:
+        path, asked = "/v1/images/generations", {"model": "pocket", "size": "512x512"}
+        asked["output_format"] = format
     answer = server.client.post(path, json={"prompt": "a red cat"} | asked | body)
     assert answer.status_code == 200, answer.text
     task = server.client.get(f"/v1/images/tasks/{answer.headers['x-danqing-task']}").json()
@@ -55,7 +55,7 @@ def test_an_image_of_ours_is_known_again(live: Server, format: str) -> None:
     image_id, data = drawn(live, format)
     found = inspected(live, data)
     assert found["image_id"] == found["pixel_mark"] == image_id
-    assert found["visible"] is (format == "png")  # CogView's rule; gpt-image's is without
+    assert found["visible"] is (format == "png")  # CogView's rule; pocket's is without
     assert found["ours"] is found["pixels_unchanged"] is True
     assert found["metadata"]["ProduceID"] == image_id
     as_json = {"image": f"data:image/{format};base64,{base64.b64encode(data).decode()}"}
@@ -80,12 +80,12 @@ def saved(image: Image.Image, format: str, packet: str | None) -> bytes:
 def test_each_label_is_told_by_itself_in_every_format(
     labelled: Server, tmp_path: Path, format: str
 ) -> None:
-    image_id, data = drawn(labelled, format, model="gpt-image-1", size="1024x1024")
+    image_id, data = drawn(labelled, format, model="pocket")
     with Image.open(io.BytesIO(data)) as image:
         assert image.format == format.upper()
         pixels = np.asarray(image.convert("RGB"))
     packet = metadata.read(data).xmp
-    spot = labels.area("AI-generated", 1024, 1024)
+    spot = labels.area("AI-generated", 512, 512)
     painted, strange = pixels.copy(), np.random.default_rng(3).integers(0, 256, pixels.shape)
     painted[spot.top : spot.bottom, spot.left : spot.right] = pixels[5, 5]
     strange = strange.astype(np.uint8)
@@ -97,7 +97,7 @@ def test_each_label_is_told_by_itself_in_every_format(
         (saved(Image.fromarray(painted), format, packet), False, True, True, False),
         (saved(Image.fromarray(strange), format, packet), True, True, False, False),
         (saved(Image.fromarray(pixels), format, None), True, False, True, None),
-        (saved(Image.fromarray(strange[:, :600]), format, None), False, False, False, None),
+        (saved(Image.fromarray(strange[:, :200]), format, None), False, False, False, None),
     ):
         found = inspected(labelled, file)
         assert found.pop("object") == "image.inspection"
@@ -151,6 +151,13 @@ def test_what_was_changed_since_shows(live: Server) -> None:
         found = inspected(live, out.getvalue())
         assert found["metadata"] is found["pixels_unchanged"] is None
         assert found["image_id"] == found["pixel_mark"] == image_id
+        # Cut on every side, and its metadata lost.
+        out = io.BytesIO()
+        image.crop((20, 31, 500, 470)).save(out, "JPEG", quality=80)
+        found = inspected(live, out.getvalue())
+        assert found["metadata"] is None
+        assert found["image_id"] == found["pixel_mark"] == image_id
+        assert found["ours"] is True
     # The label on a stranger's picture.
     out = io.BytesIO()
     Image.new("RGB", (300, 300), "teal").save(out, "PNG", pnginfo=info)
@@ -212,7 +219,7 @@ def test_a_sealed_picture_that_no_decoder_shows_vouches_for_no_other(live: Serve
     _, webp = drawn(live, "webp")
     sealed = webp[webp.index(b"VP8 ") :]  # and the label behind it
     other = io.BytesIO()
-    Image.new("RGB", (1024, 1024), "red").save(other, "WEBP")
+    Image.new("RGB", (512, 512), "red").save(other, "WEBP")
     for forged in (other.getvalue() + sealed, other.getvalue() + sealed[:-1]):
         assert inspected(live, forged)["pixels_unchanged"] is not True
     _, png = drawn(live, "png")

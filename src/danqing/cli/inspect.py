@@ -32,13 +32,19 @@ def register(app: typer.Typer) -> None:
         """Show an image's AI labels: visible, in its metadata, in its pixels; what cannot be told is null."""
         from dataclasses import asdict
 
+        from danqing import catalog
         from danqing.cli.main import fail, read_settings
         from danqing.labelling import found_keys, make_inspector
+        from danqing.settings import SettingsError
 
         settings = read_settings(config, data_dir)
         keys = found_keys(settings)
         try:
-            found = make_inspector(settings, keys).inspect(_read(file), pixels_max=PIXELS_MAX)
+            inspector = make_inspector(settings, keys, catalog.load(settings))
+        except SettingsError as error:
+            fail(str(error))
+        try:
+            found = inspector.inspect(_read(file), pixels_max=PIXELS_MAX)
         except OSError as error:
             fail(f"{file}: {error.strerror or error}")
         except ValueError as error:

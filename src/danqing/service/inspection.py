@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+from danqing.domain.sizes import Size
 from danqing.net.turns import Turns
 from danqing.service import hidden_label, labels
 from danqing.service.finishing import Secrets
+from danqing.service.pixel_crop import CutReader
 from danqing.settings import LabelSettings
 from danqing.storage import containers, inputs, metadata
 
@@ -43,10 +46,14 @@ class Inspection:
 class Inspector:
     """Reads labels."""
 
-    def __init__(self, settings: LabelSettings, secrets: Secrets | None) -> None:
+    def __init__(
+        self, settings: LabelSettings, secrets: Secrets | None, sizes: Iterable[Size] = ()
+    ) -> None:
+        """`sizes`: what pictures have when they are drawn, so that one that was cut can be told by them."""
         self._texts = (settings.text_chinese, settings.text_english)
         self._margin_share = settings.margin_share
         self._secrets = secrets
+        self._cut = None if secrets is None else CutReader(secrets.marker, sizes)
 
     def inspect(self, data: bytes, *, pixels_max: int) -> Inspection:
         """CPU-bound: call it from a worker thread. Raises ValueError, in words for who sent it, where the file is no whole image."""
@@ -56,6 +63,8 @@ class Inspector:
             fields = hidden_label.read_value(found.aigc)
         pixels = inputs.read_any(data, pixels_max=pixels_max)
         mark = None if self._secrets is None else self._secrets.marker.find(pixels)
+        if mark is None and self._cut is not None:
+            mark = self._cut.find(pixels)
         sealed = hidden_label.Sealed(False, None)
         if self._secrets is not None and fields is not None:
             sealed = self._secrets.sealer.check(fields, *containers.digest(data))

@@ -30,10 +30,11 @@ CORRELATION_MIN = 0.6
 """Between the soft values and the signs decoded of them; the check decides alone above it."""
 
 Plane = npt.NDArray[np.float32]
-"""One value a cell: _GRID x _GRID."""
+"""One value a cell: GRID x GRID."""
 
-_GRID = 192
-_CELLS = _GRID * _GRID // pixel_code.SIGNS  # per sign
+GRID = 192
+"""Cells along either side of a picture."""
+_CELLS = GRID * GRID // pixel_code.SIGNS  # per sign
 _LUMA = (np.float32(0.299), np.float32(0.587), np.float32(0.114))
 _LIMIT = (
     4.0  # grey levels: a cell that differs more from its neighbourhood counts no more than this
@@ -51,7 +52,7 @@ _AMPLITUDE_MAX = 1.6  # in weights
 _RMS_MAX = 255 / 10 ** (41.5 / 20)  # of cells, in grey levels: comes to 40.4 dB and more in pixels
 _ROUNDS = 8
 _STRIP_ROWS = 256
-_REDUCED_MIN = 2 * _GRID  # larger images are averaged down to this at least, strip by strip
+_REDUCED_MIN = 2 * GRID  # larger images are averaged down to this at least, strip by strip
 _BLOCK = 16  # rows that a filter makes at once
 
 
@@ -68,14 +69,14 @@ class PixelMarker:
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
-        count = _GRID * _GRID
+        count = GRID * GRID
         stream = hashlib.shake_256(b"danqing pixel mark 1" + secret).digest(9 * count)
         order = np.argsort(np.frombuffer(stream[: 8 * count], "<u8"), kind="stable")
         self._cells = order.reshape(pixel_code.SIGNS, _CELLS)
         self._owner = np.empty(count, np.intp)
         self._owner[order] = np.repeat(np.arange(pixel_code.SIGNS), _CELLS)
         polarity = np.frombuffer(stream[8 * count :], np.uint8) & 1
-        self._polarity = (1 - 2.0 * polarity).astype(np.float32).reshape(_GRID, _GRID)
+        self._polarity = (1 - 2.0 * polarity).astype(np.float32).reshape(GRID, GRID)
 
     def mark(self, pixels: Pixels, image_id: str) -> Pixels:
         """A copy of the H x W x 3 uint8 image that carries the id (11 hex digits); at least 40 dB from it.
@@ -92,15 +93,28 @@ class PixelMarker:
 
         An image without one passes the check once in 2^20 = 1,048,576, and only if the signs agree besides.
         """
-        values = self._values(_cells_of(_averaged(pixels)))
-        bits = pixel_code.decode(values)
-        norm = float(np.sqrt((values * values).sum() * pixel_code.SIGNS))
-        agreement = float((values * pixel_code.encode(bits)).sum())
+        return self.read(cell_values(_cells_of(_averaged(pixels))), CORRELATION_MIN)
+
+    def read(self, values: Plane, correlation_min: float) -> Found | None:
+        """What the cells' values say (0: nothing is known of a cell), where the signs agree as well as this."""
+        sums = self._correlated(values)
+        bits = pixel_code.decode(sums)
+        norm = float(np.sqrt((sums * sums).sum() * pixel_code.SIGNS))
+        agreement = float((sums * pixel_code.encode(bits)).sum())
         correlation = agreement / norm if norm else 0.0
         number = int("".join("1" if bit else "0" for bit in bits), 2)
         image_id = f"{number >> CHECK_BITS:011x}"
         ours = (bits == self._payload(image_id)).all()
-        return Found(image_id, correlation) if ours and correlation >= CORRELATION_MIN else None
+        return Found(image_id, correlation) if ours and correlation >= correlation_min else None
+
+    def patterns(self, count: int) -> Plane:
+        """The first signs' cells: their polarity there, 0 elsewhere. count x GRID x GRID."""
+        owner = self._owner.reshape(GRID, GRID)
+        return (owner == np.arange(count)[:, None, None]) * self._polarity
+
+    def energy(self, values: Plane) -> float:
+        """How much of the cells' values is in the signs: pictures without a mark come to the number of signs per cell."""
+        return float(np.square(self._correlated(values)).sum() / max(np.square(values).sum(), 1e-6))
 
     def _payload(self, image_id: str) -> pixel_code.Bits:
         """The id's 44 bits and 20 of its HMAC, the most significant first."""
@@ -111,10 +125,6 @@ class PixelMarker:
         number = int(image_id, 16) << CHECK_BITS | check
         return np.array([number >> at & 1 for at in range(pixel_code.BITS - 1, -1, -1)], np.bool_)
 
-    def _values(self, cells: Plane) -> pixel_code.Floats:
-        residual = _residual(cells)
-        return self._correlated(np.clip(residual / _limits(residual), -1, 1))
-
     def _correlated(self, planes: Plane) -> pixel_code.Floats:
         """Each sign's cells, summed in their polarity; a strong texture's come out with variance 1."""
         flat = (planes * self._polarity).reshape(*planes.shape[:-2], -1)
@@ -122,7 +132,7 @@ class PixelMarker:
 
     def _spread(self, values: pixel_code.Floats) -> Plane:
         """Each sign's value in all of its cells."""
-        return values.take(self._owner, axis=-1).reshape(*values.shape[:-1], _GRID, _GRID)
+        return values.take(self._owner, axis=-1).reshape(*values.shape[:-1], GRID, GRID)
 
     def _pattern(self, small: Plane, signs: pixel_code.Floats) -> Plane:
         """What to add to each cell, from the image at twice the grid's resolution (3 x 2G x 2G)."""
@@ -172,7 +182,7 @@ def _averaged(pixels: Pixels) -> Plane:
     # The last row and column may stand for less than `factor` pixels: the box ends where the image does.
     box = (0, 0, width / factor, height / factor)
     reduced = Image.fromarray(np.concatenate(strips))
-    small = reduced.resize((2 * _GRID, 2 * _GRID), Image.Resampling.BICUBIC, box=box)
+    small = reduced.resize((2 * GRID, 2 * GRID), Image.Resampling.BICUBIC, box=box)
     return np.asarray(small).transpose(2, 0, 1).astype(np.float32, order="C")
 
 
@@ -194,7 +204,7 @@ def _cells_of(small: Plane) -> Plane:
 
 def _residual(cells: Plane) -> Plane:
     around = _filtered(cells, _gaussian(1.6))
-    padded = np.empty((*cells.shape[:-2], _GRID + 2, _GRID + 2), np.float32)
+    padded = np.empty((*cells.shape[:-2], GRID + 2, GRID + 2), np.float32)
     padded[..., 1:-1, 1:-1] = cells
     padded[..., 0, :], padded[..., -1, :] = padded[..., 1, :], padded[..., -2, :]
     padded[..., 0], padded[..., -1] = padded[..., 1], padded[..., -2]
@@ -205,6 +215,12 @@ def _residual(cells: Plane) -> Plane:
     return cells - np.maximum(low * half, np.minimum(high * half, around))
 
 
+def cell_values(cells: Plane) -> Plane:
+    """What a cell differs from its neighbourhood by, as a share of its limit: -1 to 1."""
+    residual = _residual(cells)
+    return np.clip(residual / _limits(residual), -1, 1)
+
+
 def _limits(residual: Plane) -> Plane:
     """The limit of each cell, from what is usual around it: a bright picture gives what a dim one gives."""
     return np.maximum(_LIMIT, _LIMIT_SHARE * _filtered(np.abs(residual), _gaussian(6.0)))
@@ -212,8 +228,8 @@ def _limits(residual: Plane) -> Plane:
 
 def _texture(small: Plane, cells: Plane) -> Plane:
     """Grey levels of texture around each cell. Means of roots: one edge in a smooth place is no texture."""
-    luminance = _luminance(small).reshape(_GRID, 2, _GRID, 2)
-    fine = np.sqrt(np.abs(luminance - cells[:, None, :, None])).reshape(2 * _GRID, 2 * _GRID)
+    luminance = _luminance(small).reshape(GRID, 2, GRID, 2)
+    fine = np.sqrt(np.abs(luminance - cells[:, None, :, None])).reshape(2 * GRID, 2 * GRID)
     coarse = np.sqrt(np.abs(_residual(cells)))
     roots = _filtered(np.stack((coarse, _pooled(fine))), _gaussian(2.0))
     return np.square(roots).sum(axis=0)
@@ -234,17 +250,15 @@ class _Filter:
 
 def _blocked(kernel: Plane, reach: int) -> _Filter:
     wide = np.pad(kernel, ((0, 0), (reach, reach)))
-    blocks = [
-        wide[at : at + _BLOCK, at : at + _BLOCK + 2 * reach] for at in range(0, _GRID, _BLOCK)
-    ]
+    blocks = [wide[at : at + _BLOCK, at : at + _BLOCK + 2 * reach] for at in range(0, GRID, _BLOCK)]
     return _Filter(np.stack(blocks), reach)
 
 
 def _filtered(planes: Plane, by: _Filter) -> Plane:
     """Each of the planes (... x G x G), filtered along its columns and its rows."""
     for _ in range(2):  # each time along the columns, then turned
-        wide = np.zeros((*planes.shape[:-2], _GRID + 2 * by.reach, _GRID), np.float32)
-        wide[..., by.reach : by.reach + _GRID, :] = planes
+        wide = np.zeros((*planes.shape[:-2], GRID + 2 * by.reach, GRID), np.float32)
+        wide[..., by.reach : by.reach + GRID, :] = planes
         windows = sliding_window_view(wide, _BLOCK + 2 * by.reach, axis=-2)[..., ::_BLOCK, :, :]
         made = by.blocks @ windows.swapaxes(-1, -2)
         planes = made.reshape(planes.shape).swapaxes(-1, -2)
@@ -253,7 +267,7 @@ def _filtered(planes: Plane, by: _Filter) -> Plane:
 
 @functools.cache
 def _gaussian(sigma: float) -> _Filter:
-    at = np.arange(_GRID)
+    at = np.arange(GRID)
     distance = np.abs(at[:, None] - at[None, :])
     reach = round(4 * sigma)
     kernel = np.exp(-0.5 * np.square(distance / sigma)) * (distance <= reach)
@@ -263,9 +277,9 @@ def _gaussian(sigma: float) -> _Filter:
 @functools.cache
 def _arrival() -> _Filter:
     """What interpolation (cubic convolution: Keys, 1981; a = -0.5) and averaging leave of a row of cells."""
-    alone = Image.fromarray(np.eye(_GRID, dtype=np.float32))
-    wide = alone.resize((_GRID, 8 * _GRID), Image.Resampling.BICUBIC)
-    return _blocked(np.asarray(wide).reshape(_GRID, 8, _GRID).mean(axis=1), 2)
+    alone = Image.fromarray(np.eye(GRID, dtype=np.float32))
+    wide = alone.resize((GRID, 8 * GRID), Image.Resampling.BICUBIC)
+    return _blocked(np.asarray(wide).reshape(GRID, 8, GRID).mean(axis=1), 2)
 
 
 def _as_it_arrives(pattern: Plane) -> Plane:
@@ -279,7 +293,7 @@ def _add(pixels: Pixels, pattern: Plane) -> Pixels:
     out = np.empty_like(pixels)
     for top in range(0, height, _STRIP_ROWS):
         bottom = min(top + _STRIP_ROWS, height)
-        box = (0, top * _GRID / height, _GRID, bottom * _GRID / height)
+        box = (0, top * GRID / height, GRID, bottom * GRID / height)
         wide = cells.resize((width, bottom - top), Image.Resampling.BICUBIC, box=box)
         levels = np.rint(np.asarray(wide)).astype(np.int8)
         more = np.repeat(np.maximum(levels, 0).view(np.uint8)[:, :, None], 3, axis=2)
