@@ -124,15 +124,18 @@ def test_of_those_in_a_hurry_the_shortest_is_drawn_first() -> None:
     assert device.steps["steady-0"] <= 200 + 1
 
 
-@pytest.mark.parametrize(("growth", "seats"), [(1.4, 4), (2.4, 1)])
+@pytest.mark.parametrize(
+    ("growth", "steps", "seats"), [(1.1, 60, 4), (1.4, 60, 1), (2.4, 60, 1), (2.4, 1000, 4)]
+)
 def test_who_is_in_a_hurry_takes_along_only_whom_it_hardly_waits_for(
-    growth: float, seats: int
+    growth: float, steps: int, seats: int
 ) -> None:
+    """But in a long queue, where everyone waits for what others cost."""
     device = Device(lambda key, size: {1: 1.0, 2: (1 + growth) / 2, 4: growth}[size], batch_max=4)
     for size in (1, 2, 4):
         for _ in range(TRIALS):
             device.scheduler.pace.learn(16, size, device.cost(16, size))
-    device.add("steady", n=4, steps=1000)
+    device.add("steady", n=4, steps=steps)
     for _ in range(14):  # a share of which is enough for eight steps alone, and not in full batches
         assert len(device.beat()) == 4
     (small,) = device.add("small", steps=8)

@@ -1,4 +1,4 @@
-"""The scheduler's law of fairness, every term of it: turns, bursts of who was away, and waits for company in a long queue."""
+"""The scheduler's law of fairness, every term of it: turns, bursts of who was away, waits for company in a long queue, seats."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from danqing.engine.pace import TRIALS
 from tests.engine.device import Device, random_cost, worlds
 
 LATE = {"seed": 24, "accounts": 4, "keys": 2, "batch_max": 2}
+LONE = {"seed": 12, "accounts": 1, "keys": 1, "batch_max": 8}
 DEEP = {"seed": 11, "accounts": 4, "keys": 3, "batch_max": 8}
 
 
@@ -20,20 +21,26 @@ class Fairness:
     """Accounts of one lane that come and go: by how much one gets ahead of another while both have work.
 
     `deep`: the queue is long, and known steps are cheaper in company, so that jobs wait for it.
+    `alone`: every other account has one job at a time.
     """
 
-    def __init__(self, world: dict[str, int], *, shared: bool, away: bool, deep: bool) -> None:
+    def __init__(
+        self, world: dict[str, int], *, shared: bool, away: bool, deep: bool, alone: bool = False
+    ) -> None:
         self.random = Random(world["seed"])
         self.keys, self.shared, self.away = world["keys"], shared, away
         self.names = [f"account{i}" for i in range(world["accounts"] + 1)]
         cost = random_cost(self.random, self.keys)
         self.device = Device(cost, live_max=128, batch_max=8 if deep else world["batch_max"])
         self.jobs, self.steps_max = (20, 100) if deep else (3, 6)
-        self.deep = deep
+        self.alone = deep or alone
         self.pair_s: dict[tuple[str, str], list[float]] = {}
         """(one, other) -> how far one is ahead, and the least since both had work: plainly, then with both terms taken off."""
         self.waited_s: dict[str, float] = defaultdict(float)
-        """Time in which an account waited for company with all that it has."""
+        """Time in which an account waited for company with all that it has, and a turn each time that it began to."""
+        self.waiting: set[str] = set()
+        self.seats_s: dict[tuple[str, str], float] = defaultdict(float)
+        """(one, other) -> what one had more of batches in which all of the other's jobs were: it could take no more."""
         self.ahead, self.owed = 0.0, 0.0
         """The most, in C: plainly, and with the other's waits and its own bursts taken off."""
         self.burst_s: dict[str, float] = defaultdict(float)
@@ -62,9 +69,7 @@ class Fairness:
                 self.pair_s = {pair: s for pair, s in self.pair_s.items() if name not in pair}
                 continue
             whole = not self.away or mine == 0 or place == 0  # others do what they brought, and go
-            wanted = (
-                1 if self.deep and place % 2 else self.jobs
-            )  # a job that comes alone is what waits
+            wanted = 1 if self.alone and place % 2 else self.jobs
             for _ in range(wanted - mine if whole else 0):
                 # keys of different accounts are equal or never are
                 width = self.random.randrange(self.keys) + (0 if self.shared else self.keys * place)
@@ -73,18 +78,28 @@ class Fairness:
     def beat(self) -> None:
         scheduler, before_s = self.device.scheduler, self.device.now_s
         lane = scheduler._interactive
-        there = {entry.job.account_id for entry in scheduler._entries.values()}
+        mine: dict[str, set[str]] = defaultdict(set)
+        for entry in scheduler._entries.values():
+            mine[entry.job.account_id].add(entry.job.id)
+        there = mine.keys()
         had_s = dict(self.device.served_s)
-        self.device.beat()
+        batch = set(self.device.beat())
         for name in self.bursting & there:
             self.burst_s[str(name)] += self.device.served_s[str(name)] - had_s.get(str(name), 0.0)
-        for name in there - lane.ready.keys():
-            self.waited_s[name] += self.device.now_s - before_s
+        waiting = there - lane.ready.keys()
+        for name in waiting:
+            turns = 0 if name in self.waiting else 1
+            self.waited_s[name] += self.device.now_s - before_s + turns * self.device.longest_s
+        self.waiting = waiting
         served_s = self.device.served_s
         for one in there:
             for other in there - {one}:
                 gap_s = served_s[one] - served_s[other]
-                now_s = [gap_s, gap_s - self.waited_s[other] - self.burst_s[one]]
+                if mine[other] <= batch:
+                    more_s = gap_s - (had_s.get(one, 0.0) - had_s.get(other, 0.0))
+                    self.seats_s[one, other] += max(0.0, more_s)
+                excused_s = self.waited_s[other] + self.seats_s[one, other] + self.burst_s[one]
+                now_s = [gap_s, gap_s - excused_s]
                 least_s = self.pair_s.setdefault((one, other), list(now_s))
                 self.pair_s[one, other] = least_s = list(map(min, least_s, now_s))
                 plain, owed = (now - least for now, least in zip(now_s, least_s, strict=True))
@@ -98,11 +113,11 @@ class Fairness:
 
 
 @settings(max_examples=25, deadline=None)
-@given(worlds, st.booleans(), st.booleans())
+@given(worlds, st.booleans(), st.booleans(), st.booleans())
 def test_law_accounts_with_work_get_the_same_time(
-    world: dict[str, int], shared: bool, away: bool
+    world: dict[str, int], shared: bool, away: bool, alone: bool
 ) -> None:
-    fairness = Fairness(world, shared=shared, away=away, deep=False)
+    fairness = Fairness(world, shared=shared, away=away, deep=False, alone=alone)
     fairness.run(200)
     assert fairness.owed <= (5 if shared else 4) + 1e-6
 
@@ -116,11 +131,13 @@ def test_law_only_company_puts_one_further_ahead(world: dict[str, int], away: bo
 
 
 def test_every_term_of_the_fairness_law_is_needed() -> None:
-    """Bursts and waits for company do happen in the worlds above, and put one account further ahead than turns alone."""
+    """Each does happen in the worlds above, and puts one account further ahead than turns alone."""
     late = Fairness(LATE, shared=False, away=True, deep=False)
     deep = Fairness(DEEP, shared=False, away=False, deep=True)
-    for fairness in (late, deep):
+    lone = Fairness(LONE, shared=True, away=False, deep=False, alone=True)
+    for fairness in (late, deep, lone):
         fairness.run(200)
         assert fairness.owed <= 4 < fairness.ahead
     assert sum(late.burst_s.values()) > 0 == sum(late.waited_s.values())
     assert sum(deep.waited_s.values()) > 0
+    assert sum(lone.burst_s.values()) == 0 < sum(lone.seats_s.values())

@@ -7,7 +7,7 @@ members' accounts. Seats left in a batch go to other accounts' jobs of the same 
 An account a whole turn overdrawn does not ride while jobs of other keys wait. An account that comes with work shorter
 than what its share would have been while it was away (BURST_STEPS turns at most, and what decoding takes) goes
 before the others until that is done, the shortest first, while such bursts have a third of the time at most, and takes
-along only whom it hardly waits for. Where images are decoded by turns with the steps, one after a step, those of
+along only whom it hardly waits for, while the queue is short. Where images are decoded by turns with the steps, one after a step, those of
 others wait until such an account has its own (`pick_decoding`).
 
 Half of an account's time goes to its shortest jobs, half to its oldest. In a long queue (DEEP_STEPS of the longest kind) batches
@@ -17,8 +17,8 @@ stepped, alone only after COMPANY_SHARE of the time by which the queue was longe
 Laws, tested as properties; C counts the longest step seen or expected:
 - the queue never holds more than `queue_max` jobs, nor more than `live_max` started ones;
 - over any stretch in which two accounts of a lane both have work, neither gets more than 5·C seconds more than the
-  other (4·C where they share no batches), but for a burst that it comes with, and for what the other waits for company;
-  one with fewer jobs than the seats of the batches that it shares can take no more than those seats, and gets less;
+  other (4·C where they share no batches), but for a burst that it comes with; for what the other waits for company, which also
+  costs it the turn at hand; and for batches that have all of the other's jobs: with fewer jobs than seats it can take no more of them;
 - bursts are no way to more than one's share: an account that comes and goes beside a busy one gets at most half of
   the time, and BURST_STEPS·C and one decoding; nor is cancelling: a job that is gone by then pays for what was done for it;
 - no starvation, whatever else keeps coming: with N accounts in the lane, K keys in the account, and R steps to do in
@@ -54,8 +54,8 @@ COMPANY_S = 60.0
 """And that long, at most, for each second of device time which that saves it."""
 COMPANY_GAIN_MIN = 0.25
 """Of its steps' time: what saves less is not waited for."""
-BURST_GROWTH_MAX = 1.5
-"""A step of a burst may last so many times the step of one image, for those who ride along."""
+BURST_GROWTH_MAX = 1.15
+"""A step of a burst may last so many times the step of one image, for those who ride along; in a long queue, any time."""
 TICK_S = 1e-6
 """The least a step costs, so that a turn always ends."""
 
@@ -78,6 +78,8 @@ class Scheduler:
         self._held = 0
         self._batch: list[Entry] = []
         self._quantum_s = TICK_S
+        self._is_deep = False
+        """The queue is long."""
         self._undecoded = Undecoded()
         self._device_s = 0.0
         """What all steps took, and decodings and the like: the only clock here."""
@@ -135,8 +137,8 @@ class Scheduler:
         if lane is None:
             self._batch = []
             return []
-        is_deep = self._backlog_s() > self._deep_s()
-        self.pace.gain_min = GAIN_MIN_DEEP if is_deep else GAIN_MIN
+        self._is_deep = self._backlog_s() > self._deep_s()
+        self.pace.gain_min = GAIN_MIN_DEEP if self._is_deep else GAIN_MIN
         self._settle(lane)
         held = {name for name, account in lane.accounts.items() if account.held}
         work_s = partial(self._work_s, lane)
@@ -409,7 +411,8 @@ class Scheduler:
     def _seats(self, lane: Lane, name: str, key: Hashable) -> list[Entry]:
         """The batch led by an account: its oldest job, then seat by seat from everyone with the key."""
         size = self.pace.batch_size(key)
-        if lane.ring.is_bursting(name):  # who is in a hurry is not to wait for whom it takes along
+        if lane.ring.is_bursting(name) and not self._is_deep:
+            # who is in a hurry is not to wait for whom it takes along
             size = min(size, self.pace.size_within(key, BURST_GROWTH_MAX))
         queues = [line(lane.accounts[name], key)]
         if size > 1:
