@@ -342,6 +342,7 @@ def test_every_pipeline_has_presets_for_every_model(tmp_path: Path) -> None:
         (PIPE, r"backends\.far: .*needs a pipeline: one of sd, sd_turbo"),
         (PIPE + 'pipeline = "dalle"', r"backends\.far\.pipeline: .*dalle is none of sd"),
         (LOCAL + 'pipeline = "sdxl"', r"backends\.far: .*cogview4 has no pipeline"),
+        (PIPE + 'pipeline = "sd3"\ncompile = true', r"backends\.far: .*compile: diffusers cannot compile the blocks of sd3"),
         (
             PIPE + 'pipeline = "sd_turbo"\n' + MODEL
             + '[presets.sd_turbo]\nstandard = { steps = 1, guidance = 0, negative_prompt = "x" }',

@@ -106,6 +106,8 @@ class FamilyRow(BaseModel):
             raise ValueError(f"{self.family} needs a pipeline: one of {', '.join(PIPELINES)}")
         if self.family != "diffusers_pipeline" and self.pipeline is not None:
             raise ValueError(f"{self.family} has no pipeline: that is for diffusers_pipeline")
+        if self.compile and self.facts is not None and not self.facts.compiles:
+            raise ValueError(f"compile: diffusers cannot compile the blocks of {self.pipeline}")
         return self
 
     @property

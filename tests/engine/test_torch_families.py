@@ -211,19 +211,6 @@ def test_folded_vae_is_the_whole_one(folders: dict[str, Path], families: Any) ->
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_modulation_is_the_same_from_the_table_and_without(name: str, families: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    family: FlowFamily = families[name]
-    job = make_job(negative_prompt=" ")
-    kept = alone(family, job)
-    monkeypatch.setattr("danqing.engine.families.flow.TABLE_STEPS_MAX", 0)
-    state = family.start(job, family.encode([job])[0])
-    assert state.table is None
-    for mine in kept:
-        family.step([state])
-        assert (state.latents - mine).abs().max() <= 1e-5
-
-
-@pytest.mark.parametrize("name", FAMILIES)
 def test_compiled_blocks_draw_the_same(name: str, families: Any, folders: dict[str, Path]) -> None:
     compiled = FAMILIES[name].load(folders[name], compiled=True)
     torch._dynamo.reset()

@@ -33,6 +33,8 @@ class PipelineFacts:
     """There is a negative prompt where guidance is above this; None = never."""
     optional: tuple[str, ...] = ()
     """What a checkpoint may lack."""
+    compiles: bool = True
+    """Its network says which of its blocks are alike, so that they can be compiled as one."""
     look_side_min: int = 0
     """Of a picture that it looks at, the shortest side, pixels. A mask needs no look."""
     look_ratio_max: float = math.inf
@@ -90,6 +92,7 @@ _SD3 = PipelineFacts(
     image_to_image="StableDiffusion3Img2ImgPipeline",
     inpaint="StableDiffusion3InpaintPipeline",
     optional=("text_encoder_3", "tokenizer_3"),
+    compiles=False,
 )
 _FLUX = PipelineFacts(
     "FluxPipeline",
@@ -116,10 +119,17 @@ _Z_IMAGE = PipelineFacts(
     negative_above=0.0,
 )
 _SANA = PipelineFacts(
-    "SanaPipeline", ("transformer", "vae", "text_encoder"), tokens_max=300, multiple_px=32
+    "SanaPipeline",
+    ("transformer", "vae", "text_encoder"),
+    tokens_max=300,
+    multiple_px=32,
+    compiles=False,
 )
 _PIXART = PipelineFacts(
-    "PixArtSigmaPipeline", ("transformer", "vae", "text_encoder"), tokens_max=300
+    "PixArtSigmaPipeline",
+    ("transformer", "vae", "text_encoder"),
+    tokens_max=300,
+    compiles=False,
 )
 
 PIPELINES: Mapping[str, PipelineFacts] = {
