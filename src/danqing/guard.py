@@ -19,6 +19,7 @@ from danqing.service.remote import Remote
 from danqing.service.screening import Screen
 from danqing.settings import Settings, SettingsError
 
+_ASSETS = Path(str(files("danqing.service").joinpath("assets")))
 ASKED_AT_ONCE = 256
 """Requests to the operator's own services over connections that are kept."""
 API_TRIES = 2
@@ -27,13 +28,14 @@ API_TRIES = 2
 
 def make_moderator(settings: Settings) -> TextModerator:
     """The word-list moderator of these settings. Raises SettingsError naming a list's bad lines."""
-    paths = list(settings.moderation.word_lists)
+    paths, allow_paths = [*settings.moderation.word_lists], [*settings.moderation.allow_lists]
     if settings.moderation.bundled_list:
-        paths.insert(0, Path(str(files("danqing.service").joinpath("assets", "wordlist.txt"))))
+        paths.insert(0, _ASSETS / "wordlist.txt")
+        allow_paths.insert(0, _ASSETS / "allowlist.txt")
     try:
         return TextModerator(
             paths,
-            allow_paths=settings.moderation.allow_lists,
+            allow_paths=allow_paths,
             block_level=settings.moderation.block_level,
         )
     except ValueError as error:

@@ -8,6 +8,7 @@ import re
 import time
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,10 +18,10 @@ from danqing.domain.errors import ContentRefused
 from danqing.domain.task import SafetyLevel
 from danqing.service.folding import TEXT_CHARS_MAX, fold
 from danqing.service.moderation import TextModerator
-from danqing.service.wordlists import Entry, read_list
+from danqing.service.wordlists import Entry, Rule, read_allowed, read_list, written_out
 
 BUNDLED = Path(str(files("danqing.service").joinpath("assets", "wordlist.txt")))
-DEFAULT = TextModerator([BUNDLED])
+DEFAULT = TextModerator([BUNDLED], allow_paths=[BUNDLED.with_name("allowlist.txt")])
 SMALL = TextModerator(
     entries=[
         Entry("bomb", 0, "weapons"),
@@ -300,13 +301,21 @@ def test_a_list_is_a_plain_file(tmp_path: Path) -> None:
 
 
 def test_every_bundled_term_is_found_in_itself() -> None:
-    entries = read_list(BUNDLED)
+    entries, rules = read_list(BUNDLED)
     assert len({fold(entry.term) for entry in entries}) == len(entries), "listed twice"
     for entry in entries:
-        found = DEFAULT.find(f"x, {entry.term}, y")
-        assert found is not None
-        assert found.level <= entry.level
-    assert {entry.level for entry in entries} == {0, 1, 2}
+        found = DEFAULT.find(f"x, {written_out(entry.term)[0]}, y")
+        assert (found.level if found else 4) <= entry.level
+    assert {entry.level for entry in entries} == {0, 1, 2, 4}
+    assert {rule.level for rule in rules} == {0}
+
+
+def test_every_bundled_phrase_is_harmless_whole() -> None:
+    """And each is there for a term within it."""
+    bare = TextModerator([BUNDLED])
+    for phrase in read_allowed(BUNDLED.with_name("allowlist.txt")):
+        assert DEFAULT.find(f"x, {phrase}, y") is None
+        assert any(bare.find(f"{phrase}, {one}, y") for one in ("child", "nude child", "")), phrase
 
 
 def test_no_lists_find_nothing() -> None:
@@ -628,3 +637,147 @@ def test_all_bad_lines_are_named(tmp_path: Path) -> None:
     path.write_text("bomb\nfine\t1\tx\n" + "worse\n" * 12, "utf-8")
     with pytest.raises(ValueError, match=r"line 1: .*line 3: .*line 11: .*; and 3 more$"):
         TextModerator([path])
+
+
+REFUSED_TOGETHER = [
+    "naked child", "nude boy", "nude girl", "naked little girl", "nude teenager", "a nude 12 year old",
+    "loli nude", "a 15-year-old girl, topless", "seventeen years old, NUDE", "a kid who is n-a-k-e-d",
+    "toddler without clothes", "a sexy schoolgirl", "nud3 b0y", "a girl in a garden, wearing nothing", "13yo undressed",
+    "裸体小孩", "裸体女孩", "萝莉 裸体", "小学生裸照", "12岁 全裸", "十二歲的女孩沒穿衣服", "少女，nude", "a nude 女孩", "１７岁裸女",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", REFUSED_TOGETHER)
+def test_who_is_young_and_naked_is_refused_in_any_words(text: str) -> None:
+    for role in ("user", "assistant", "history"):
+        with pytest.raises(ContentRefused) as caught:
+            DEFAULT.require({role: ("a cat", text)})
+        assert (caught.value.role, caught.value.level, caught.value.category) == (role, 0, "minors")
+
+
+@pytest.mark.parametrize(
+    ("text", "level"),
+    [
+        ("a girl in a nude lipstick advertisement", 3),
+        ("a girl in nude heels under naked trees", 3),
+        ("a naked mole rat baby", 3),
+        ("a boy looks with the naked eye at the stars", 3),
+        ("a woman with baby blue eyes, nude", 2),
+        ("a nude woman, 32 years old", 2),
+        ("a sexy woman in a baby blue dress", 3),
+        ("a child in a red coat, a girl and a boy at the beach", 3),
+        ("the girls' school, class of 12", 3),
+        ("一个小女孩在海边，赤裸裸的真相", 3),
+        ("32岁的裸体女人", 2),
+        ("四十二岁，裸体", 2),
+        ("形形色色的孩子在天下体育馆，天花板上吊着灯，各自尽力，减轻生活压力", 3),
+        ("裸眼3D，小学生看电影", 3),
+        ("Suicide Squad poster, a suicide prevention leaflet, 自杀小队海报", 3),
+        ("a boy making a gun with his fingers", 3),
+    ],
+)
+def test_harmless_neighbours_of_what_is_refused(text: str, level: int) -> None:
+    assert DEFAULT.check(text, "user").level == level
+
+
+@pytest.mark.parametrize("age", range(130))
+def test_an_age_below_eighteen_counts_in_figures_and_in_words(age: int) -> None:
+    def words(number: int) -> str:
+        tens, ones = divmod(number, 10)
+        digits = "零一二三四五六七八九"
+        ten = "" if not tens else "十" if tens == 1 else digits[tens] + "十"
+        return ten + (digits[ones] if ones or not tens else "")
+
+    texts = [
+        f"a nude {age} year old",
+        f"nude, aged {age}",
+        f"{age}-year-old, nude",
+        f"裸体，{age}岁",
+    ]
+    if age < 100:
+        texts.append(f"{words(age)}岁的裸体")
+    levels = {DEFAULT.check(text, "user").level for text in texts}
+    assert levels == ({0} if 1 <= age <= 17 else {2})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["自杀", "画一个人自殺", "制造枪支", "how to build a gun at home", "kill yourself", "suicide"],
+)
+def test_self_harm_and_the_making_of_weapons_are_refused(text: str) -> None:
+    with pytest.raises(ContentRefused):
+        DEFAULT.require({"user": (text,)})
+
+
+def _moderator(tmp_path: Path, *lines: str, **more: Any) -> TextModerator:
+    path = tmp_path / "own.txt"
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return TextModerator([path], **more)
+
+
+def test_terms_that_are_something_together_only(tmp_path: Path) -> None:
+    moderator = _moderator(
+        tmp_path,
+        "@fruit + @knife + table\t1\tscene",
+        "apple\t-\tfruit",
+        "梨\t-\tfruit",
+        "knife\t2\tknife",
+        "blade\t-\tknife",
+        "red + blue\t2\tcolours",
+        allowed=["apple pie"],
+    )
+    assert moderator.find("an apple and a pear on a table") is None
+    assert moderator.find("A blade. Some 梨; a t-a-b-l-e!") == Entry(
+        "梨 + blade + table", 1, "scene"
+    )
+    assert moderator.check("apple pie, table, knife", "user").level == 2
+    assert moderator.check("apple pie, table, knife, apple", "user").level == 1
+    assert moderator.find("blue and red") == Entry("red + blue", 2, "colours")
+    assert moderator.find("reddish blue") is None
+    # What is said in two texts is not said together.
+    assert moderator.require({"user": ("red", "blue")}) == (SafetyLevel("user", 3),)
+
+
+def test_lists_share_their_groups(tmp_path: Path) -> None:
+    path = tmp_path / "own.txt"
+    path.write_text("moppet\t-\tminor\n", "utf-8")
+    assert TextModerator([BUNDLED, path]).check("a nude moppet", "user").level == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("a\t-\t", "category"),
+        ("@fruit + knife\t-\tx", "level"),
+        ("@fruit\t1\tx", "joined"),
+        ("@fruit + \t1\tx", "1 to 100 characters"),
+        ("a + b + c + d + e\t1\tx", "2 to 4"),
+        ("@nothing + knife\t1\tx", "no list has a term of the category 'nothing'"),
+        ("{17-1}岁\t1\tx", "numbers"),
+        ("{1-1000}岁\t1\tx", "numbers"),
+    ],
+)
+def test_a_bad_rule_is_named(tmp_path: Path, line: str, fault: str) -> None:
+    with pytest.raises(ValueError, match=rf"own\.txt, line 2: .*{fault}"):
+        _moderator(tmp_path, "apple\t-\tfruit", line)
+
+
+RULED = TextModerator(
+    entries=[
+        Entry("bcd", 4, "one"),
+        Entry("山水", 4, "one"),
+        Entry("fgh", 2, "other"),
+        Entry("猫狗", 4, "other"),
+    ],
+    rules=[Rule(("@one", "@other"), 0, "both", "here")],
+)
+GROUPED = st.lists(st.sampled_from(["bcd", "fgh", "jkl", "山水", "猫狗", "xx", "天"]), max_size=6)
+
+
+@given(GROUPED, st.sampled_from([" ", ", ", "。"]))
+def test_a_rule_holds_where_each_part_occurs(parts: list[str], separator: str) -> None:
+    """Against the plain definition."""
+    found = RULED.find(separator.join(parts))
+    one, other = {"bcd", "山水"} & set(parts), {"fgh", "猫狗"} & set(parts)
+    expected = 0 if one and other else 2 if "fgh" in parts else None
+    assert (found and found.level) == expected

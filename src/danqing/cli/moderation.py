@@ -30,7 +30,9 @@ def _add_lists(moderation: typer.Typer) -> None:
     def check(config: Config = None) -> None:
         """Read the word lists and allow-lists; each bad line is named, with exit code 1."""
         lists = _lists(config)
-        typer.echo(f"terms: {lists.terms_count}\nallowed phrases: {lists.allowed_count}")
+        typer.echo(
+            f"terms: {lists.terms_count}\nrules: {lists.rules_count}\nallowed phrases: {lists.allowed_count}"
+        )
 
     @moderation.command("try")
     def try_text(

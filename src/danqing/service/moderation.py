@@ -6,7 +6,7 @@ Levels are Zhipu's (wire facts 2.1): 0 the worst, 3 nothing found.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal
@@ -24,7 +24,16 @@ from danqing.service.folding import (
     word_patterns,
     word_readings,
 )
-from danqing.service.wordlists import Entry, checked, read_allowed, read_list
+from danqing.service.wordlists import (
+    NOTHING_ALONE,
+    NUMERALS,
+    Entry,
+    Rule,
+    checked,
+    read_allowed,
+    read_list,
+    written_out,
+)
 
 Role = Literal["user", "assistant", "history"]
 
@@ -39,6 +48,7 @@ class TextModerator:
         paths: Iterable[Path] = (),
         *,
         entries: Iterable[Entry] = (),
+        rules: Iterable[Rule] = (),
         allow_paths: Iterable[Path] = (),
         allowed: Iterable[str] = (),
         block_level: int = 1,
@@ -46,34 +56,34 @@ class TextModerator:
         """`block_level`: what is found at this level or worse is refused; -1 refuses nothing.
 
         A term within a phrase of the allow-lists is no hit. Raises ValueError naming the file and the
-        lines of a list that cannot be read.
+        lines of a list that cannot be read, or a rule's category that no list has a term of.
         """
-        listed = [entry for path in paths for entry in read_list(path)]
+        listed, joint = list[Entry](), list(rules)
+        for path in paths:
+            its_entries, its_rules = read_list(path)
+            listed += its_entries
+            joint += its_rules
         listed += [checked(entry) for entry in entries]
         phrases = [phrase for path in allow_paths for phrase in read_allowed(path)]
         phrases += [checked(Entry(phrase, LEVEL_NONE, "")).term for phrase in allowed]
         self.block_level = block_level
         self.terms_count, self.allowed_count = len(listed), len(phrases)
-        self._all = _Terms(listed)
-        self._levels = [
-            _Terms([entry for entry in listed if entry.level == level])
-            for level in sorted({entry.level for entry in listed})
-        ]
+        self.rules_count = len(joint)
+        self._rules = _Rules(joint, {entry.category for entry in listed})
+        self._terms = _Terms([*listed, *self._rules.own_terms])
         self._allowed = _Terms([Entry(phrase, LEVEL_NONE, "") for phrase in phrases])
         self._apart = kept_apart(map(fold, phrases))
 
     def find(self, text: str) -> Entry | None:
-        """A listed term of the worst level that occurs in the text; None when there is none."""
+        """What of the worst level occurs in the text; None when there is nothing. Of a rule, the terms that made it true."""
         folded = fold(text)
         spaced = tuple(word_readings(folded, self._apart))
         squeezed = tuple(squeezed_readings(folded))
-        if not self._all.occur(spaced, squeezed):  # as a rule: no need to look for each level
+        found = self._terms.found(spaced, squeezed, self._allowed)
+        if not found:
             return None
-        for level in self._levels:
-            entry = level.find(spaced, squeezed, self._allowed)
-            if entry is not None:
-                return entry
-        return None
+        alone = (entry for entry in found if entry.level < NOTHING_ALONE)
+        return min([*alone, *self._rules.met(found)], key=lambda entry: entry.level, default=None)
 
     def check(self, text: str, role: Role) -> SafetyLevel:
         """The text's level: that of the worst term found, else 3."""
@@ -100,54 +110,109 @@ class TextModerator:
         return tuple(levels)
 
 
+class _Rules:
+    """What is something together only."""
+
+    def __init__(self, rules: Sequence[Rule], categories: set[str]) -> None:
+        """Raises ValueError naming the rule that has a category of no term."""
+        self._by_first: dict[str, list[tuple[Rule, tuple[str, ...]]]] = {}
+        self.own_terms = list[Entry]()
+        """Of the rules' parts those that are terms themselves."""
+        for rule in rules:
+            keys = list[str]()
+            for part in rule.parts:
+                # No category begins with a blank.
+                key = part[1:].strip() if part.startswith("@") else f" {part}"
+                keys.append(key)
+                if not part.startswith("@"):
+                    self.own_terms.append(Entry(part, NOTHING_ALONE, key))
+                elif key not in categories:
+                    raise ValueError(
+                        f"{rule.where}: no list has a term of the category '{key}', of which {part} speaks"
+                    )
+            self._by_first.setdefault(keys[0], []).append((rule, tuple(keys)))
+
+    def met(self, found: Iterable[Entry]) -> Iterator[Entry]:
+        """The rules that these terms make true."""
+        if not self._by_first:
+            return
+        terms = dict[str, str]()
+        for entry in found:
+            terms.setdefault(entry.category, entry.term)
+        for key in terms:
+            for rule, keys in self._by_first.get(key, ()):
+                if all(one in terms for one in keys):
+                    yield Entry(" + ".join(terms[one] for one in keys), rule.level, rule.category)
+
+
 class _Terms:
-    """Terms of one level: the first hit settles it. Or the phrases of the allow-lists."""
+    """All terms at once, or the phrases of the allow-lists."""
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
-        # The first of those that read alike: many of them cost the automaton the square of their number.
-        spaced, unspaced = dict[str, Entry](), dict[str, Entry]()
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        # Those that read alike are one pattern: many of them cost the automaton the square of their number.
+        words, parts = dict[str, dict[Entry, None]](), dict[str, dict[Entry, None]]()
+        counted = set[str]()
         for entry in entries:
-            folded = fold(entry.term)
-            if is_unspaced(folded):
-                unspaced.setdefault(squeeze(folded), entry)
-            else:
-                for pattern in word_patterns(folded):
-                    spaced.setdefault(pattern, entry)
-        self._spaced, self._unspaced = list(spaced.values()), list(unspaced.values())
-        self._words, self._parts = AhoCorasick(list(spaced)), AhoCorasick(list(unspaced))
+            spellings = written_out(entry.term)
+            for spelling in spellings:
+                folded = fold(spelling)
+                if is_unspaced(folded):
+                    pattern = squeeze(folded)
+                    parts.setdefault(pattern, {})[entry] = None
+                    if len(spellings) > 1:
+                        counted.add(pattern)
+                else:
+                    for pattern in word_patterns(folded):
+                        words.setdefault(pattern, {})[entry] = None
+        self._words, self._of_words = AhoCorasick(list(words)), list(words.values())
+        self._parts, self._of_parts = AhoCorasick(list(parts)), list(parts.values())
+        self._counted = frozenset(at for at, pattern in enumerate(parts) if pattern in counted)
 
-    def occur(self, spaced: Sequence[str], squeezed: Sequence[str]) -> bool:
-        """Whether any of the terms is in any of the readings, allowed or not."""
-        return any(self._words.find_matches_as_indexes(text) for text in spaced) or any(
-            self._parts.find_matches_as_indexes(text) for text in squeezed
-        )
-
-    def find(self, spaced: Sequence[str], squeezed: Sequence[str], allowed: _Terms) -> Entry | None:
-        """A term in one of the readings that no allowed phrase has around it."""
+    def found(
+        self, spaced: Sequence[str], squeezed: Sequence[str], allowed: _Terms
+    ) -> dict[Entry, None]:
+        """The terms in any of the readings that no allowed phrase has around them."""
+        words, parts = dict[int, None](), dict[int, None]()
         for text in spaced:
-            at = _uncovered(self._words, text, allowed._words)
-            if at is not None:
-                return self._spaced[at]
+            for at, _, _ in _uncovered(self._words, text, allowed._words):
+                words[at] = None
         for text in squeezed:
-            at = _uncovered(self._parts, text, allowed._parts)
-            if at is not None:
-                return self._unspaced[at]
-        return None
+            for at, start, end in _uncovered(self._parts, text, allowed._parts):
+                if at not in self._counted or _is_whole_number(text, start, end):
+                    parts[at] = None
+        found = dict[Entry, None]()
+        for entries in (
+            *map(self._of_words.__getitem__, words),
+            *map(self._of_parts.__getitem__, parts),
+        ):
+            found |= entries
+        return found
 
 
-def _uncovered(terms: AhoCorasick, text: str, allowed: AhoCorasick) -> int | None:
-    """The index of a term that occurs in the text outside of every allowed phrase."""
-    hits = terms.find_matches_as_indexes(text)
+def _is_whole_number(text: str, start: int, end: int) -> bool:
+    """Whether no greater number goes on where one stands at an end of text[start:end]: "2岁" is not in "32岁"."""
+    before, after = text[start - 1 : start], text[end : end + 1]
+    return not (
+        (text[start] in NUMERALS and before in NUMERALS)
+        or (text[end - 1] in NUMERALS and after in NUMERALS)
+    )
+
+
+def _uncovered(
+    terms: AhoCorasick, text: str, allowed: AhoCorasick
+) -> Sequence[tuple[int, int, int]]:
+    """Index, start and end of each term that occurs in the text outside of every allowed phrase."""
+    hits = terms.find_matches_as_indexes(text, overlapping=True)
     if not hits:
-        return None
+        return hits
     spans = sorted(span for _, *span in allowed.find_matches_as_indexes(text, overlapping=True))
     if not spans:
-        return hits[0][0]
+        return hits
     starts = [start for start, _ in spans]
     ends = list(accumulate((end for _, end in spans), max))
-    # A hit that is allowed may hide another one that overlaps it.
-    for index, start, end in terms.find_matches_as_indexes(text, overlapping=True):
+
+    def is_covered(start: int, end: int) -> bool:
         before = bisect_right(starts, start)
-        if before == 0 or ends[before - 1] < end:
-            return index
-    return None
+        return before > 0 and ends[before - 1] >= end
+
+    return [hit for hit in hits if not is_covered(hit[1], hit[2])]
