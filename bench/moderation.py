@@ -73,6 +73,7 @@ def make_texts(rng: random.Random, terms: list[Entry]) -> dict[str, str]:
         "Cyrillic lookalikes among Latin": plain.translate(_CYRILLIC),
         "cut up (ab-cde)": re.sub("([a-z]{2})([a-z]{3})", r"\1-\2", plain)[:CHARS],
         "cut up without a blank": "-".join(re.findall("[a-z]{2}", plain))[:CHARS],
+        "a letter masked (ab*de)": re.sub("([a-z]{2})[a-z]([a-z]{2})", r"\1*\2", plain)[:CHARS],
         "traditional Chinese": chinese.translate(traditional),
         "digits for letters": plain.replace("o", "0").replace("i", "1").replace("e", "3"),
     }

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Container, Iterable, Iterator
 from functools import cache
+from string import ascii_lowercase
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +70,13 @@ _PART = rf"[^\W_{_UNSPACED}]"
 _TIGHT = re.compile(rf"[\W_](?<!\s)(?<={_PART}.)(?:_|[^\w\s]){{0,2}}{_PART}", re.DOTALL)
 _CUT = re.compile(rf"(?<!{_PART}){_PART}++(?:(?:_|[^\w\s]){{1,3}}{_PART}++)+")
 _PARTS = re.compile(f"{_PART}+")
+# One letter of a word hidden, as one writes what one does not write out: "b*mb". Signs that stand for nothing else there.
+_MASK = re.compile("[*#•∗✱](?<=[a-z].)(?=[a-z])")
+_MASKED_BEFORE = re.compile(rf"(?<!{_PART})[a-z]+$")
+_MASKED_AFTER = re.compile(rf"[a-z]++(?!{_PART})")
+_MASKED_PART_MAX = 24  # letters to either side
+_MASKED_SEEN_MIN = 3  # letters: two and a sign are as good as any word
+_MASKED_MAX = 32  # words, each of which is tried with every letter
 # An apostrophe before the end of a contraction, and of the text around; what is before it `_contracted` looks at.
 _APOSTROPHE = re.compile(rf"['’](?=(ll|re|ve|[dmst])(?!(?:_|[^\w\s]){{0,3}}{_PART}))")
 _WORD_BEFORE = re.compile(rf"(?:^|[\s{_UNSPACED}])(?:_|[^\w\s])*+([a-z]+)$")
@@ -190,7 +198,7 @@ def _mended(folded: str, apart: Container[str]) -> str:
     if _TIGHT.search(folded) is None:
         return ""
     folded = _APOSTROPHE.sub(_contracted, folded)
-    windows: list[str] = []
+    windows = _unmasked(folded, apart)
 
     def join(match: re.Match[str]) -> str:
         parts = _PARTS.findall(match[0])
@@ -217,6 +225,22 @@ def _mended(folded: str, apart: Container[str]) -> str:
         return ""
     whole = words(mended)
     return f"{whole} {' '.join(windows)} " if windows else whole
+
+
+def _unmasked(folded: str, apart: Container[str]) -> list[str]:
+    """What the words with a masked letter may be; a text with many has its first ones read."""
+    found: set[tuple[str, str]] = set()
+    for mask in _MASK.finditer(folded):
+        at, end = mask.span()
+        before = _MASKED_BEFORE.search(folded, max(0, at - _MASKED_PART_MAX), at)
+        after = _MASKED_AFTER.match(folded, end, end + _MASKED_PART_MAX)
+        if before is None or after is None or len(before[0] + after[0]) < _MASKED_SEEN_MIN:
+            continue
+        if f"{before[0]} {after[0]}" not in apart:
+            found.add((before[0], after[0]))
+            if len(found) == _MASKED_MAX:
+                break
+    return [f"{before}{letter}{after}" for before, after in found for letter in ascii_lowercase]
 
 
 def _contracted(match: re.Match[str]) -> str:
