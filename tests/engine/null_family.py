@@ -3,7 +3,7 @@
 Prompts, words separated by spaces: `fail@K` and `nan@K` (at the step that follows K done ones), `die@K` and `lost@K`
 (end the engine's thread), `kill@K` and `kill-once@K` (its process), `hang@K` and `hang-once@K`, `fail-encode`,
 `fail-start`, `hang-decode-once`, `kill-decode` (when somebody removes the file `flag`, which it makes), `fail-preview@K`,
-`fail-decode`, `wrong-shape`, `nan-seed@S` (only the image of that seed).
+`fail-decode`, `nan-decode`, `wrong-shape`, `nan-seed@S` (only the image of that seed).
 """
 
 from __future__ import annotations
@@ -184,6 +184,8 @@ class NullFamily:
         self._kill_when_told(states)
         if any("fail-decode" in state.job.prompt for state in states):
             raise ValueError("no pixels")
+        if any("nan-decode" in state.job.prompt for state in states):
+            raise FloatingPointError
         extra = 1 if any("wrong-shape" in state.job.prompt for state in states) else 0
         return [
             np.full(

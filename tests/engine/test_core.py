@@ -296,6 +296,7 @@ def test_mixed_step_counts_share_a_batch(open_desk: Callable[..., Desk]) -> None
         ("fail-encode", FAILED_ENCODE, 0),
         ("fail-start", FAILED_STEP, 0),
         ("fail-decode", FAILED_DECODE, 4),
+        ("nan-decode", FAILED_NUMBERS, 4),
         ("wrong-shape", FAILED_DECODE, 4),
     ],
 )

@@ -130,6 +130,14 @@ def test_a_mixed_company_is_drawn_as_diffusers_draws_each(family: Any, folder: P
         assert np.abs(ends[job.id] - wanted).max() <= 1, job
 
 
+def test_a_decoder_whose_numbers_overflow_is_an_error(family: Any) -> None:
+    (job, *_) = jobs()
+    state = family.start(job, family.encode([job])[0])
+    family.pictures._vae.decoder.conv_out.bias.data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError):
+        family.decode([state])
+
+
 def test_what_is_too_long_is_told_with_both_numbers(family: Any) -> None:
     words = "cat " * 400
     counted, most = family.measure(words)

@@ -222,6 +222,23 @@ def test_numbers_that_overflow_are_told_of_their_image_alone(
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_a_decoder_whose_numbers_overflow_is_an_error_and_no_black_picture(
+    name: str, families: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family: FlowFamily = families[name]
+    job = make_job(steps=1)
+    state = family.start(job, family.encode([job])[0])
+    family.step([state])
+    with monkeypatch.context() as patch:
+        bias = family.pictures._vae.decoder.conv_out.bias  # type: ignore[attr-defined]
+        patch.setattr(bias, "data", torch.full_like(bias, float("nan")))
+        assert family.is_finite(state)
+        with pytest.raises(FloatingPointError):
+            family.decode([state])
+    assert family.decode([state])[0].shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_device_in_error_ends_the_engine(
     name: str, families: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -350,7 +350,7 @@ def test_numbers_that_overflow_are_an_error_and_no_black_picture(
         decode = vae.decode
         patch.setattr(vae, "decode", lambda *a, **k: (decode(*a, **k)[0] * math.nan,))
         family.step([state])
-        with pytest.raises(ValueError, match="not finite"):
+        with pytest.raises(FloatingPointError):
             family.decode([state])
     with monkeypatch.context() as patch:
         network = family._pipelines["ZImagePipeline"].transformer

@@ -209,4 +209,6 @@ def _told(error: Exception, otherwise: str) -> str:
     """What a client hears of an exception."""
     if isinstance(error, PromptTooLong):
         return str(error)
+    if isinstance(error, FloatingPointError):
+        return FAILED_NUMBERS
     return FAILED_MEMORY if isinstance(error, MemoryError) else otherwise

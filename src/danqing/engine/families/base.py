@@ -93,7 +93,7 @@ class Family(Protocol):
         ...
 
     def decode(self, states: Sequence[Any]) -> list[Pixels]:
-        """Final images, uint8 H x W x 3 at each job's height x width."""
+        """Final images, uint8 H x W x 3 at each job's height x width. Raises FloatingPointError for NaN or infinity in one."""
         ...
 
     def beside(self) -> AbstractContextManager[object] | None:

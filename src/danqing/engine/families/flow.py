@@ -367,7 +367,9 @@ def _forget_oldest(kept: OrderedDict[Any, Tensor], bytes_max: int) -> None:
 
 
 def to_pixels(rgb: Tensor) -> Pixels:
-    """3 x H x W in -1..1 -> H x W x 3 uint8, on the CPU."""
+    """3 x H x W in -1..1 -> H x W x 3 uint8, on the CPU. Raises FloatingPointError for what is no number: it would come out black."""
+    if not torch.isfinite(rgb).all():
+        raise FloatingPointError("the picture's numbers are not finite")
     scaled = (rgb.float() / 2 + 0.5).clamp(0, 1) * 255
     return np.ascontiguousarray(scaled.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
 
