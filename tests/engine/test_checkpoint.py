@@ -16,7 +16,8 @@ pytest.importorskip("diffusers", reason="the engine extra: make install-engine")
 from danqing.engine.families import load  # noqa: E402
 from danqing.engine.families.checkpoint import Checkpoint, CheckpointError  # noqa: E402
 from danqing.engine.families.cogview4 import CogView4  # noqa: E402
-from tests.engine.torch_families import FAMILIES  # noqa: E402
+from danqing.engine.families.load import Plan  # noqa: E402
+from tests.engine.torch_families import FAMILIES, make_job  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -119,6 +120,52 @@ def test_prompts_may_be_read_elsewhere(name: str, folders: dict[str, Path]) -> N
     )  # fmt: skip
     kinds = {kind: kind for kind in ("GlmModel", "Qwen2_5_VLForConditionalGeneration")}
     assert found.text_encoder(kinds).device.type == "cpu"
+    family: Any = FAMILIES[name].load(folders[name], device="meta", text_device="cpu")
+    read = family._read("a red apple")
+    assert read.device.type == "cpu"
+    assert torch.isfinite(read).all()
+    (conditioning,) = family.encode([make_job(negative_prompt="blue")])
+    assert {conditioning.text.device.type, conditioning.negative.device.type} == {"meta"}
+
+
+def test_a_card_is_measured_by_what_is_free_on_it(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And main memory by what stays there."""
+    asked: list[int] = []
+    card_bytes, main_bytes = 2**30, 2**30
+
+    def mem_get_info(index: int) -> tuple[int, int]:
+        asked.append(index)
+        return card_bytes, 2**40
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", mem_get_info)
+    monkeypatch.setattr("danqing.engine.families.memory.free_here", lambda: main_bytes)
+
+    def fit(**options: Any) -> load.Fit:
+        plan = Plan.of(
+            name="cogview4", checkpoint=str(folders["cogview4"]), dtype="bfloat16", **options
+        )
+        return load.check_fit(plan)
+
+    assert fit(device="cuda:1").free_bytes == fit(device="cuda:0").free_bytes == 2**30
+    assert asked == [1, 0]
+    with pytest.raises(
+        load.LoadError, match=r"^device: there is no cuda:2 here \(2 graphics cards\)"
+    ):
+        fit(device="cuda:2")
+    whole = fit(device="cuda:0").need
+    apart = fit(device="cuda:0", text_encoder_device="cpu").need
+    assert whole.beside_bytes == 0 < apart.beside_bytes
+    card_bytes = whole.device_bytes - 1
+    with pytest.raises(load.LoadError, match=r"^device: cuda:0 has 0\.0 GiB free, but the weights"):
+        fit(device="cuda:0")
+    assert not fit(device="cuda:0", text_encoder_device="cpu").overlaps
+    main_bytes = apart.beside_bytes - 1
+    for options, field in (({}, "text_encoder_device"), ({"offload": True}, "offload")):
+        with pytest.raises(load.LoadError, match=rf"^{field}: what stays in main memory takes"):
+            fit(device="cuda:0", text_encoder_device="cpu", **options)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -165,6 +165,27 @@ def test_this_machine_has_memory() -> None:
     assert free is None or free > 0
 
 
+@pytest.mark.parametrize(
+    ("most", "used", "free"),
+    [("max", 9000, 8000), ("10000", 3500, 7500), ("10000", 9500, 1500), ("10000", 500, 8000),
+     ("1000", 2500, 0), (None, 0, 8000), ("many", 0, 8000)],
+)  # fmt: skip
+def test_files_that_a_control_group_merely_caches_are_room(
+    tmp_path: Path, most: str | None, used: int, free: int
+) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 8000 kB\n")
+    if most is not None:
+        kibibytes = most.isdigit()
+        (tmp_path / "memory.max").write_text(f"{int(most) * 1024 if kibibytes else most}\n")
+    (tmp_path / "memory.current").write_text(f"{used * 1024}\n")
+    (tmp_path / "memory.stat").write_text("anon 7\nfile 2\ninactive_file 1024000\nactive_file 9\n")
+    assert memory.free_here(tmp_path, tmp_path) == free * 1024
+
+
+def test_no_memory_is_known_without_proc(tmp_path: Path) -> None:
+    assert memory.free_here(tmp_path, tmp_path) is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["flux2_klein", "z_image_turbo"])
 def test_the_distilled_ones_are_counted_from_their_configs(name: str) -> None:

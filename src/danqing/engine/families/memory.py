@@ -182,20 +182,25 @@ def _sides(
     }
 
 
-def free_here() -> int | None:
-    """Bytes of main memory that can be had: by Linux's /proc and the control group; None on other systems."""
+def free_here(proc: Path = Path("/proc"), group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes of main memory that can be had: by Linux's /proc and the control group; None on other systems.
+
+    The group's use counts files that are merely cached: those not read of late (`inactive_file`) make room when it is wanted.
+    """
     found: list[int] = []
     try:
-        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+        for line in (proc / "meminfo").read_text("ascii").splitlines():
             if line.startswith("MemAvailable:"):
                 found.append(int(line.split()[1]) * 1024)
     except (OSError, ValueError):
         return None
     try:
-        group = Path("/sys/fs/cgroup")
         most = (group / "memory.max").read_text("ascii").strip()
         if most != "max":
-            found.append(int(most) - int((group / "memory.current").read_text("ascii")))
+            used = int((group / "memory.current").read_text("ascii"))
+            lines = (group / "memory.stat").read_text("ascii").splitlines()
+            cached = next((int(x.split()[1]) for x in lines if x.startswith("inactive_file ")), 0)
+            found.append(int(most) - max(0, used - cached))
     except (OSError, ValueError):
         pass
     return max(0, min(found)) if found else None
