@@ -316,7 +316,7 @@ def table(title: str, found: dict[str, Outcome]) -> list[str]:
 def verdicts(results: dict[str, dict[str, Outcome]]) -> list[str]:
     """What was to be shown beside what each load gave; no figure here but the run's own."""
     lines = [
-        "| | small images' p95, one at a time / batched by step | images an hour, likewise | who waits longer by the p95 than in either |",
+        "| | small images' p95, one at a time / batched by step | images an hour, likewise | who waits longer by the p95 than in one of the two |",
         "|---|---|---|---|",
     ]
     for title, found in results.items():
