@@ -21,9 +21,11 @@ async def app(scope, receive, send) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving(app=app, http=protocol.GuardedProtocol):
+async def serving(app=app, http=protocol.GuardedProtocol, idle_s=1):
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, http=http, lifespan="off", log_config=None, timeout_keep_alive=1)
+    config = uvicorn.Config(
+        app, http=http, lifespan="off", log_config=None, timeout_keep_alive=idle_s
+    )
     server = uvicorn.Server(config)
     work = asyncio.create_task(server.serve(sockets=[listener]))
     try:
@@ -57,6 +59,26 @@ def test_half_a_head_is_cut_and_a_slow_answer_is_not(monkeypatch: pytest.MonkeyP
                 with contextlib.suppress(ConnectionResetError):
                     await asyncio.wait_for(reader.read(), 60)
                 writer.close()
+
+    asyncio.run(check())
+
+
+def test_an_idle_connection_may_wait_longer_than_half_a_head(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else clients would send their next request into one that is just being closed."""
+    monkeypatch.setattr(protocol, "HEADERS_S_MAX", 0.2)
+
+    async def check() -> None:
+        async with serving(idle_s=60) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for _ in range(2):
+                writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+                assert await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 60)
+                await asyncio.sleep(0.3)
+            writer.write(b"GET")
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.wait_for(reader.read(), 60) == b""
 
     asyncio.run(check())
 

@@ -14,7 +14,7 @@ HEAD_BYTES_MAX = 65_536
 _CHUNK_FACTOR = 8
 """A chunk of one byte takes six."""
 HEADERS_S_MAX = 20.0
-"""A connection must have sent a whole request head after this long; an idle one is closed sooner."""
+"""A connection must have sent a whole request head this long after it was made, or after the first byte of a further one."""
 CONNECTIONS_MAX = 4096
 PIPELINED_MAX = 64
 """Requests that wait behind the one being answered: 60 bytes of a head are 3 KB here, and one read brings thousands."""
@@ -131,7 +131,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._watch()
+        if self._in_head:  # the next one has begun
+            self._watch()
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -24,6 +24,9 @@ from danqing.settings import Settings, SettingsError
 log = get_logger("danqing.serve")
 
 BACKLOG = 2048
+KEEP_ALIVE_S = 75
+"""An idle connection is kept longer than clients and proxies keep theirs (5 to 60 s): who closes last sends no
+request into a connection that is just being closed."""
 SHUTDOWN_S = 30
 """Requests in progress get this long to end when the server is asked to stop."""
 
@@ -73,6 +76,7 @@ async def run(settings: Settings) -> None:
                     log_config=None,
                     proxy_headers=False,
                     server_header=False,
+                    timeout_keep_alive=KEEP_ALIVE_S,
                     timeout_graceful_shutdown=SHUTDOWN_S,
                 )
             )
