@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ from pathlib import Path
 import httpx2
 from tests.crash_server import POINTS
 from tests.net.servers import Received, answer, serving
-from tests.postgres import PostgresServer, find_binaries
+from tests.postgres import PostgresServer, find_binaries, free_port
 
 from danqing import settings
 from danqing.app import Books, make_service, open_books, open_outbound
@@ -45,8 +44,9 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results" / "crash.md"
 LEASE_S = 1.0
 CLIENTS = 12
-START_S_MAX = 60.0
-ANSWER_S_MAX = 120.0
+START_S_MAX = 180.0
+ANSWER_S_MAX = 240.0
+REST_S_MAX = 120.0
 CHARACTERS = 10**12
 
 DRAW_RETRIES = ("server_is_overloaded", "rate_limit_exceeded")
@@ -105,7 +105,7 @@ class CrashLoop:
         self.folder = folder
         self.random = random.Random(seed)
         self.tally = Tally()
-        self.ports = [_free_port() for _ in range(servers)]
+        self.ports = [free_port() for _ in range(servers)]
         self.environment = {
             key: value for key, value in os.environ.items() if not key.startswith("DANQING_")
         } | {
@@ -272,10 +272,6 @@ class CrashLoop:
                 await self.start(port)
         self.stopping.set()
         await asyncio.gather(*clients)
-        await asyncio.sleep(6 * LEASE_S)  # a lease, as long a silence, and a sweep; twice
-        for process in self.processes.values():
-            process.terminate()
-            process.wait(60)
         configured = settings.load(
             data_dir=self.folder,
             database_url=self.database_url,
@@ -283,6 +279,13 @@ class CrashLoop:
             catalog_file=self.folder.parent / "catalog.toml",
         )
         async with open_books(configured) as books:
+            await asyncio.sleep(6 * LEASE_S)  # a lease, as long a silence, and a sweep; twice
+            give_up_s = time.monotonic() + REST_S_MAX
+            while (await books.ledger.open_holds()).count and time.monotonic() < give_up_s:
+                await asyncio.sleep(LEASE_S)
+            for process in self.processes.values():
+                process.terminate()
+                process.wait(60)
             faults = await _broken(books, configured, self.tally.accepted)
             return self._answers() + faults + await self._asked_twice(books)
 
@@ -363,12 +366,6 @@ def _is_over(content: dict) -> bool:
 class _NoProvider:
     def draw(self, order):
         raise NotImplementedError
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def run(crashes: int, database: str, servers: int, seed: int) -> tuple[list[str], Tally]:

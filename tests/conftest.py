@@ -9,9 +9,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, NoReturn, TypeVar
 
 import httpx2
@@ -80,6 +82,14 @@ class LiveServer:
                 return await deed(books)
 
         return asyncio.run(work())
+
+    def logged(self, event: str, done: Callable[[list[dict]], bool] = bool) -> list[dict]:
+        """The lines of an event so far, once they are `done`: the log comes by a pipe, a moment after an answer."""
+        give_up_s = time.monotonic() + 60
+        while not done(found := [line for line in self.lines if line["event"] == event]):
+            assert time.monotonic() < give_up_s, found
+            time.sleep(0.02)
+        return found
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
@@ -194,6 +204,13 @@ def shared_server(scope: Literal["module", "session"] = "module", **environment:
         assert stop_server(live) == 0
 
     return serve
+
+
+@pytest.fixture
+def still_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock that rate limits in memory go by stands still: at the turn of a minute one more passes."""
+    now_s = time.time() // 60 * 60 + 1
+    monkeypatch.setattr("limits.aio.storage.memory.time", SimpleNamespace(time=lambda: now_s))
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ class PostgresServer:
     def __init__(self, binaries: Path, *, fsync: bool = True) -> None:
         self.binaries = binaries
         self.fsync = fsync
-        self.port = _free_port()
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._user = {"user": "postgres", "group": "postgres", "extra_groups": []}
         if os.getuid() != 0:
@@ -194,8 +194,8 @@ class PostgresServer:
             connection.execute(statement)
 
 
-def _free_port() -> int:
-    """A port below those that outgoing connections get, so that it is still free after a kill."""
+def free_port() -> int:
+    """A port below those that outgoing connections get, so that it is still free later, and after a kill."""
     while True:
         port = random.randrange(15_000, 32_000)
         with socket.socket() as probe:

@@ -150,7 +150,8 @@ def test_guessing_passwords_gets_slow(live: LiveServer) -> None:
     victim = Holder(live, "victim")
     codes = [victim.sign_in(f"guess number {number}").status_code for number in range(40)]
     assert set(codes) == {401, 429}
-    limited = victim.sign_in("one more guess")
+    while (limited := victim.sign_in("one more guess")).status_code == 401:
+        pass  # a minute has just turned: then one passes
     assert refused(limited, 429)["code"] == "rate_limit_exceeded"
     assert int(limited.headers["retry-after"]) >= 1
 

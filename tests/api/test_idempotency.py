@@ -207,11 +207,11 @@ def test_another_servers_task_is_cancelled_by_its_owner(tmp_path: Path, postgres
     one = start_server(tmp_path / "data", module="tests.null_server", **environment)
     two = start_server(tmp_path / "data", module="tests.null_server", **environment)
     try:
-        location, _ = in_background(one)
+        location, _ = in_background(one, n=10)  # it takes a while
         assert two.client.get(location).json()["status"] in ("queued", "running")
         deleted = two.client.delete(location).json()
         assert deleted["status"] == "cancelled"
-        assert deleted["charged"] < 5_000
+        assert deleted["charged"] < 50_000
     finally:
         stop_server(one)
         stop_server(two)

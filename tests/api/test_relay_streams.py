@@ -99,7 +99,7 @@ def broken() -> Iterator[Broken]:
 @pytest.fixture(scope="module")
 def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("far") / "data"
-    live = start_server(folder, module="tests.null_server", NULL_STEP_S="0.1")
+    live = start_server(folder, module="tests.null_server", NULL_STEP_S="0.2")
     yield live
     assert stop_server(live) == 0
 

@@ -16,6 +16,7 @@ from typing import Any
 import httpx2
 import pytest
 from PIL import Image
+from sqlalchemy import text
 
 from danqing.service.tokens import TokenLimits
 from tests.api.test_relays import OddProvider, start_relaying
@@ -36,8 +37,8 @@ class Callers:
     stranger: str
     poor: str
     """Of an account with one character."""
-    limited: str
-    """May ask once a minute."""
+    hasty: str
+    """None of a minute's requests is left, nor of the next one's: at its turn one more would pass."""
     narrow: str
     """May draw with pocket alone."""
     reader: str
@@ -55,17 +56,6 @@ class Callers:
         assert answer.status_code == 200, answer.text
         return key
 
-    @property
-    def hasty(self) -> str:
-        """The limited token just after its one request, however long ago the last was."""
-        answer = self.house.client.post(
-            "/v1/images/generations",
-            json={"prompt": "x", "size": "256x256"},
-            headers={"authorization": f"Bearer {self.limited}"},
-        )
-        assert answer.status_code in (200, 429)
-        return self.limited
-
 
 house = shared_server("session")
 """A server that draws one colour, fast."""
@@ -80,7 +70,10 @@ def callers(house: LiveServer) -> Callers:
             TokenLimits(models=["pocket"]),
             TokenLimits(scopes=["account"]),
         )
-        return [await books.tokens.create("hasty", limits=limits, by="test") for limits in kinds]
+        tokens = [await books.tokens.create("hasty", limits=limits, by="test") for limits in kinds]
+        none_left = text("UPDATE tokens SET rate_per_minute = 0 WHERE rate_per_minute = 1")
+        await books.db.write(lambda conn: conn.execute(none_left))
+        return tokens
 
     return Callers(house, "sk-no.no", house.account("poor", 1), *house.books(make))
 

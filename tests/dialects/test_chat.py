@@ -275,7 +275,7 @@ def test_strange_histories_take_no_time(shred: str) -> None:
     began = time.process_time()
     with suppress(InvalidImage):
         decode(turns, edit_last_image=True)
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < 20
 
 
 @given(

@@ -133,7 +133,7 @@ def test_a_malicious_text_is_read_in_linear_time(text: str) -> None:
     answer = Incoming(200, json.dumps(body).encode(), {})
     started = time.process_time()
     read("chat", answer, ImageTask("m", "a cat", Size(64, 64), "standard"))
-    assert time.process_time() - started < 10  # what is quadratic takes hours
+    assert time.process_time() - started < 30  # what is quadratic takes hours
 
 
 @pytest.mark.parametrize("name", sorted(CLIENTS))
@@ -143,4 +143,4 @@ def test_an_answer_of_millions_of_values_is_not_parsed(name: str) -> None:
     assert isinstance(
         read(name, answer, ImageTask("m", "a", Size(64, 64), "standard")), DanqingError
     )
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 5

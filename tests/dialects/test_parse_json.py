@@ -112,7 +112,7 @@ def test_a_hostile_megabyte_takes_linear_time(raw: bytes) -> None:
     start = time.process_time()
     with pytest.raises(InvalidBody):
         parse_json(raw)
-    assert time.process_time() - start < 2  # about 0.1 s; a quadratic scan takes hours
+    assert time.process_time() - start < 20  # about 0.1 s; a quadratic scan takes hours
 
 
 @given(st.binary() | st.text().map(str.encode) | st.text('{}[]":,\\u d80a1eE-.N').map(str.encode))

@@ -22,9 +22,9 @@ def test_any_prompt_gives_bounded_tokens(prompt: str) -> None:
 
 
 def test_a_huge_prompt_is_cut_before_it_is_looked_at() -> None:
-    started = time.perf_counter()
-    tokens = text.tokenize("猫" * 100_000)
-    assert time.perf_counter() - started < 0.05
+    started = time.process_time()
+    tokens = text.tokenize("猫" * 20_000_000)
+    assert time.process_time() - started < 2
     assert len(tokens) == text.TOKENS_MAX
     assert tokens == text.tokenize("猫" * text.CHARACTERS_MAX)
 

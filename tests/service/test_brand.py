@@ -158,7 +158,7 @@ def test_no_room_is_no_mark(shape: tuple[int, int, int]) -> None:
     assert a_mark().draw(plain, label).shape == shape
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("name", "data", "what"),
     [

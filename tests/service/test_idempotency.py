@@ -49,7 +49,7 @@ def test_the_key_again_answers_the_same_images_and_costs_nothing(tmp_path: Path)
     run(check())
 
 
-def test_the_key_again_is_a_request_to_the_rate_limit(tmp_path: Path) -> None:
+def test_the_key_again_is_a_request_to_the_rate_limit(tmp_path: Path, still_minute: None) -> None:
     async def check() -> None:
         async with house(tmp_path) as h:
             h.principal = replace(h.principal, rate_per_minute=3)

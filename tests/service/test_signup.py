@@ -269,7 +269,7 @@ def test_a_stranger_learns_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with_books(tmp_path, deed, sign_up="open")
 
 
-def test_passwords_cannot_be_tried_fast(tmp_path: Path) -> None:
+def test_passwords_cannot_be_tried_fast(tmp_path: Path, still_minute: None) -> None:
     async def deed(books: Books) -> None:
         await join(books)
         results = await asyncio.gather(
@@ -288,7 +288,9 @@ def test_passwords_cannot_be_tried_fast(tmp_path: Path) -> None:
     with_books(tmp_path, deed, sign_up="open")
 
 
-def test_an_address_that_may_try_no_more_locks_nobody_out(tmp_path: Path) -> None:
+def test_an_address_that_may_try_no_more_locks_nobody_out(
+    tmp_path: Path, still_minute: None
+) -> None:
     async def deed(books: Books) -> None:
         await join(books)
         for n in range(TRIES_PER_ADDRESS):
