@@ -76,7 +76,7 @@ def test_fallbacks_in_order(tmp_path: Path) -> None:
     models = load(tmp_path, RELAY + second + MODEL + 'fallbacks = ["near", "pocket"]\n')
     card = models.find("house", "openai")
     assert [backend.name for backend in card.fallbacks] == ["near", "pocket"]
-    assert card.fallbacks[1].presets["hd"] == Preset(20, 1.5)
+    assert card.fallbacks[1].presets["hd"] == Preset(20, 1.0)
     assert {"far", "near", "pocket"} <= set(models.backends)
 
 

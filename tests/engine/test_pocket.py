@@ -28,7 +28,7 @@ def job(
     seed: int = 1,
     steps: int = 2,
     size: tuple[int, int] = (96, 96),
-    guidance: float = 1.5,
+    guidance: float = 1.0,
     negative: str = "",
 ) -> Job:
     return Job("j", "t", "a", prompt, negative, size[0], size[1], steps, guidance, seed)

@@ -28,7 +28,7 @@ def pocket() -> Pocket:
 def job(
     prompt: str, *, seed: int = 1, steps: int = 8, size: tuple[int, int] = SQUARE, **more: Any
 ) -> Job:
-    guidance = more.pop("guidance", 1.5)
+    guidance = more.pop("guidance", 1.0)
     return Job("j", "t", "a", prompt, "", size[0], size[1], steps, guidance, seed, **more)
 
 

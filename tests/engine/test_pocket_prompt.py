@@ -72,19 +72,33 @@ COUNTED = {
     "许多鸟": "5 bird @plain",
     "几只兔子": "3 rabbit @plain",
     "一对鸽子": "2 dove @plain",
+    "three little pigs in front of a house": "3 pig beside house @plain",
     "派对上的一只猫": "cat @party",
     "两只小猫和一只小狗": "2 kitty beside dog @plain",
 }
 STRANGE = {
-    "a theremin": "@plain",
-    "a theremin in a meadow": "@meadow",
+    "a wug": "@plain",
+    "a wug in a meadow": "@meadow",
     "a glorbnak and a cat in the forest": "cat @forest",
-    "唐僧": "@plain",
+    "阿凡提": "@plain",
     "a pond": "@sea",
     "a duck in a pond": "duck @sea",
     "池塘里的鸭子": "duck @sea",
     "a very cute cat": "cat @plain",
     "可爱的狗": "dog @plain",
+}
+KIN = {
+    "a theremin": "piano @plain",
+    "a zither and a red lighthouse": "guitar beside red tokyo tower @plain",
+    "three beagles in the snow": "3 dog @snow",
+    "a blacksmith": "builder @plain",
+    "a blacksmith with a cat": "cat @plain",  # loosely only where nothing else is named
+    "Snow White": "princess @plain",
+    "唐僧": "old man @plain",
+    "两只蜻蜓": "2 butterfly @plain",
+    "雪山下的小木屋": "house @mountains",
+    "墙上的画里面没有人": "@plain",  # 面 is a word for noodles, but not in 里面
+    "🐱🍎": "kitty beside apple @plain",
 }
 POLITE = {
     "please could you draw me two foxes in the snow, thank you very much": "2 fox @snow",
@@ -103,6 +117,7 @@ POLITE = {
 SET = {
     "farm in autumn with a cow": "cow @autumn",
     "a farm in autumn with a cow": "cow @farm",
+    "a haunted house on a hill at midnight with bats": "old house beside bat @mountains night",
     "sunset over the sea": "@sea sunset",
     "sunset over the ocean with a boat": "sailboat @sea sunset",
     "starry night over a city": "@city night",
@@ -114,13 +129,15 @@ SET = {
 BOUND = {
     "a cute puppy wearing a red scarf": "dog beside red scarf @plain",
     "一只戴着红色围巾的小狗": "dog beside red scarf @plain",
+    "the cat is black": "black cat @plain",
+    "红色的气球和蓝色的气球": "red balloon beside blue balloon @plain",
     "an orange cat": "orange cat @plain",
     "an orange on a table": "orange fruit @table",
     "a yellow car and a blue house": "yellow car beside blue house @plain",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("table", [DENIED, COUNTED, STRANGE, POLITE, SET, BOUND])
+@pytest.mark.parametrize("table", [DENIED, COUNTED, STRANGE, KIN, POLITE, SET, BOUND])
 def test_strangers_are_read(pocket: Pocket, table: dict[str, str]) -> None:
     assert {prompt: said(pocket, prompt) for prompt in table} == table
 

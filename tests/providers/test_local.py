@@ -246,15 +246,20 @@ def test_a_text_over_the_encoders_limit_is_refused_by_name(field: str) -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("guidance", "refused"), [(1.0, True), (0.0, True), (1.5, False)])
-def test_what_is_drawn_without_guidance_takes_no_negative_prompt(
-    guidance: float, refused: bool
+@pytest.mark.parametrize(
+    ("family", "guidance", "refused"),
+    [("cogview4", 1.0, True), ("cogview4", 0.0, True), ("cogview4", 1.5, False), ("pocket", 1.0, False)],
+)  # fmt: skip
+def test_what_is_drawn_without_guidance_takes_no_negative_prompt_unless_it_reads_it_as_words(
+    family: str, guidance: float, refused: bool
 ) -> None:
     async def scenario() -> None:
         client = InProcessClient(EngineCore(NullFamily, warm_up=None))
         await client.ready()
         asked = order()
-        card = replace(asked.card, qualities={"standard": Preset(4, guidance, lora="lightning-4")})
+        qualities = {"standard": Preset(4, guidance, lora="lightning-4")}
+        backend = replace(asked.card.backend, family=family)
+        card = replace(asked.card, backend=backend, qualities=qualities)
         provider = LocalProvider(client)
         try:
             await provider.check(replace(asked.task, negative_prompt=" "), card)

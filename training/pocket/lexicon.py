@@ -117,6 +117,22 @@ def _beside() -> list[str]:
     return sorted({word.strip("，, ").removesuffix("的") for word in found})
 
 
+def _kin(taught: set[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """(words that stand for another thing's name; those that do only where nothing else is named)."""
+    numbers = {concept.key: number for number, concept in enumerate(v.concepts(), 1)}
+    certain: dict[str, int] = {}
+    vague: dict[str, int] = {}
+    for file in ("kin.tsv", "wordnet.tsv"):  # the first is by hand
+        for line in (HERE / file).read_text("utf-8").splitlines():
+            key, *cells = line.split("\t")
+            for cell in cells:
+                to = vague if cell.startswith("?") else certain
+                for word in cell.removeprefix("?").split(","):
+                    if word and word not in taught:
+                        to.setdefault(word, numbers[key])
+    return certain, {word: thing for word, thing in vague.items() if word not in certain}
+
+
 def description() -> dict[str, Any]:
     """words.json: names by thing, places, hours, weathers and colours by number, and what else was taught."""
     own: dict[str, int] = {}
@@ -125,15 +141,19 @@ def description() -> dict[str, Any]:
         for language in ("en", "zh"):
             for name in captions.names(language)[thing - 1]:
                 own.setdefault(name, thing)
+        own.setdefault(concept.glyph.replace("\ufe0f", ""), thing)
         for name in concept.leads:
             leads.setdefault(name, thing)
+    measures = sorted({c.measure for c in v.concepts()} | {"个"})
+    certain, vague = _kin({*own, *leads, *measures, *p.EN_NOISE, *p.ZH_NOISE})
+    spoken = [[c.english[0], c.chinese[0]] for c in v.concepts()]
     places, hints, signs = _places()
     hours, weathers = _airs()
     colours = {word: number for number, (_, english, chinese) in enumerate(v.COLOURS.values(), 1)
                for word in (*english, *chinese)}  # fmt: skip
-    measures = sorted({c.measure for c in v.concepts()} | {"个"})
     return {
-        "names": own, "leads": leads, "places": places, "hints": hints, "signs": signs, "hours": hours,
+        "notice": (HERE / "WORDNET-LICENSE.txt").read_text("utf-8"),
+        "names": own, "leads": leads, "kin": certain, "vague": vague, "spoken": spoken, "places": places, "hints": hints, "signs": signs, "hours": hours,
         "weathers": weathers, "colours": colours, "measures": measures, "taught": _taught(), "beside": _beside(),
     }  # fmt: skip
 

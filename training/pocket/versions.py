@@ -87,7 +87,7 @@ def main() -> None:
         "--renders", type=int, default=r.RENDERS, help="of the recogniser's training"
     )
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--guidance", type=float, default=1.5)
+    parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=11)
     asked = parser.parse_args()
     model = r.train(asked.run, asked.renders, asked.seed, threads=1, workers=1)

@@ -37,6 +37,8 @@ from danqing.engine.pixels import fit, fit_mask
 from danqing.storage import codecs
 
 CUTS_OUT = frozenset({"pocket"})
+READS_NEGATIVES = frozenset({"pocket"})
+"""What reads a negative prompt as words, and needs no guidance to leave out what it names."""
 """Families that can leave the background out."""
 DECODES = 2
 """References decoded at once: a large one needs hundreds of megabytes for a moment."""
@@ -138,7 +140,10 @@ def _check_fields(task: ImageTask, card: Card) -> None:
             "background",
         )
     facts, guidance = card.backend.pipeline, card.qualities[task.quality].guidance
-    is_guided = guidance > 1 if facts is None else facts.takes_negative(guidance)
+    if facts is None:
+        is_guided = guidance > 1 or card.backend.family in READS_NEGATIVES
+    else:
+        is_guided = facts.takes_negative(guidance)
     if task.negative_prompt.strip() and not is_guided:
         raise UnsupportedField(
             f"'negative_prompt' is not supported by the quality '{task.quality}' of '{card.name}', which is drawn without guidance.",

@@ -7,7 +7,7 @@ in plain words and was not heard counts all the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -27,15 +27,33 @@ _SINGLE = frozenset(("a", "an", "one", "1", "一", "the", "this", "that"))
 _ENDS = frozenset(("and", "with", "on", "in", "of", "under", "behind", "和", "与", "跟", "、", "在", "有", "是", "着", "拿",
                    "骑", ",", "|"))  # fmt: skip
 """Words before which other things stand."""
+_PLACED = frozenset(
+    (
+        "on",
+        "top",
+        "riding",
+        "above",
+        "under",
+        "below",
+        "beneath",
+        "underneath",
+        "front",
+        "before",
+        "behind",
+        "back",
+    )
+)
 _BEFORE_NOUNS = frozenset(("a", "an", "the", "one", "and", "with", "of", "2", "3", "4", "5", "two", "three", "four", "five",
                            ",", "|"))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """A thing that the prompt names."""
+    """A thing that the prompt names. `start` and `end` count tokens."""
 
     thing: int
+    start: int
+    end: int
     is_certain: bool
     """Whether the words can mean nothing else."""
     count: int
@@ -47,66 +65,120 @@ class _Named:
 def grounded(answers: Answers, said: list[str], words: Words, sky: Sky) -> layout.Wish:
     """The likeliest answers of which the prompt has the words."""
     mentions = words.mentions(said)
-    named = list(_named(mentions, said, words))
+    named = _named(mentions, said, words)
     scene, hour, weather = _setting(answers, mentions, words.scenes(said), sky, bool(named))
-    thing, second = _things(answers, named, bool(scene or hour or weather))
-    colours = {0, *(number for m in mentions for number in m.numbers("colour"))}
-    relation = int(np.argmax(answers["relation"])) if second else 0
-    if second and not relation:
-        relation = layout.RELATIONS.index("beside")
-    by_thing: dict[int, _Named] = {}
-    for each in named:  # the first of the same, unless another says how many
-        if each.thing not in by_thing or (each.count and not by_thing[each.thing].count):
-            by_thing[each.thing] = each
-    colour = _likeliest(answers["colour"], colours)
-    second_colour = _likeliest(answers["second_colour"], colours) if second else 0
-    if any(by_thing[k].colour for k in (thing, second) if k):  # said right before a thing: its own
-        colour, second_colour = (by_thing[k].colour if k else 0 for k in (thing, second))
-    count = 1
-    if thing:
-        count = by_thing[thing].count or (
-            SOME if thing == named[0].thing and named[0].is_plural else 1
+    first, second = _things(answers, named, bool(scene or hour or weather))
+    if first is None:
+        return layout.Wish(
+            0,
+            1,
+            _colours(answers, mentions, said, None, None)[0],
+            scene=scene,
+            hour=hour,
+            weather=weather,
         )
-    wish = layout.Wish(thing, count, colour, second, relation, scene, second_colour,
-                       int(np.argmax(answers["size"])), hour, weather)  # fmt: skip
-    return _several(wish, by_thing)
+    count = first.count or (SOME if first is named[0] and first.is_plural else 1)
+    colour, second_colour = _colours(answers, mentions, said, first, second)
+    size = int(np.argmax(answers["size"]))
+    if second is None:
+        return layout.Wish(first.thing, count, colour, 0, 0, scene, 0, size, hour, weather)
+    relation = _relation(answers, mentions, said, first, second)
+    if count == 1 and second.count > 1:  # only the first can be several
+        first, second, count, size = second, first, second.count, 0
+        colour, second_colour = second_colour, colour
+    if count > 1:
+        relation = layout.RELATIONS.index("beside")
+        count = min(count, layout.COUNT_MAX - 1)
+    return layout.Wish(
+        first.thing,
+        count,
+        colour,
+        second.thing,
+        relation,
+        scene,
+        second_colour,
+        size,
+        hour,
+        weather,
+    )
 
 
-def _several(wish: layout.Wish, named: dict[int, _Named]) -> layout.Wish:
-    """Of two things beside each other the one that there are several of comes first: only it can be."""
-    if not wish.second or layout.RELATIONS[wish.relation] != "beside":
-        return replace(wish, count=1) if wish.second else wish
-    if wish.count == 1 and named[wish.second].count > 1:
-        wish = replace(wish, thing=wish.second, second=wish.thing, count=named[wish.second].count,
-                       colour=wish.second_colour, second_colour=wish.colour, size=0)  # fmt: skip
-    return replace(wish, count=min(wish.count, layout.COUNT_MAX - 1))
+def _colours(
+    answers: Answers,
+    mentions: list[Mention],
+    said: list[str],
+    first: _Named | None,
+    second: _Named | None,
+) -> tuple[int, int]:
+    """The first thing's colour and the second's. A colour right before a thing is its own."""
+    if any(each and each.colour for each in (first, second)):
+        return first.colour if first else 0, second.colour if second else 0
+    told = [m for m in mentions if m.number("colour") is not None and m.number("name") is None]
+    allowed = {0, *(number for m in told for number in m.numbers("colour"))}
+    colour = _likeliest(answers["colour"], allowed)
+    if second is not None:
+        return colour, _likeliest(answers["second_colour"], allowed)
+    after = [
+        m
+        for m in told
+        if first and m.start >= first.end and said[m.end : m.end + 1] in ([], [","], ["|"])
+    ]
+    if len(told) == 1 and after:  # "the cat is black"
+        colour = told[0].number("colour") or colour
+    return colour, 0
+
+
+def _relation(
+    answers: Answers, mentions: list[Mention], said: list[str], first: _Named, second: _Named
+) -> int:
+    """How two things stand. In English what says it is between them, and after any place: not "on a hill with a bat"."""
+    beside = layout.RELATIONS.index("beside")
+    relation = int(np.argmax(answers["relation"])) or beside
+    between = range(min(first.end, second.end), max(first.start, second.start))
+    if relation == beside or not between or not said[between[-1]].isascii():
+        return relation
+    begin = max(
+        (m.end for m in mentions if m.start in between and m.end - 1 in between and m.is_somewhere),
+        default=between[0],
+    )
+    return relation if _PLACED.intersection(said[begin : between[-1] + 1]) else beside
 
 
 def _likeliest(probabilities: npt.NDArray[np.float32], allowed: set[int]) -> int:
     return max(sorted(allowed), key=lambda number: float(probabilities[number]))
 
 
-def _things(answers: Answers, named: list[_Named], has_place: bool) -> tuple[int, int]:
-    """The thing and the second thing: 0 where there is none."""
+def _things(
+    answers: Answers, named: list[_Named], has_place: bool
+) -> tuple[_Named | None, _Named | None]:
+    """The thing and the second thing, where there are any."""
     likely, also = answers["thing"], answers["second"]
+    certain = [each for each in named if each.is_certain]
+    if len(certain) > 2:  # of many the first two
+        named = certain = certain[:2]
     if not named:
-        return 0, 0
-    thing = max((each.thing for each in named), key=lambda k: float(likely[k]))
-    certain = [each.thing for each in named if each.is_certain]
-    if likely[0] > likely[thing] and likely[thing] < SURE_ENOUGH:
+        return None, None
+    first = max(
+        named,
+        key=lambda each: (float(likely[each.thing]), each.is_certain, each.count > 0, -each.start),
+    )
+    if likely[0] > likely[first.thing] and likely[first.thing] < SURE_ENOUGH:
         if not certain:
-            return (0, 0) if has_place else (thing, 0)
-        thing = max(certain, key=lambda k: float(likely[k]))
-    first = max((i for i, each in enumerate(named) if each.thing == thing),
-                key=lambda i: (named[i].is_certain, -i))  # fmt: skip
-    others = [each.thing for i, each in enumerate(named)
-              if i != first and (each.is_certain or each.thing != thing)]  # fmt: skip
-    if not others:
-        return thing, 0
-    second = max(others, key=lambda k: float(also[k]))
-    if also[0] > also[second]:
-        second = next((k for k in certain if k in others and k != thing), 0)
-    return thing, second
+            return (None, None) if has_place else (first, None)
+        first = max(certain, key=lambda each: (float(likely[each.thing]), -each.start))
+    others = [
+        each
+        for each in named
+        if each is not first and (each.is_certain or each.thing != first.thing)
+    ]
+    second = max(others, key=lambda each: float(also[each.thing]), default=None)
+    if second is not None and also[0] > also[second.thing]:
+        second = next(
+            (each for each in certain if each in others and each.thing != first.thing), None
+        )
+    if second is not None and second.thing == first.thing and second.start < first.start:
+        first, second = second, first
+    return first, second
 
 
 def _named(mentions: list[Mention], said: list[str], words: Words) -> list[_Named]:
@@ -126,7 +198,9 @@ def _named(mentions: list[Mention], said: list[str], words: Words) -> list[_Name
         count, colour = _told(mentions, i, said)
         name = said[mention.start : mention.end]
         is_plural = name[-1].isascii() and name[-1].endswith("s") and not words.is_name(name)
-        found.append(_Named(thing, is_certain, count, is_plural, colour))
+        found.append(
+            _Named(thing, mention.start, mention.end, is_certain, count, is_plural, colour)
+        )
     return found
 
 
@@ -182,7 +256,6 @@ def _setting(
     answers: Answers, mentions: list[Mention], signs: set[int], sky: Sky, has_thing: bool
 ) -> tuple[int, int, int]:
     """(place, hour, weather): those that words stand for; what is named and was not heard counts."""
-    scene = _likeliest(answers["scene"], signs)
     clear = [m for m in mentions if m.number("name") is None]
     heard = {
         kind: [k for m in clear for k in m.numbers(kind)] for kind in ("hour", "weather", "hint")
@@ -194,8 +267,9 @@ def _setting(
         for k in m.numbers("place")
     ]
     likely = answers["scene"]
-    if not scene and (named := places or heard["hint"] * (not has_thing)):
-        scene = max(named, key=lambda k: float(likely[k]))
+    scene = _likeliest(likely, set(places) or signs)
+    if not scene and heard["hint"] and not has_thing:
+        scene = _likeliest(likely, set(heard["hint"]))
     alone = sky.airs_of(scene)
     hour = _likeliest(answers["hour"], {0, *heard["hour"], *(sky.airs_of(k)[0] for k in signs)})
     weather = _likeliest(

@@ -88,11 +88,17 @@ _BEFORE = frozenset(
         "make",
     ]
 )
+_BEFORE_VERBS = frozenset(
+    ("to", "i", "you", "we", "they", "can", "could", "will", "would", "who", "not", "let", "don't")
+)
 _MORE_THAN_FIVE = re.compile(r"[十百千万六七八九]")
 
 
-def plain(prompt: str, words: Words) -> str:
-    """The prompt as its words that mean something and those that join them, one space between."""
+def plain(prompt: str, words: Words, vague: bool = False) -> str:
+    """The prompt as its words that mean something and those that join them, one space between.
+
+    Words of a kind with a thing that pocket knows become that thing's name ("a beagle"); with `vague`, loosely too ("a blacksmith").
+    """
     said = _counted(_OVER_WATER.sub("on ", folded(prompt)), words)
     said = _EN_MANNER.sub("", _EN_FRAME.sub(" ", _EN_WHOSE.sub("", said)))
     said = _ZH_FRAMED.sub("", _ZH_FRAME.sub("", said))
@@ -102,7 +108,8 @@ def plain(prompt: str, words: Words) -> str:
             clauses.append([])
         else:
             clauses[-1].append(token)
-    kept = (_kept(clause, words) for clause in clauses)
+    kinds = ("kin", "vague") if vague else ("kin",)
+    kept = (_kept(_renamed(clause, words, kinds), words) for clause in clauses)
     return ", ".join(" ".join(clause) for clause in kept if clause)
 
 
@@ -126,6 +133,27 @@ def _number(found: re.Match[str], words: Words) -> str:
     if said in ("几", "数"):
         return "三"
     return "五" if _MORE_THAN_FIVE.search(said) or len(said) > 1 else said
+
+
+def _renamed(clause: list[str], words: Words, kinds: tuple[str, ...]) -> list[str]:
+    """A clause with known names in place of words of their kind, where those stand as nouns do."""
+    named = list(clause)
+    for mention in reversed(words.mentions(clause)):
+        thing = next((number for kind, number in mention.readings if kind in kinds), None)
+        if thing is not None and _is_noun(clause, mention, words):
+            last = clause[mention.end - 1]
+            named[mention.start : mention.end] = words.spoken(thing, last)
+    return named
+
+
+def _is_noun(clause: list[str], mention: Mention, words: Words) -> bool:
+    """Whether nothing speaks against it: a verb's place in English, or one character of a longer word in Chinese."""
+    if not mention.start:
+        return True
+    before = clause[mention.start - 1]
+    if before.isascii():
+        return before not in _BEFORE_VERBS
+    return mention.end - mention.start > 1 or before in words.measures or before in "的和与跟、"
 
 
 def _kept(clause: list[str], words: Words) -> list[str]:

@@ -79,9 +79,15 @@ class Prompts:
             self._wishes.move_to_end(key)
             return self._wishes[key]
         said = plain(key, self._words)
-        answers = self._answer(np.array([tokenize(said)], dtype=np.int64))
-        wish = self._sky.settled(grounded(answers, tokens(said), self._words, self._sky))
+        wish = self._heard(said)
+        if not wish.thing and (loosely := plain(key, self._words, vague=True)) != said:
+            wish = self._heard(loosely)
         self._wishes[key] = wish
         if len(self._wishes) > CACHED_PROMPTS_MAX:
             self._wishes.popitem(last=False)
         return wish
+
+    def _heard(self, said: str) -> layout.Wish:
+        """What plain words ask for."""
+        answers = self._answer(np.array([tokenize(said)], dtype=np.int64))
+        return self._sky.settled(grounded(answers, tokens(said), self._words, self._sky))

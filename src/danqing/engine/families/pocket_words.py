@@ -9,6 +9,7 @@ from pathlib import Path
 
 from danqing.engine.families.pocket_text import split, stem
 
+_EMOJI_STYLE = "\ufe0f"
 BREAK = "|"
 """Stands between clauses: nothing is found across it."""
 
@@ -24,7 +25,12 @@ class Mention:
     @property
     def is_something(self) -> bool:
         """Whether it can be drawn at all."""
-        return any(kind != "beside" for kind, _ in self.readings)
+        return any(kind not in ("beside", "kin", "vague") for kind, _ in self.readings)
+
+    @property
+    def is_somewhere(self) -> bool:
+        """Whether it can be a place."""
+        return any(kind in ("place", "hint") for kind, _ in self.readings)
 
     def number(self, kind: str) -> int | None:
         return next((number for each, number in self.readings if each == kind), None)
@@ -51,6 +57,11 @@ class Words:
                             meanings
                         ):
                             meanings.append((kind, number))
+        for kind in ("kin", "vague"):
+            for phrase, thing in stored[kind].items():
+                for key in {stems(phrase), stems(phrase + "s" * phrase.isascii())}:
+                    self._meant.setdefault(key, [(kind, thing)])
+        self._spoken: list[list[str]] = stored["spoken"]
         for phrase in stored["beside"]:
             self._meant.setdefault(stems(phrase), []).append(("beside", 0))
         for phrase, scenes in stored["signs"].items():
@@ -63,6 +74,15 @@ class Words:
     def knows(self, token: str) -> bool:
         """Whether the training's sentences had this word, be it only to join others."""
         return stem(token) in self._taught
+
+    def spoken(self, thing: int, instead_of: str) -> list[str]:
+        """A thing's plainest name, in the language and number of a word that it stands for."""
+        english, chinese = self._spoken[thing - 1]
+        if not instead_of.isascii():
+            return tokens(chinese)
+        name = english.split()
+        plural = instead_of.endswith("s") and not english.endswith("s")
+        return [*name[:-1], name[-1] + "s" * plural]
 
     def is_name(self, words: Sequence[str]) -> bool:
         """Whether a thing is called just this, plural and all."""
@@ -96,7 +116,7 @@ class Words:
 
 def tokens(prompt: str) -> list[str]:
     """A prompt's words and characters, with a break between clauses."""
-    return list(_joined(split(prompt)))
+    return list(_joined(split(prompt.replace(_EMOJI_STYLE, ""))))
 
 
 def stems(prompt: str) -> tuple[str, ...]:
