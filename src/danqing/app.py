@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from danqing.engine.core import EngineCore
 from danqing.engine.families import load, weights
 from danqing.engine.families.base import Family
 from danqing.engine.families.load import LoadError, cards, cards_here, pipelines
-from danqing.engine.messages import Begin, Job
+from danqing.engine.messages import Begin, Job, KeptPace
+from danqing.engine.pace_file import kept
 from danqing.engine.warm_up import WARM_UP
 from danqing.guard import ASKED_AT_ONCE, make_extender, make_screen
 from danqing.labelling import make_finisher, make_inspector
@@ -182,6 +183,7 @@ def make_core(
     *,
     warm_up: Job = WARM_UP,
     on_step: Callable[[float, int], None] | None = None,
+    pace: KeptPace | None = None,
 ) -> Core:
     """An engine for one backend, as the settings want it: a thread of this process, or a process of its own."""
     options = settings.engine
@@ -195,6 +197,7 @@ def make_core(
             batch_max=batch_max,
             on_step=on_step,
             warm_up=warm_up,
+            pace=pace,
         )
     begin = Begin(
         factory=FAMILY_FACTORY,
@@ -203,6 +206,7 @@ def make_core(
         live_max=options.live_max,
         batch_max=batch_max,
         warm_up=warm_up,
+        pace=pace,
     )
     return ChildCore(
         begin, hang_s=options.step_timeout_s, load_s=options.load_timeout_s, on_step=on_step
@@ -226,10 +230,13 @@ def _warm_up(backend: Backend, row: FamilyRow) -> Job:
 async def open_engine(
     settings: Settings, backend: Backend, row: FamilyRow, metrics: Metrics | None = None
 ) -> AsyncIterator[InProcessClient]:
-    """A running engine for one backend. Raises SettingsError naming the field that it cannot run with."""
+    """A running engine for one backend; with `metrics` a server's, which keeps its step times. Raises SettingsError naming the field that it cannot run with."""
     check_backend(backend.name, row, settings)
-    on_step = partial(metrics.on_step, backend.name) if metrics else None
-    core = make_core(settings, row, warm_up=_warm_up(backend, row), on_step=on_step)
+    on_step, pace = None, None
+    if metrics:
+        on_step = partial(metrics.on_step, backend.name)
+        pace = kept(settings.data_dir / "step_times", backend.name, _options(row, settings))
+    core = make_core(settings, row, warm_up=_warm_up(backend, row), on_step=on_step, pace=pace)
     client = InProcessClient(core)
     try:
         try:
@@ -460,7 +467,9 @@ def _context(
     reloads: Reloads,
 ) -> Context:
     async def health() -> dict[str, object]:
-        facts = {name: _engine_facts(client, settings) for name, client in engines.items()}
+        facts = {
+            name: client.facts(settings.engine.step_timeout_s) for name, client in engines.items()
+        }
         worst = min(facts.values(), key=lambda engine: bool(engine["ok"]), default=None)
         return {
             "ok": worst is None or worst["ok"],
@@ -484,14 +493,6 @@ def _context(
         reloads=reloads,
         health=health,
     )
-
-
-def _engine_facts(client: InProcessClient, settings: Settings) -> dict[str, object]:
-    health = client.health()
-    facts: dict[str, object] = asdict(health)
-    facts.pop("fault")  # an exception's raw text; the log has it, the public need not
-    hangs = (health.busy_s or 0.0) > settings.engine.step_timeout_s
-    return {"ok": health.alive and not hangs} | facts
 
 
 async def _sweep(recovery: Recovery, books: Books, metrics: Metrics) -> None:

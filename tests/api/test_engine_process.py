@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.conftest import LiveServer
+from tests.conftest import LiveServer, start_server, stop_server
 from tests.engine.null_family import WORDS_MAX
 
 WAIT_S = 60
@@ -82,3 +83,36 @@ def test_a_prompt_over_the_encoders_limit_costs_nothing(null_server) -> None:
         assert "x-danqing-task" not in reply.headers
     assert server.balance("operator") == before
     assert server.metric("danqing_engine_steps_total") == 0
+
+
+def test_step_times_outlive_a_restart(tmp_path: Path) -> None:
+    """A new server says at once when to come back; the file is the same for both sorts of engine."""
+    body = {"prompt": "x", "model": "dall-e-3", "size": "256x256"}
+    file = tmp_path / "data" / "step_times" / "pocket.json"
+    first = start_server(tmp_path / "data", module="tests.null_server")
+    try:
+        assert first.client.post("/v1/images/generations", json=body).status_code == 200
+    finally:
+        assert stop_server(first) == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    kept = json.loads(file.read_text())
+    (row,) = [row for row in kept["keys"] if row["key"] == [256, 256]]
+    row["step_s"]["1"] = 1000.0
+    file.write_text(json.dumps(kept | {"keys": [row]}))
+    second = start_server(
+        tmp_path / "data",
+        module="tests.null_server",
+        DANQING_ENGINE__PROCESS="child",
+        DANQING_ENGINE__QUEUE_MAX="1",
+    )
+    try:
+        path, background = "/v1/images/generations", {"prefer": "respond-async"}
+        taken = second.client.post(path, json=body | {"prompt": "hang@1 x"}, headers=background)
+        assert taken.status_code == 202
+        until(lambda: engine(second)["live"])
+        refused = second.client.post(path, json=body)
+        assert refused.status_code == 429, refused.text
+        assert int(refused.headers["retry-after"]) > 1000
+    finally:
+        second.process.kill()
+        second.process.wait()

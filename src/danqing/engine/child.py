@@ -36,6 +36,7 @@ from danqing.engine.messages import (
     JobEvent,
     JobFailed,
     JobPreview,
+    JobQueued,
     JobRefused,
     JobStarted,
     Loaded,
@@ -71,6 +72,8 @@ class _Pending:
     """To the process of this moment."""
     is_second_try: bool = False
     previews_told: int = 0
+    ends_s: float | None = None
+    """When it was predicted to be drawn, by the process of this moment or the one before."""
 
 
 class ChildCore:
@@ -155,16 +158,23 @@ class ChildCore:
             if any(job.id in self._pending for job in message.jobs):
                 raise ValueError("a job id is queued twice")
             waiting = [pending.job for pending in self._pending.values()]
-            too_many = len(waiting) + len(message.jobs) > self._begin.queue_max
+            excess = len(waiting) + len(message.jobs) - self._begin.queue_max
             full = messages.input_bytes([*waiting, *message.jobs]) > messages.INPUT_BYTES_MAX
-            if not self.loaded.done() or too_many or (full and waiting):
+            if not self.loaded.done() or excess > 0 or (full and waiting):
+                wait_s = self._room_s(excess)
                 for job in message.jobs:
-                    self._listener(JobRefused(job.id, RETRY_AFTER_S_MIN))
+                    self._listener(JobRefused(job.id, wait_s))
                 return
             if self._is_loaded and not self._pending:
                 self._progress_s = self._clock()  # until now there was nothing to do
             self._pending.update({job.id: _Pending(job) for job in message.jobs})
             self._send_due()
+
+    def _room_s(self, excess: int) -> float:
+        """Until so many jobs will have ended, by what the process predicted when they came."""
+        ends = sorted(each.ends_s for each in self._pending.values() if each.ends_s is not None)
+        end_s = ends[min(excess, len(ends)) - 1] if excess > 0 and ends else 0.0
+        return max(RETRY_AFTER_S_MIN, end_s - self._clock())
 
     def cancel(self, message: Cancel) -> None:
         """See EngineCore.cancel."""
@@ -331,6 +341,8 @@ class ChildCore:
         pending = self._pending.get(getattr(event, "job_id", ""))
         if pending is None:
             return
+        if isinstance(event, JobQueued):
+            pending.ends_s = self._clock() + event.eta_s
         if isinstance(event, JobStarted):
             pending.started = True
         if isinstance(event, JobPreview):

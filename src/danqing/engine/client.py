@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Protocol
 
 from danqing.domain.errors import Busy, EngineFailed
@@ -140,6 +141,13 @@ class InProcessClient:
     def health(self) -> EngineHealth:
         """The engine's facts at this moment."""
         return self._core.health()
+
+    def facts(self, hang_s: float) -> dict[str, object]:
+        """What the public may know of its health. `ok`: alive, and at nothing for longer than `hang_s`."""
+        health = self._core.health()
+        facts: dict[str, object] = asdict(health)
+        facts.pop("fault")  # an exception's raw text; the log has it
+        return {"ok": health.alive and (health.busy_s or 0.0) <= hang_s} | facts
 
     async def close(self, timeout_s: float = 10.0) -> None:
         """Stop the engine after the step at hand; draws still open get their JobFailed."""

@@ -33,8 +33,10 @@ from danqing.engine.messages import (
     JobRefused,
     JobStarted,
     JobStepped,
+    KeptPace,
     Submit,
 )
+from danqing.engine.pace_file import PaceFile
 from danqing.engine.runner import Advance, Runner, Work
 from danqing.engine.scheduler import RETRY_AFTER_S_MIN, Scheduler
 from danqing.engine.warm_up import WARM_UP, draw_warm_up
@@ -88,15 +90,17 @@ class EngineCore:
         on_step: Callable[[float, int], None] | None = None,
         warm_up: Job | None = WARM_UP,
         hang_s: float | None = None,
+        pace: KeptPace | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`family_factory` loads the weights, in the engine's thread. `on_step(seconds, batch_size)`
         hears of every step. `warm_up` is drawn once before the engine is ready. `hang_s`: what is done beside the
-        steps and lasts longer ends the engine."""
+        steps and lasts longer ends the engine. `pace`: where step times outlive the engine."""
         self._factory = family_factory
         self._on_step = on_step
         self._warm_up_job = warm_up
         self._hang_s = hang_s
+        self._pace_file = None if pace is None else PaceFile(pace)
         self._clock = clock
         self._scheduler = Scheduler(queue_max=queue_max, live_max=live_max, batch_max=batch_max)
         self._works: dict[str, Work] = {}
@@ -220,13 +224,16 @@ class EngineCore:
             runner = Runner(family, self._clock, self._hush)
             if self._warm_up_job is not None:
                 draw_warm_up(self._warm_up_job, family, runner, self._scheduler.pace, self._clock)
+            if self._pace_file is not None:
+                self._pace_file.restore(self._scheduler.pace)
             with self._condition:
                 self._family = family
                 if family.beside() is not None and not self._stopping:
                     self._open_beside(family, runner)
             self.loaded.set_result(None)
             while self._beat(runner):
-                pass
+                self._keep_pace()
+            self._keep_pace(is_last=True)
         except BaseException as error:  # the thread's last line: nothing above it would hear of it
             log.exception("the engine died")
             with self._condition:
@@ -242,6 +249,14 @@ class EngineCore:
         self._beside = Beside(self._condition, self._clock, around, died)
         self._beside.open("engine-read", lambda: self._reading(runner))
         self._beside.open("engine-decode", lambda: self._decoding(runner))
+
+    def _keep_pace(self, *, is_last: bool = False) -> None:
+        """Write the step times down now and then, and at the end."""
+        if self._pace_file is None or not (self._pace_file.is_due(self._clock()) or is_last):
+            return
+        with self._condition:
+            known = self._scheduler.pace.known()
+        self._pace_file.save(known, self._clock())
 
     def _hush(self) -> bool:
         return self._beside is not None and self._beside.hush()

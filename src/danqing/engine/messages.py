@@ -167,6 +167,15 @@ JobEvent = (
 
 
 @dataclass(frozen=True, slots=True)
+class KeptPace:
+    """Where an engine's step times outlive it; see pace_file.py."""
+
+    path: str
+    of: dict[str, Any]
+    """What the times depend on, of JSON's types."""
+
+
+@dataclass(frozen=True, slots=True)
 class Begin:
     """The first message to a new process: what to load, and how to queue."""
 
@@ -179,6 +188,8 @@ class Begin:
     batch_max: int
     warm_up: Job | None
     hang_s: float | None = None
+    """As EngineCore's."""
+    pace: KeptPace | None = None
     """As EngineCore's."""
 
 

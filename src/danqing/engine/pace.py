@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 STEP_S_DEFAULT = 0.1
@@ -37,6 +37,16 @@ class _Mean:
         weight = 1.0 if self.count < 2 else WEIGHT_NEW
         self.seconds += weight * (seconds - self.seconds)
         self.count += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was measured of a batch key."""
+
+    step_s: dict[int, float]
+    """By batch size."""
+    ending_s: float | None
+    """Of decoding one image; None = not measured."""
 
 
 @dataclass(slots=True)
@@ -75,6 +85,29 @@ class Pace:
         """A batch of `size` did not fit into memory: stay below it from now on."""
         entry = self._at(key)
         entry.size_max = max(1, min(size - 1, entry.size_max or size))
+
+    def known(self) -> dict[Hashable, Known]:
+        """What was measured more than once, so that it is no first slow call; the key used last comes last."""
+        found: dict[Hashable, Known] = {}
+        for key, entry in self._keys.items():
+            steps = {size: mean.seconds for size, mean in entry.sizes.items() if mean.count > 1}
+            if steps:
+                found[key] = Known(steps, entry.ending.seconds if entry.ending.count else None)
+        return found
+
+    def restore(self, known: Mapping[Hashable, Known]) -> None:
+        """Take what was known before a restart for what is not measured yet: to be trusted, and corrected by what comes."""
+        measured = list(self._keys)
+        for key in list(known)[-(KEYS_MAX - len(measured)) :]:
+            entry = self._at(key)
+            for size, seconds in known[key].step_s.items():
+                if size <= self.batch_max:
+                    entry.sizes.setdefault(size, _Mean(seconds, TRIALS))
+            ending_s = known[key].ending_s
+            if ending_s is not None and entry.ending.count == 0:
+                entry.ending = _Mean(ending_s, TRIALS)
+        for key in measured:
+            self._keys.move_to_end(key)
 
     def batch_size(self, key: Hashable) -> int:
         """How many images the next batch may have: the best size known, or one worth trying."""

@@ -78,6 +78,7 @@ class Worker:
             on_step=lambda seconds, size: channel.send(StepDone(seconds, size)),
             warm_up=begin.warm_up,
             hang_s=begin.hang_s,
+            pace=begin.pace,
         )
         self._core.channel = channel
         self._core.listen(self._tell)
