@@ -2,6 +2,7 @@
 
     python -m bench.gpu --smoke --grid --trace --results gpu.jsonl --tables gpu.md [--budget-s 300]
     python -m bench.gpu --distilled --results gpu.jsonl --tables gpu.md   # FLUX.2-klein-4B and Z-Image-Turbo end to end
+    python -m bench.gpu --paths --results gpu.jsonl                       # what never ran on a card, against the plain way
     python -m bench.gpu --tiny --smoke --grid --trace --results /tmp/tiny.jsonl --tables /tmp/tiny.md   # every path, on a CPU
 
 Every cell is a line of the results file as soon as it is measured, with the commit, card, driver, versions, load and date that it is of;
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 BATCHES = (1, 2, 4, 8)
 FAMILIES = ("cogview4", "qwen_image")
 PEERS = ("diffusers", "diffusers-compiled")
-OTHERS = ("whole", "precision", "vae", "mixed", "served")
-PARTS = ("smoke", "profile", "grid", "trace", "distilled")
+OTHERS = ("whole", "precision", "vae", "mixed", "served", "overlap", "offload")
+PARTS = ("smoke", "profile", "grid", "trace", "distilled", "paths")
 Planned = tuple[str, Callable[[], dict[str, Any]], float]
 """A cell's key, what measures it, and the seconds that it may take."""
 
@@ -39,6 +40,8 @@ def plan(bench: Bench, names: list[str], parts: set[str]) -> Iterator[Planned]:
     small, large = bench.sides[0], bench.sides[1 if bench.tiny else 2]
     batches = BATCHES[:2] if bench.tiny else BATCHES
     steps, count = 4 if bench.tiny else 20, batches[-1]
+    if "paths" in parts:
+        yield from _paths(bench, names)
     if "distilled" in parts:
         yield from _distilled(bench)
     if "smoke" in parts:
@@ -94,6 +97,19 @@ def plan(bench: Bench, names: list[str], parts: set[str]) -> Iterator[Planned]:
         yield from _cells(bench, names, rest, ("ours", PEERS[0]))
         if bench.compiled:
             yield from _cells(bench, names, [*alone, *rest], PEERS[1:], compile_s=10)
+
+
+def _paths(bench: Bench, names: list[str]) -> Iterator[Planned]:
+    """What GPU-only code has no record yet: a minute or two together."""
+    from bench import _gpu_paths as p
+
+    side = bench.sides[0]
+    for name in names:
+        yield f"overlap {name} {side}", lambda n=name: p.overlap(bench, n, side), 25
+        yield f"offload {name} {side}", lambda n=name: p.offload(bench, n, side), 15
+    pipeline = "flux2_klein"
+    key = f"overlap {pipeline} {side}"
+    yield key, lambda: p.pipelines_overlap(bench, pipeline, side), 40
 
 
 def _distilled(bench: Bench) -> Iterator[Planned]:

@@ -199,6 +199,14 @@ def test_blocks_stay_in_main_memory_where_the_family_lets_them(tmp_path: Path) -
     row = load(tmp_path, LOCAL + pinned).families["far"]
     options = row.options(tmp_path)
     assert (options["offload"], options["revision"]) == (True, "0123abc")
+    assert options["overlap"] is False  # it has no record on a card
+    for switches, overlaps in (
+        ("overlap = true", True),
+        ('device = "cpu"', True),
+        ('device = "cpu"\noverlap = false', False),
+    ):
+        row = load(tmp_path, f"{LOCAL}{switches}\n").families["far"]
+        assert row.options(tmp_path)["overlap"] is overlaps
     for bad in (
         LOCAL.replace('family = "cogview4"', 'family = "diffusers_pipeline"\npipeline = "sdxl"'),
         LOCAL + 'device = "cpu"\n',

@@ -82,6 +82,20 @@ def test_the_distilled_ones_are_drawn_to_the_end(tmp_path: Path) -> None:
     assert "| z_image_turbo 64 | " in text
 
 
+def test_what_has_no_record_on_a_card_is_held_against_the_plain_way(tmp_path: Path) -> None:
+    results = tmp_path / "gpu.jsonl"
+    gpu.main([*TINY, "--paths", "--results", str(results)])
+    rows = {row["key"]: row for row in map(json.loads, results.read_text("utf-8").splitlines())}
+    kinds = {"overlap": ("cogview4", "qwen_image", "flux2_klein"), "offload": gpu.FAMILIES}
+    cells = {f"{kind} {name} 64" for kind, names in kinds.items() for name in names}
+    assert rows.keys() == cells | {"environment"}
+    for key in cells:
+        assert not is_failed(rows[key]), rows[key]
+        found = {name: rows[key].get(name, 0) for name in ("differs", "error", "again_error")}
+        assert max(found.values()) <= 1e-5, (key, found)
+        assert rows[key].get("blocks", rows[key].get("jobs", 0)) > 1
+
+
 def test_nothing_is_begun_after_the_budget(tmp_path: Path) -> None:
     results = tmp_path / "gpu.jsonl"
     gpu.main([*TINY, "--smoke", "--grid", "--budget-s", "0", "--results", str(results)])

@@ -77,6 +77,9 @@ class FamilyRow(BaseModel):
     """`cpu` reads prompts on the processor, seconds each time for a new one, and leaves the card's memory to the pictures."""
     offload: bool = False
     """Keep the network's blocks in main memory and bring each to the card as its turn comes; `cogview4` and `qwen_image` only."""
+    overlap: bool | None = None
+    """Read prompts and decode pictures beside the steps of others, where there is memory for both; by default on the processor alone: on a graphics card
+    it has never run."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """The precision of its weights."""
     loras: dict[str, LoraRow] = {}
@@ -115,6 +118,11 @@ class FamilyRow(BaseModel):
         if self.compile is None:
             return self.device != "cpu" and self.pipeline is None
         return self.compile
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether calls may be made beside its steps, as far as the operator goes."""
+        return self.device == "cpu" if self.overlap is None else self.overlap
 
     @property
     def presets(self) -> str:
@@ -178,6 +186,7 @@ class FamilyRow(BaseModel):
             "pipeline": self.pipeline,
             "revision": self.revision,
             "offload": self.offload,
+            "overlap": self.overlaps,
         }
 
 

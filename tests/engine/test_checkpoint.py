@@ -162,6 +162,10 @@ def test_a_card_is_measured_by_what_is_free_on_it(
     with pytest.raises(load.LoadError, match=r"^device: cuda:0 has 0\.0 GiB free, but the weights"):
         fit(device="cuda:0")
     assert not fit(device="cuda:0", text_encoder_device="cpu").overlaps
+    card_bytes = 2**30
+    assert fit(device="cuda:0").overlaps
+    assert not fit(device="cuda:0", overlap=False).overlaps
+    card_bytes = whole.device_bytes - 1
     main_bytes = apart.beside_bytes - 1
     for options, field in (({}, "text_encoder_device"), ({"offload": True}, "offload")):
         with pytest.raises(load.LoadError, match=rf"^{field}: what stays in main memory takes"):

@@ -86,6 +86,8 @@ class Plan:
     """The commit that the checkpoint must have been pulled at; None = any."""
     offload: bool = False
     """Keep the network's blocks in main memory."""
+    overlap: bool = True
+    """Read and decode beside the steps, if there is room."""
 
     @classmethod
     def of(cls, loras: Mapping[str, Mapping[str, Any]] | None = None, **options: Any) -> Plan:
@@ -111,10 +113,14 @@ class Fit:
     free_bytes: int | None
     pixels_max: int | None = None
     """Of the largest picture that there is room for; None = any."""
+    overlap: bool = True
+    """The plan's."""
 
     @property
     def overlaps(self) -> bool:
-        """There is room to read and decode beside the steps."""
+        """It is wanted, and there is room, to read and decode beside the steps."""
+        if not self.overlap:
+            return False
         both = self.need.device_bytes + self.need.overlap_bytes
         return self.free_bytes is None or both <= self.free_bytes
 
@@ -191,7 +197,7 @@ def check_fit(plan: Plan) -> Fit:
         pixels_max = memory.pixels_max(
             plan.name, parts, plan.dtype, free, text_on_cpu=plan.text_on_cpu, offload=plan.offload
         )
-    return Fit(wanted, free, pixels_max)
+    return Fit(wanted, free, pixels_max, plan.overlap)
 
 
 def cards() -> list[dict[str, str | float]]:
