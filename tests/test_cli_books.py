@@ -75,6 +75,10 @@ def test_adjust_and_statement(where: tuple[str, str]) -> None:
     assert run("grant", "alice", "500", *where).stdout == "balance: 15500\n"
     taken = run("adjust", "alice", "-15000", "--reason", "=1+1", *where)
     assert taken.stdout == "balance: 500\n"
+    short = one_line(run("adjust", "alice", "-501", "--reason", "x", *where, code=1))
+    assert "alice" in short
+    assert "your" not in short
+    assert "adjust" in run("grant", "alice", "-5", *where, code=2).stderr
     assert "501" in one_line(run("adjust", "alice", "-501", "--reason", "x", *where, code=1))
     assert "characters" in one_line(run("adjust", "alice", "0", "--reason", "x", *where, code=1))
     run("adjust", "alice", "5", *where, code=2)  # a reason is needed
@@ -219,12 +223,41 @@ def test_audit(where: tuple[str, str], tmp_path: Path) -> None:
 def test_rotating_keys_is_on_the_trail(where: tuple[str, str]) -> None:
     run("token", "create", "--account", "alice", *where)
     assert run("keys", "rotate", *where).stdout == "current key version: 2\n"
-    assert run("keys", "rotate", "--revoke-version", "1", *where).stdout.endswith("3\n")
+    assert cells(run("keys", "list", *where)) == [["1", "older", "1"], ["2", "current", "0"]]
+    result = run("keys", "rotate", "--revoke-version", "1", *where)
+    assert result.stdout == (
+        "key version 1 is revoked, and a new key was made\ncurrent key version: 3\n"
+    )
+    assert result.stderr == "void with key version 1: 1 tokens and sessions\n"
+    assert cells(run("token", "list", *where))[0][5] == "void (key version revoked)"
+    assert cells(run("token", "list", *where))[0][-1] == "1"
+    assert cells(run("keys", "list", *where)) == [["2", "older", "0"], ["3", "current", "0"]]
+    assert run("keys", "rotate", "--revoke-version", "2", *where).stderr == ""
     assert "9" in one_line(run("keys", "rotate", "--revoke-version", "9", *where, code=1))
     deeds = [row[3] for row in cells(run("audit", *where))]
-    assert deeds.count("keys.rotate") == 2
+    assert deeds.count("keys.rotate") == 3
     # The trail does not hang on a key that tokens hang on.
     run("audit", "--verify", *where)
+
+
+def test_who_would_lock_operators_out_is_told_how_they_get_in_again(where: tuple[str, str]) -> None:
+    run("account", "admin", "alice", *where)
+    run("token", "create", "--account", "alice", "--scope", "admin", *where)
+    warned = run("keys", "rotate", "--revoke-version", "1", *where).stderr
+    assert "the operator's, alice" in warned
+    (command,) = [line for line in warned.splitlines() if "danqing token create" in line]
+    words = command.partition("danqing ")[2].split()
+    assert run(*words, *where).stdout.startswith("sk-")
+    assert [row[5] for row in cells(run("token", "list", *where))][1:] == ["active"]
+
+
+def test_a_token_is_for_models_that_there_are(where: tuple[str, str]) -> None:
+    make = ("token", "create", "--account", "alice", *where)
+    for name, hint in (("cogvew-4", "'cogview-4'"), ("nope", "'nope'")):
+        assert hint in one_line(run(*make, "--model", name, code=1))
+    run(*make, "--model", "CogView-4-250304", "--model", "dall-e-3")
+    token_id = cells(run("token", "list", *where))[0][0]
+    assert "'nope'" in one_line(run("token", "update", token_id, "--model", "nope", *where, code=1))
 
 
 # The database

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping
-from importlib.resources import files
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from danqing import catalog_tables
 from danqing.backends import KINDS, STRICT, BackendRow, FamilyRow, RelayRow
+from danqing.dialects.hints import meant
 from danqing.domain.card import (
     PERMILLE_MAX,
     RELAYED,
@@ -25,7 +25,7 @@ from danqing.domain.card import (
     Price,
     Strength,
 )
-from danqing.domain.errors import ModelNotFound, Unavailable
+from danqing.domain.errors import InvalidField, ModelNotFound, Unavailable
 from danqing.domain.sizes import SQUARE, Size, SizeRange, SizeRule
 from danqing.settings import Settings, SettingsError
 
@@ -247,8 +247,22 @@ class Catalog:
         wanted = name or self.defaults[dialect]
         card = self._by_name.get(wanted.lower())
         if card is None:
-            raise ModelNotFound(wanted)
+            raise ModelNotFound(wanted, meant=self.nearest(wanted))
         return card
+
+    def nearest(self, name: str) -> str | None:
+        """The model or alias that an unknown name was probably meant to be."""
+        return meant(
+            name, [one for card in self.cards.values() for one in (card.name, *card.aliases)]
+        )
+
+    def require(self, names: Iterable[str], param: str) -> None:
+        """Raises InvalidField naming the first that is neither a model nor an alias."""
+        for name in names:
+            if name.lower() not in self._by_name:
+                nearest = self.nearest(name)
+                hint = f" Did you mean '{nearest}'?" if nearest else ""
+                raise InvalidField(f"'{param}': there is no model '{name[:100]}'.{hint}", param)
 
     def drawable(self, card: Card, standin: bool) -> Card:
         """The card itself. Raises Unavailable when only a stand-in could draw and that is turned off."""
@@ -262,17 +276,7 @@ class Catalog:
 def load(settings: Settings) -> Catalog:
     """Read the built-in catalog and the operator's over it, whole or not at all. Raises SettingsError."""
     try:
-        tables = tomllib.loads(files("danqing").joinpath("catalog.toml").read_text("utf-8"))
-        if settings.catalog_file is not None:
-            # First ours among themselves: a row of the operator's is for the model it names and for no
-            # other that happens to be made like it.
-            ours = _resolved(tables["models"])
-            above = tomllib.loads(_read(settings.catalog_file))
-            for name, row in above.get("models", {}).items():
-                if name in ours and "like" in row:
-                    ours[name] = {"aliases": ours[name].get("aliases", [])}
-            tables = _merge(tables | {"models": ours}, above)
-        tables["models"] = _resolved(tables["models"])
+        tables = catalog_tables.read(settings.catalog_file)
         file = _File.model_validate(tables)
     except (tomllib.TOMLDecodeError, TypeError, AttributeError, KeyError) as error:
         raise SettingsError(
@@ -290,41 +294,6 @@ def load(settings: Settings) -> Catalog:
     relays = {name: row for name, row in file.backends.items() if isinstance(row, RelayRow)}
     families = {name: row for name, row in file.backends.items() if isinstance(row, FamilyRow)}
     return Catalog(cards, file.defaults, relays, families)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"catalog: cannot read {path}: {error}") from None
-
-
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Tables merge, anything else is replaced."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = (
-            _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-        )
-    return merged
-
-
-def _resolved(models: dict[str, Any]) -> dict[str, Any]:
-    return {name: _inherit(name, models) for name in models}
-
-
-def _inherit(name: str, models: dict[str, Any], depth: int = 0) -> dict[str, Any]:
-    """Resolve `like`: fields are replaced one by one; names (aliases, default) are not inherited."""
-    row = dict(models[name])
-    parent = row.pop("like", None)
-    if parent is None:
-        return row
-    if parent not in models or depth > 8:
-        raise SettingsError(f"catalog: models.{name}.like names no model: {parent}")
-    base = _inherit(parent, models, depth + 1)
-    base.pop("aliases", None)
-    return base | row
 
 
 def _card(name: str, row: ModelRow, file: _File, policy: str) -> Card:

@@ -274,7 +274,7 @@ class Settings(BaseSettings):
     webhook_allow_hosts: tuple[str, ...] = ()
     """Hosts (`HOST` or `HOST:PORT`) that webhooks may go to though they are not public."""
     task_lease_s: float = Field(default=30, ge=0.1, le=600)
-    """A task whose server has not been heard of for this long is taken over by another, or ended."""
+    """A task is its server's for so long, renewed every third of it. One whose lease is over and has not moved for as long again is taken over by another server, or ended."""
     prompts_kept_days: int = Field(default=180, ge=0, le=36_500)
     """Prompts, and what they were extended to, are blanked in the books this long after their task; 0 = never."""
     operator_characters: int = Field(default=1_000_000, ge=0, le=10**15)

@@ -83,6 +83,11 @@ def test_an_account_from_birth_to_death(live: LiveServer) -> None:
     assert by_id["held"] == 0
     assert by_id["waiver"] is None
     assert abs(by_id["created"] - time.time()) < 600
+    for name in ("丹 alice/1", "丹%20alice%2F1"):
+        by_name = f"/admin/v1/accounts/{name}"
+        assert live.client.get(by_name).json()["id"] == account["id"]
+        assert live.client.get(f"{by_name}/statement").json()["data"][0]["kind"] == "grant"
+        assert live.client.patch(by_name, json={"low_balance": None}).status_code == 200
     path = f"/admin/v1/accounts/{account['id']}"
     changed = live.client.patch(path, json={"price_permille": 500, "low_balance": 2000}).json()
     assert (changed["price_permille"], changed["low_balance"]) == (500, 2000)
@@ -131,7 +136,9 @@ def test_grants_and_adjustments(live: LiveServer) -> None:
     refused(answer, 409)
     take = {"characters": -2000, "reason": "mistake"}
     assert live.client.post(adjustments, json=take).json()["balance"] == 0
-    assert refused(live.client.post(adjustments, json=take), 429)["code"] == "insufficient_quota"
+    short = refused(live.client.post(adjustments, json=take), 429)
+    assert short["code"] == "insufficient_quota"
+    assert "The account 'money' has 0" in short["message"]
     live.balance("money")  # checks the books
 
 

@@ -155,6 +155,7 @@ def test_tokens(live: LiveServer) -> None:
     )
     assert token["token"].startswith(token["id"] + ".")
     assert token["expires"] == expires
+    assert (token["status"], token["key_version"]) == ("active", 1)
     path = f"/admin/v1/tokens/{token['id']}"
     shown = live.client.get(path).json()
     assert "token" not in shown
@@ -166,12 +167,18 @@ def test_tokens(live: LiveServer) -> None:
     assert changed["models"] == ["cogview-4"]  # what is not named stays
     refused(live.client.patch(path, json={"scopes": None}), 400, "scopes")
     refused(live.client.patch(path, json={"name": "x"}), 400, "name")
+    refused(live.client.patch(path, json={"models": ["nope"]}), 400, "models")
+    unknown = {"account": "tokens", "models": ["dall-e-3", "cogviw-4"]}
+    fault = refused(live.client.post("/admin/v1/tokens", json=unknown), 400, "models")
+    assert "'cogview-4'" in fault["message"]
     listed = live.client.get("/admin/v1/tokens", params={"account": "tokens"}).json()["data"]
     assert [row["id"] for row in listed] == [token["id"]]
     secret = token["token"].split(".")[1]
     assert secret not in json.dumps(listed)
     assert live.client.delete(path).status_code == 204
-    assert live.client.get(path).json()["revoked"] is not None
+    gone = live.client.get(path).json()
+    assert gone["revoked"] is not None
+    assert gone["status"] == "revoked"
     assert not [line for line in live.lines if secret in str(line)]
 
 

@@ -62,6 +62,8 @@ def test_models_say_what_really_draws(server: LiveServer) -> None:
     assert models["cogview-4"]["stand_in"] is True
     assert models["pocket"]["stand_in"] is False
     assert httpx2.get(f"{server.url}/v1/models").status_code == 401
+    fault = server.client.get("/v1/models/cogvew-4").json()["error"]
+    assert "Did you mean 'cogview-4'?" in fault["message"]
 
 
 def test_request_ids(server: LiveServer) -> None:
@@ -75,6 +77,16 @@ def test_start_page(server: LiveServer) -> None:
     page = server.client.get("/")
     assert page.status_code == 200
     assert "Danqing" in page.text
+    icon = server.client.get("/favicon.ico")
+    assert (icon.status_code, icon.headers["content-type"]) == (200, "image/svg+xml")
+
+
+def test_the_reference_shows_the_address_that_it_was_asked_at(server: LiveServer) -> None:
+    page = server.client.get("/docs").text
+    assert f"{server.url}/v1/images/generations" in page
+    assert "127.0.0.1:8000" not in page
+    forged = server.client.get("/docs", headers={"host": "evil.example"}).text
+    assert "evil.example" not in forged
 
 
 def test_api_reference_needs_nothing_from_elsewhere(server: LiveServer) -> None:

@@ -310,6 +310,7 @@ def test_rotation_is_in_the_trail(tmp_path: Path) -> None:
         assert await books.tokens.rotate_keys(1, by="cli") == 3
         with pytest.raises(AuthError):
             await books.authenticator().authenticate(f"Bearer {old}")
+        assert [books.tokens.state(row) for row in await books.tokens.list()] == ["void"]
         rows = await books.trail.rows(subject="keys")
         assert [row.detail for row in rows] == [
             {"version": 2, "revoked": None},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -12,7 +13,7 @@ from danqing.api import bodies, schemas, shapes, statements
 from danqing.api.bodies import read, takes
 from danqing.api.callers import Holder, actor
 from danqing.api.context import context_of
-from danqing.api.desk import bare, full, require_unlimited, signed
+from danqing.api.desk import bare, full, require_models, require_unlimited, shown, signed
 from danqing.api.requests import client_address
 from danqing.api.shapes import After, Limit
 from danqing.api.statements import Form
@@ -31,7 +32,7 @@ async def me(request: Request, caller: Holder) -> dict[str, Any]:
     """The account: balance, what is held, price multiplier, waiver; and what the caller's token may do."""
     books = context_of(request).books
     account = await full(request, await books.accounts.by_id(caller.account_id))
-    return account | {"token": shapes.token(await books.tokens.get(caller.token_id))}
+    return account | {"token": shown(request, await books.tokens.get(caller.token_id))}
 
 
 @router.get("/statement", openapi_extra=schemas.statement())
@@ -67,7 +68,7 @@ async def list_tokens(
 ) -> dict[str, Any]:
     """The account's tokens and sessions, oldest first; the secrets are kept nowhere."""
     rows = await context_of(request).books.tokens.list(caller.account_id)
-    return shapes.page_of_all(rows, after, limit, shapes.token_id, shapes.token)
+    return shapes.page_of_all(rows, after, limit, shapes.token_id, partial(shown, request))
 
 
 @router.post("/tokens", status_code=201, openapi_extra=takes(bodies.TokenBody))
@@ -78,6 +79,7 @@ async def create_token(request: Request, caller: Holder) -> dict[str, Any]:
     tokens = context_of(request).books.tokens
     await require_unlimited(request, caller)
     require_held(caller, limits.scopes)
+    require_models(request, body.models)
     token = await tokens.create(
         caller.account_id,
         name=body.name,
@@ -85,13 +87,13 @@ async def create_token(request: Request, caller: Holder) -> dict[str, Any]:
         limits=limits,
         by=actor(caller),
     )
-    return shapes.token(await tokens.get(bare(token))) | {"token": token}
+    return shown(request, await tokens.get(bare(token))) | {"token": token}
 
 
 @router.get("/tokens/{token}")
 async def get_token(request: Request, caller: Holder, token: str) -> dict[str, Any]:
     """One token of the account, by its id with or without `sk-`."""
-    return shapes.token(await _own(request, caller, token))
+    return shown(request, await _own(request, caller, token))
 
 
 @router.patch("/tokens/{token}", openapi_extra=takes(bodies.LimitsBody))
@@ -99,13 +101,14 @@ async def change_token(request: Request, caller: Holder, token: str) -> dict[str
     """Change what a token may do, to no more than the caller's may."""
     tokens = context_of(request).books.tokens
     body = await read(request, bodies.LimitsBody, nulls=True)
+    require_models(request, body.models)
     await require_unlimited(request, caller)
     row = await _own(request, caller, token)
     limits = body.applied_to(TokenLimits.of(row))
     # What it may do already counts too: who may not make such a token may not loosen one.
     require_held(caller, (*row.scopes.split(), *limits.scopes))
     await tokens.update(row.id, limits, by=actor(caller), account_id=caller.account_id)
-    return shapes.token(await tokens.get(row.id))
+    return shown(request, await tokens.get(row.id))
 
 
 @router.delete("/tokens/{token}", status_code=204)

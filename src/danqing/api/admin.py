@@ -48,52 +48,8 @@ async def create_account(request: Request, caller: Admin) -> dict[str, Any]:
     return shapes.account(row)
 
 
-@router.get("/accounts/{account}")
-async def get_account(request: Request, caller: Admin, account: str) -> dict[str, Any]:
-    """An account by name or id, with what is held of it and the waiver in force."""
-    return await full(request, await named(request, account))
-
-
-@router.patch("/accounts/{account}", openapi_extra=takes(bodies.AccountPatch))
-async def change_account(request: Request, caller: Admin, account: str) -> dict[str, Any]:
-    """Suspend or restore; set the price multiplier, admin rights, the low-balance mark, the block level, how long images are kept."""
-    accounts = context_of(request).books.accounts
-    body = await read(request, bodies.AccountPatch, nulls=True)
-    row = await named(request, account)
-    asked: list[changes.Change] = []
-    if body.price_permille is not None:
-        asked.append(changes.price(body.price_permille))
-    if "low_balance" in body.model_fields_set:
-        asked.append(changes.low_balance(body.low_balance))
-    if "block_level" in body.model_fields_set:
-        asked.append(changes.block_level(body.block_level))
-    if "image_days" in body.model_fields_set:
-        asked.append(changes.image_days(body.image_days))
-    if body.is_admin is not None:
-        asked.append(changes.admin(body.is_admin))
-    if body.suspended:
-        if body.reason is None:
-            raise MissingField("reason")
-        asked.append(changes.suspended(body.reason))
-    elif body.suspended is False:
-        asked.append(changes.restored())
-    await accounts.change(row.id, *asked, by=actor(caller))
-    return await full(request, await accounts.by_id(row.id))
-
-
-@router.delete("/accounts/{account}", status_code=204)
-async def delete_account(request: Request, caller: Admin, account: str) -> Response:
-    """Delete an account and its images, free its name, void its tokens; its books stay."""
-    context = context_of(request)
-    row = await named(request, account)
-    await context.gallery.delete_blobs(
-        await context.books.accounts.delete(row.id, by=actor(caller))
-    )
-    return Response(status_code=204)
-
-
 @router.put(
-    "/accounts/{account}/password", status_code=204, openapi_extra=takes(bodies.PasswordBody)
+    "/accounts/{account:path}/password", status_code=204, openapi_extra=takes(bodies.PasswordBody)
 )
 async def set_password(request: Request, caller: Admin, account: str) -> Response:
     """Set the password an account signs in with; its sessions end."""
@@ -104,13 +60,13 @@ async def set_password(request: Request, caller: Admin, account: str) -> Respons
     return Response(status_code=204)
 
 
-@router.post("/accounts/{account}/grants", openapi_extra=takes(bodies.TransferBody))
+@router.post("/accounts/{account:path}/grants", openapi_extra=takes(bodies.TransferBody))
 async def grant(request: Request, caller: Admin, account: str) -> dict[str, Any]:
     """Add characters. With an `Idempotency-Key` a retry adds nothing and answers the balance."""
     return await _transfer(request, caller, account, "grant")
 
 
-@router.post("/accounts/{account}/adjustments", openapi_extra=takes(bodies.TransferBody))
+@router.post("/accounts/{account:path}/adjustments", openapi_extra=takes(bodies.TransferBody))
 async def adjust(request: Request, caller: Admin, account: str) -> dict[str, Any]:
     """Correct a balance by a positive or negative number; `Idempotency-Key` as for grants."""
     return await _transfer(request, caller, account, "adjust")
@@ -139,7 +95,7 @@ def _transfer_id(request: Request, caller: Principal) -> str | None:
     return str(uuid5(NAMESPACE_URL, f"danqing:transfer:{caller.account_id}:{key}"))
 
 
-@router.get("/accounts/{account}/statement", openapi_extra=schemas.statement())
+@router.get("/accounts/{account:path}/statement", openapi_extra=schemas.statement())
 async def statement(
     request: Request,
     caller: Admin,
@@ -156,7 +112,7 @@ async def statement(
     )
 
 
-@router.get("/accounts/{account}/waivers")
+@router.get("/accounts/{account:path}/waivers")
 async def list_waivers(
     request: Request, caller: Admin, account: str, after: After = "", limit: Limit = 100
 ) -> dict[str, Any]:
@@ -166,7 +122,9 @@ async def list_waivers(
     return shapes.page_of_all(rows, after, limit, lambda row: row.id, shapes.waiver)
 
 
-@router.post("/accounts/{account}/waivers", status_code=201, openapi_extra=takes(bodies.WaiverBody))
+@router.post(
+    "/accounts/{account:path}/waivers", status_code=201, openapi_extra=takes(bodies.WaiverBody)
+)
 async def sign_waiver(request: Request, caller: Admin, account: str) -> dict[str, Any]:
     """Put on record that somebody signed the label waiver for an account."""
     body = await read(request, bodies.WaiverBody)
@@ -174,9 +132,56 @@ async def sign_waiver(request: Request, caller: Admin, account: str) -> dict[str
     return await signed(request, row.id, body, actor(caller))
 
 
-@router.delete("/accounts/{account}/waivers", status_code=204)
+@router.delete("/accounts/{account:path}/waivers", status_code=204)
 async def revoke_waivers(request: Request, caller: Admin, account: str) -> Response:
     """Revoke the waiver in force; its record stays."""
     row = await named(request, account)
     await context_of(request).books.accounts.revoke_waiver(row.id, by=actor(caller))
+    return Response(status_code=204)
+
+
+# Last, for a name may have slashes in it: "a/b/statement" is the statement of "a/b".
+
+
+@router.get("/accounts/{account:path}")
+async def get_account(request: Request, caller: Admin, account: str) -> dict[str, Any]:
+    """An account by name or id, with what is held of it and the waiver in force."""
+    return await full(request, await named(request, account))
+
+
+@router.patch("/accounts/{account:path}", openapi_extra=takes(bodies.AccountPatch))
+async def change_account(request: Request, caller: Admin, account: str) -> dict[str, Any]:
+    """Suspend or restore; set the price multiplier, admin rights, the low-balance mark, the block level, how long images are kept."""
+    accounts = context_of(request).books.accounts
+    body = await read(request, bodies.AccountPatch, nulls=True)
+    row = await named(request, account)
+    asked: list[changes.Change] = []
+    if body.price_permille is not None:
+        asked.append(changes.price(body.price_permille))
+    if "low_balance" in body.model_fields_set:
+        asked.append(changes.low_balance(body.low_balance))
+    if "block_level" in body.model_fields_set:
+        asked.append(changes.block_level(body.block_level))
+    if "image_days" in body.model_fields_set:
+        asked.append(changes.image_days(body.image_days))
+    if body.is_admin is not None:
+        asked.append(changes.admin(body.is_admin))
+    if body.suspended:
+        if body.reason is None:
+            raise MissingField("reason")
+        asked.append(changes.suspended(body.reason))
+    elif body.suspended is False:
+        asked.append(changes.restored())
+    await accounts.change(row.id, *asked, by=actor(caller))
+    return await full(request, await accounts.by_id(row.id))
+
+
+@router.delete("/accounts/{account:path}", status_code=204)
+async def delete_account(request: Request, caller: Admin, account: str) -> Response:
+    """Delete an account and its images, free its name, void its tokens; its books stay."""
+    context = context_of(request)
+    row = await named(request, account)
+    await context.gallery.delete_blobs(
+        await context.books.accounts.delete(row.id, by=actor(caller))
+    )
     return Response(status_code=204)

@@ -6,6 +6,7 @@ admin token must not be able to void everybody's tokens, or to keep its own from
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -15,7 +16,7 @@ from danqing.api import bodies, shapes
 from danqing.api.bodies import read, takes
 from danqing.api.callers import Admin, actor
 from danqing.api.context import context_of
-from danqing.api.desk import bare, named, require_unlimited
+from danqing.api.desk import bare, named, require_models, require_unlimited, shown
 from danqing.api.shapes import After, Limit
 from danqing.domain.errors import InvalidField
 from danqing.service.tokens import TokenLimits
@@ -46,7 +47,7 @@ async def list_tokens(
     """Tokens and sessions, oldest first; the secrets are kept nowhere."""
     account_id = None if account is None else (await named(request, account)).id
     rows = await context_of(request).books.tokens.list(account_id)
-    return shapes.page_of_all(rows, after, limit, shapes.token_id, shapes.token)
+    return shapes.page_of_all(rows, after, limit, shapes.token_id, partial(shown, request))
 
 
 @router.post("/tokens", status_code=201, openapi_extra=takes(bodies.AccountTokenBody))
@@ -55,6 +56,7 @@ async def create_token(request: Request, caller: Admin) -> dict[str, Any]:
     body = await read(request, bodies.AccountTokenBody)
     await require_unlimited(request, caller)
     tokens = context_of(request).books.tokens
+    require_models(request, body.models)
     token = await tokens.create(
         body.account,
         name=body.name,
@@ -62,13 +64,13 @@ async def create_token(request: Request, caller: Admin) -> dict[str, Any]:
         limits=body.applied_to(TokenLimits()),
         by=actor(caller),
     )
-    return shapes.token(await tokens.get(bare(token))) | {"token": token}
+    return shown(request, await tokens.get(bare(token))) | {"token": token}
 
 
 @router.get("/tokens/{token}")
 async def get_token(request: Request, caller: Admin, token: str) -> dict[str, Any]:
     """One token, by its id with or without `sk-`."""
-    return shapes.token(await context_of(request).books.tokens.get(bare(token)))
+    return shown(request, await context_of(request).books.tokens.get(bare(token)))
 
 
 @router.patch("/tokens/{token}", openapi_extra=takes(bodies.LimitsBody))
@@ -76,10 +78,11 @@ async def change_token(request: Request, caller: Admin, token: str) -> dict[str,
     """Change what a token may do."""
     tokens = context_of(request).books.tokens
     body = await read(request, bodies.LimitsBody, nulls=True)
+    require_models(request, body.models)
     await require_unlimited(request, caller)
     row = await tokens.get(bare(token))
     await tokens.update(row.id, body.applied_to(TokenLimits.of(row)), by=actor(caller))
-    return shapes.token(await tokens.get(row.id))
+    return shown(request, await tokens.get(row.id))
 
 
 @router.delete("/tokens/{token}", status_code=204)

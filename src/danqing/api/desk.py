@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from fastapi import Request
 from danqing.api import shapes
 from danqing.api.bodies import WaiverBody
 from danqing.api.context import context_of
-from danqing.db.rows import AccountRow
+from danqing.db.rows import AccountRow, TokenRow
 from danqing.domain.errors import InvalidField, PermissionDenied
 from danqing.service.accounts import WAIVER_VERSION
 from danqing.service.auth import Principal
@@ -20,6 +21,11 @@ from danqing.service.tokens import TokenLimits
 async def named(request: Request, account: str) -> AccountRow:
     """The account of this id or name (which may hold what no path can). Raises NotFound."""
     return await context_of(request).books.accounts.get(account)
+
+
+def shown(request: Request, row: TokenRow) -> dict[str, Any]:
+    """A token with how it stands."""
+    return shapes.token(row, context_of(request).books.tokens.state(row))
 
 
 async def full(request: Request, row: AccountRow) -> dict[str, Any]:
@@ -52,6 +58,11 @@ async def require_unlimited(request: Request, caller: Principal) -> None:
         raise PermissionDenied(
             "A token that expires or has limits may not make or change tokens: sign in for that."
         )
+
+
+def require_models(request: Request, names: Sequence[str] | None) -> None:
+    """Raises InvalidField for a model that the catalog has not got."""
+    context_of(request).catalog.require(names or (), "models")
 
 
 def bare(token: str) -> str:

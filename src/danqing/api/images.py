@@ -70,7 +70,7 @@ async def revoke_anybodys(request: Request, caller: Admin, image_id: str) -> dic
     return _shown(request, await images.get(image_id))
 
 
-@anybodys.post("/accounts/{account}/revoke-links")
+@anybodys.post("/accounts/{account:path}/revoke-links")
 async def revoke_account(request: Request, caller: Admin, account: str) -> dict[str, Any]:
     """Void every link to an account's images that was given out until now."""
     row = await named(request, account)

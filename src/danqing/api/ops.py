@@ -77,6 +77,18 @@ async def index() -> Response:
     return HTMLResponse(_INDEX)
 
 
+@router.head("/favicon.ico", include_in_schema=False)
+@router.get("/favicon.ico", include_in_schema=False)
+async def favicon() -> Response:
+    """The icon that browsers ask for with every page."""
+    return Response(_ICON, media_type="image/svg+xml", headers={"cache-control": "max-age=86400"})
+
+
+_ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="6" fill="#b8402a"/>'
+    '<path d="M10 5h12v22M10 5v10q0 8-4 12M6 15h20M15 8l2 4" fill="none" stroke="#fff" stroke-width="2.4"/></svg>'
+)
+
 _INDEX = f"""<!doctype html>
 <html lang="zh"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Danqing 丹青</title>

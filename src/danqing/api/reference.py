@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount
 
 from danqing.api import schemas
 from danqing.api.context import Context
 from danqing.api.reference_page import render
+from danqing.api.reference_sections import HERE
+from danqing.api.requests import link_base
 
 Schema = dict[str, Any]
 
@@ -62,13 +65,15 @@ def _complete(operation: Schema, error: Schema) -> None:
 def attach_to(app: FastAPI, context: Context) -> None:
     """Add the two pages; after everything else is mounted."""
     document = _document(app)
-    page = render(document, context.dialects, context.settings.public_url).encode("utf-8")
+    page = render(document, context.dialects)
 
     async def openapi() -> Response:
         return JSONResponse(document)
 
-    async def docs() -> Response:
-        return HTMLResponse(page)
+    async def docs(request: Request) -> Response:
+        # The examples are to work as they are copied: from where the reader sees this page.
+        here = escape(link_base(request, context.settings))
+        return HTMLResponse(page.replace(HERE, here))
 
     app.add_api_route("/openapi.json", openapi, include_in_schema=False)
     app.add_api_route("/docs", docs, include_in_schema=False)

@@ -42,18 +42,18 @@ _ANSWERED: dict[str, str] = {
 }
 
 
-def render(document: Schema, dialects: Mapping[str, Dialect], here: str | None) -> str:
-    """The whole page. `here` is the server's public address for the examples, where it has one."""
-    parts = [_start(here or HERE)]
+def render(document: Schema, dialects: Mapping[str, Dialect]) -> str:
+    """The whole page, as of a server at HERE."""
+    parts = [_start()]
     shown: list[tuple[str, str, list[tuple[str, str]]]] = [("start", "Start here", [])]
     for chapter in CHAPTERS:
-        parts.append(_chapter(chapter, document, dialects, here or HERE))
+        parts.append(_chapter(chapter, document, dialects))
         links = [(_anchor(chapter.id, route), route.title) for route in chapter.routes]
         if chapter.errors_of:
             links.append((f"{chapter.id}-errors", "Errors"))
         shown.append((chapter.id, chapter.title, links))
     for chapter in _books(document):
-        parts.append(_chapter(chapter, document, dialects, here or HERE))
+        parts.append(_chapter(chapter, document, dialects))
         shown.append((chapter.id, chapter.title, []))
     return _FRAME.format(style=STYLE, contents=_contents(shown), body="\n".join(parts))
 
@@ -74,9 +74,9 @@ def _books(document: Schema) -> Iterator[Chapter]:
         yield Chapter(id, title, words, tuple(routes))
 
 
-def _start(here: str) -> str:
+def _start() -> str:
     bases = "".join(
-        f"<tr><td>{_words(client)}</td><td><code>{escape(here)}{path}</code></td></tr>"
+        f"<tr><td>{_words(client)}</td><td><code>{HERE}{path}</code></td></tr>"
         for client, path in (
             ("`openai`, and all that speaks to OpenAI", "/v1"),
             ("`zai-sdk`, `zhipuai`", "/api/paas/v4"),
@@ -109,11 +109,11 @@ def _start(here: str) -> str:
     )
 
 
-def _chapter(chapter: Chapter, document: Schema, dialects: Mapping[str, Dialect], here: str) -> str:
+def _chapter(chapter: Chapter, document: Schema, dialects: Mapping[str, Dialect]) -> str:
     parts = [
         f'<section id="{chapter.id}"><h2>{escape(chapter.title)}</h2><p>{_words(chapter.words)}</p>'
     ]
-    parts += [_example(example, here) for example in chapter.examples]
+    parts += [_example(example) for example in chapter.examples]
     parts += [_route(chapter, route, document) for route in chapter.routes]
     if chapter.errors_of:
         parts.append(
@@ -125,8 +125,8 @@ def _chapter(chapter: Chapter, document: Schema, dialects: Mapping[str, Dialect]
     return "".join(parts) + "</section>"
 
 
-def _example(example: Example, here: str) -> str:
-    code = escape(example.code.replace(HERE, here))
+def _example(example: Example) -> str:
+    code = escape(example.code)
     return f"<figure><figcaption>{escape(example.title)}</figcaption><pre><code>{code}</code></pre></figure>"
 
 

@@ -97,14 +97,16 @@ def waiver(row: WaiverRow) -> Record:
     }
 
 
-def token(row: TokenRow) -> Record:
-    """A token without its secret, which nobody has but its owner."""
+def token(row: TokenRow, state: str) -> Record:
+    """A token without its secret, which nobody has but its owner; `state` is `Tokens.state`."""
     return {
         "id": token_id(row),
         "object": "token",
         "account_id": row.account_id,
         "name": row.name,
         "kind": row.kind,
+        "status": state,
+        "key_version": row.key_version,
         "created": row.created_ms // 1000,
         "expires": _seconds(row.expires_ms),
         "revoked": _seconds(row.revoked_ms),

@@ -11,7 +11,7 @@ from danqing.api import bodies, shapes
 from danqing.api.bodies import BODY_BYTES_MAX, read, takes
 from danqing.api.callers import Holder
 from danqing.api.context import context_of
-from danqing.api.desk import bare
+from danqing.api.desk import bare, shown
 from danqing.api.requests import client_address, read_body
 from danqing.api.schemas import PUBLIC
 from danqing.domain.errors import PermissionDenied
@@ -42,7 +42,7 @@ async def sign_in(request: Request) -> dict[str, Any]:
         body.name, body.password, address=client_address(request, context.settings)
     )
     session = await context.books.tokens.get(bare(token))
-    return shapes.token(session) | {"token": token, "account": shapes.account(row)}
+    return shown(request, session) | {"token": token, "account": shapes.account(row)}
 
 
 @router.post("/sign-out", status_code=204)

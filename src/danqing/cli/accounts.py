@@ -273,7 +273,7 @@ def _add_keeping(account: typer.Typer) -> None:
 
 
 def _add_money(app: typer.Typer) -> None:
-    @app.command("grant")
+    @app.command("grant", context_settings={"ignore_unknown_options": True})
     def grant(
         name: AccountName,
         characters: Annotated[int, typer.Argument(help="How many to add.")],
@@ -282,6 +282,11 @@ def _add_money(app: typer.Typer) -> None:
         config: Config = None,
     ) -> None:
         """Add characters to an account."""
+        if characters < 0:
+            raise typer.BadParameter(
+                f"grant only adds. To take some away: danqing adjust {name} {characters} --reason WHY",
+                param_hint="CHARACTERS",
+            )
         balance = run_on_books(
             data_dir,
             config,

@@ -122,9 +122,10 @@ def _find(models: catalog.Catalog, name: str) -> Card:
     """Raises InvalidField: ModelNotFound names a route, and here is no server."""
     try:
         return models.find(name, "openai")
-    except ModelNotFound:
+    except ModelNotFound as error:
+        hint = f" Did you mean '{error.meant}'?" if error.meant else ""
         raise InvalidField(
-            f"The model '{name[:100]}' does not exist: `danqing models list` lists those that do.",
+            f"The model '{name[:100]}' does not exist: `danqing models list` lists those that do.{hint}",
             "--model",
         ) from None
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from danqing.cli.books import BY, Config, DataDir, ExpiresDays, moment, run_on_books, show
+from danqing.domain.errors import InvalidField
 from danqing.settings import Settings
 
 if TYPE_CHECKING:
     from danqing.app import Books
     from danqing.db.rows import TokenRow
+    from danqing.service.tokens import TokenState
 
 TokenId = Annotated[str, typer.Argument(metavar="ID", help="With or without sk-.")]
 Scopes = Annotated[
@@ -78,15 +81,14 @@ def _add_making(token: typer.Typer) -> None:
                 scope, model, network, budget_day, budget_month, budget_total, concurrency, rate
             ),
         )
-        typer.echo(
-            run_on_books(
-                data_dir,
-                config,
-                lambda books, _: books.tokens.create(
-                    account, name=name, expires_ms=in_days(expires_days), limits=limits, by=BY
-                ),
+
+        def deed(books: Books, settings: Settings) -> Awaitable[str]:
+            _require_models(settings, model)
+            return books.tokens.create(
+                account, name=name, expires_ms=in_days(expires_days), limits=limits, by=BY
             )
-        )
+
+        typer.echo(run_on_books(data_dir, config, deed))
 
 
 def _add_changing(token: typer.Typer) -> None:
@@ -120,7 +122,8 @@ def _add_changing(token: typer.Typer) -> None:
                 raise typer.BadParameter(f"one of {', '.join(_CLEARABLE)}", param_hint="--clear")
             given[_CLEARABLE[word]] = None
 
-        async def deed(books: Books, _: Settings) -> None:
+        async def deed(books: Books, settings: Settings) -> None:
+            _require_models(settings, model)
             row = await books.tokens.get(bare(token_id))
             await books.tokens.update(row.id, replace(TokenLimits.of(row), **given), by=BY)
 
@@ -141,15 +144,15 @@ def _add_keeping(token: typer.Typer) -> None:
         data_dir: DataDir = None,
         config: Config = None,
     ) -> None:
-        """List tokens: id, account, name, made, expires, state, kind, scopes, last used, limits; tab-separated."""
+        """List tokens: id, account, name, made, expires, state, kind, scopes, last used, limits, key version; tab-separated."""
 
-        async def deed(books: Books, _: Settings) -> list[tuple[TokenRow, str]]:
+        async def deed(books: Books, _: Settings) -> None:
             names = {row.id: row.name for row in await books.accounts.all()}
-            rows = await books.tokens.list(account)
-            return [(row, names.get(row.account_id, "(deleted)")) for row in rows]
+            for row in await books.tokens.list(account):
+                name = names.get(row.account_id, "(deleted)")
+                show(*_cells(row, name, books.tokens.state(row)))
 
-        for row, name in run_on_books(data_dir, config, deed):
-            show(*_cells(row, name))
+        run_on_books(data_dir, config, deed)
 
 
 def in_days(days: int | None) -> int | None:
@@ -181,9 +184,24 @@ def _given(
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _cells(row: TokenRow, account: str) -> tuple[object, ...]:
-    now_ms = time.time() * 1000
-    expired = row.expires_ms is not None and row.expires_ms <= now_ms
+def _require_models(settings: Settings, names: list[str] | None) -> None:
+    """Raises InvalidField, SettingsError."""
+    from danqing import catalog
+
+    if not names:
+        return
+    try:
+        catalog.load(settings).require(names, "--model")
+    except InvalidField as error:
+        if settings.catalog_file is not None:
+            raise
+        raise InvalidField(
+            f"{error.message} (The built-in catalog was asked: give the server's --config for more.)",
+            "--model",
+        ) from None
+
+
+def _cells(row: TokenRow, account: str, state: TokenState) -> tuple[object, ...]:
     limits = [
         f"{word}={','.join(value) if isinstance(value, list) else value}"
         for word, field in _CLEARABLE.items()
@@ -195,9 +213,10 @@ def _cells(row: TokenRow, account: str) -> tuple[object, ...]:
         row.name,
         moment(row.created_ms),
         moment(row.expires_ms) or "never",
-        "revoked" if row.revoked_ms is not None else "expired" if expired else "active",
+        "void (key version revoked)" if state == "void" else state,
         row.kind,
         row.scopes,
         moment(row.last_used_ms),
         " ".join(limits) or None,
+        row.key_version,
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from danqing.cli.books import BY, Config, DataDir, moment, run_on_books, show
+from danqing.cli.books import BY, Config, DataDir, moment, printable, run_on_books, show
 from danqing.domain.errors import DanqingError
 from danqing.settings import Settings
 
@@ -136,17 +138,39 @@ def _add_keys_and_ledger(app: typer.Typer) -> None:
     @keys.command("rotate")
     def rotate(
         revoke_version: Annotated[
-            int | None, typer.Option("--revoke-version", help="Void this key's tokens.")
+            int | None,
+            typer.Option(
+                "--revoke-version", help="Void this key's tokens; a new key is made, too."
+            ),
         ] = None,
+        yes: Annotated[
+            bool, typer.Option("--yes", help="Do not ask on a terminal before tokens are voided.")
+        ] = False,
         data_dir: DataDir = None,
         config: Config = None,
     ) -> None:
         """Make a new key for new tokens; older tokens stay good unless their version is revoked."""
 
-        version = run_on_books(
-            data_dir, config, lambda books, _: books.tokens.rotate_keys(revoke_version, by=BY)
-        )
+        async def deed(books: Books, _: Settings) -> int:
+            if revoke_version is not None:
+                await _warn_of_voiding(books, revoke_version, ask=not yes and sys.stdin.isatty())
+            return await books.tokens.rotate_keys(revoke_version, by=BY)
+
+        version = run_on_books(data_dir, config, deed)
+        if revoke_version is not None:
+            typer.echo(f"key version {revoke_version} is revoked, and a new key was made")
         typer.echo(f"current key version: {version}")
+
+    @keys.command("list")
+    def list_keys(data_dir: DataDir = None, config: Config = None) -> None:
+        """List the keys: version, current or older, how many good tokens and sessions it has; tab-separated."""
+
+        async def deed(books: Books, _: Settings) -> None:
+            for version in sorted(books.keys.versions()):
+                state = "current" if version == books.keys.current else "older"
+                show(version, state, len(await books.tokens.of_key(version)))
+
+        run_on_books(data_dir, config, deed)
 
     @ledger.command("check")
     def check(data_dir: DataDir = None, config: Config = None) -> None:
@@ -157,6 +181,23 @@ def _add_keys_and_ledger(app: typer.Typer) -> None:
 
         _report(run_on_books(data_dir, config, deed))
         typer.echo("the books balance")
+
+
+async def _warn_of_voiding(books: Books, version: int, *, ask: bool) -> None:
+    """Say on stderr whose tokens die with a key, the operators' by name; on a terminal, ask. Raises Abort."""
+    rows = await books.tokens.of_key(version)
+    if not rows:
+        return
+    admins = {row.id: row.name for row in await books.accounts.all() if row.is_admin}
+    typer.echo(f"void with key version {version}: {len(rows)} tokens and sessions", err=True)
+    for name in sorted({admins[row.account_id] for row in rows if row.account_id in admins}):
+        typer.echo(
+            f"among them the operator's, {printable(name)}: a new one is made by danqing token create"
+            f" --account {shlex.quote(name)} --scope draw --scope account --scope admin",
+            err=True,
+        )
+    if ask:
+        typer.confirm("Revoke it?", abort=True, err=True)
 
 
 def _add_database(app: typer.Typer) -> None:

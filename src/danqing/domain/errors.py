@@ -154,10 +154,13 @@ class UnsupportedField(RequestError):
 class ModelNotFound(RequestError):
     code = "model_not_found"
 
-    def __init__(self, name: str, param: str = "model") -> None:
+    def __init__(self, name: str, param: str = "model", meant: str | None = None) -> None:
+        hint = f" Did you mean '{meant}'?" if meant else ""
         super().__init__(
-            f"The model '{name[:100]}' does not exist: GET /v1/models lists those that do.", param
+            f"The model '{name[:100]}' does not exist: GET /v1/models lists those that do.{hint}",
+            param,
         )
+        self.meant = meant
 
 
 class NotFound(RequestError):
@@ -241,9 +244,17 @@ class QuotaExceeded(DanqingError):
 
     code = "quota_exceeded"
 
-    def __init__(self, needed: int, available: int, what: str = "current quota") -> None:
+    def __init__(
+        self,
+        needed: int,
+        available: int,
+        what: str = "current quota",
+        message: str | None = None,
+    ) -> None:
+        """`message` in place of what a client is told of its own quota."""
         super().__init__(
-            f"You exceeded your {what}: {needed} characters are needed, {available} are left."
+            message
+            or f"You exceeded your {what}: {needed} characters are needed, {available} are left."
         )
         self.needed = needed
         self.available = available

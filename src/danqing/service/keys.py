@@ -74,6 +74,17 @@ class KeyFile:
             self._load()
             return version
 
+    def versions(self) -> frozenset[int]:
+        """The versions whose tokens are good."""
+        self._refresh()
+        return frozenset(self._keys)
+
+    @property
+    def current(self) -> int:
+        """The version that new tokens are of."""
+        self._refresh()
+        return self._current
+
     def token(self, token_id: str) -> tuple[str, int]:
         """The whole token of an id under the current key, and that key's version."""
         self._refresh()

@@ -335,7 +335,12 @@ class Ledger:
         if account.balance + characters > max(account.balance, CHARACTERS_MAX):
             raise InvalidField(f"The balance may be at most {CHARACTERS_MAX}.", "characters")
         if not book_queries.move_balances(conn, {account_id: characters}):
-            raise QuotaExceeded(-characters, account.balance)
+            raise QuotaExceeded(
+                -characters,
+                account.balance,
+                message=f"The account '{account.name}' has {account.balance} characters left:"
+                f" {-characters} cannot be taken away.",
+            )
         transfer = TransferRow(
             id=transfer_id or uuid7(),
             account_id=account_id,

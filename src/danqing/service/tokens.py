@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, Literal
 
 from danqing.db import book_queries, queries
 from danqing.db.rows import CHARACTERS_MAX, AccountRow, TokenKind, TokenRow, has_budget
@@ -29,6 +29,8 @@ CONCURRENCY_MAX = 100_000
 RATE_MAX = 1_000_000
 KEYS_MAX = 1000
 """Tokens of one account that are not revoked; sessions do not count."""
+TokenState = Literal["active", "expired", "revoked", "void"]
+"""Void: its key's version was revoked."""
 _TOKEN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -172,6 +174,22 @@ class Tokens:
         )
         now_ms = self._clock_ms()
         return [row for row in rows if row.kind == "key" or _is_good(row, now_ms)]
+
+    def state(self, row: TokenRow) -> TokenState:
+        """Whether a token is good, else what ended it: what cannot be undone first. Raises KeyFileError."""
+        if row.revoked_ms is not None:
+            return "revoked"
+        if row.key_version not in self._keys.versions():
+            return "void"
+        return "active" if _is_good(row, self._clock_ms()) else "expired"
+
+    async def of_key(self, version: int) -> Sequence[TokenRow]:
+        """The tokens and sessions that revoking a key's version would make void."""
+        return [
+            row
+            for row in await self.list()
+            if row.key_version == version and self.state(row) == "active"
+        ]
 
     async def get(self, token_id: str) -> TokenRow:
         """Raises NotFound."""
