@@ -101,6 +101,15 @@ def test_decoding_is_paid_for_however_long_it_lasts(decode_s: float) -> None:
     )
 
 
+def test_a_debt_of_any_size_is_paid_off_in_no_time() -> None:
+    """Steps of a microsecond, and an hour of decoding."""
+    device = Device(lambda key, size: 1e-6 * size, decode_s=3600.0, batch_max=1)
+    device.add("one", n=3, steps=1)
+    device.add("other", n=3, steps=1)
+    device.run()
+    assert device.served_s["one"] == pytest.approx(device.served_s["other"])
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.randoms(use_true_random=False), st.sampled_from([0.1, 0.4, 0.6]), st.integers(1, 3))
 def test_law_a_short_image_waits_for_no_decoding_that_has_not_begun(

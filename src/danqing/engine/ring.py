@@ -50,6 +50,7 @@ class Ring:
         hurried = self.hurried(ready, quantum_s, work_s)
         if hurried:
             return min(hurried, key=work_s)
+        self._skip_rounds(ready, quantum_s, held)
         while True:
             name = next(each for each in self.deficit_s if each in ready or each not in held)
             deficit_s = self.deficit_s[name]
@@ -59,6 +60,21 @@ class Ring:
             self._bursting.discard(name)
             if name in ready or deficit_s < 0:
                 self.deficit_s[name] = min(deficit_s + quantum_s, quantum_s)
+
+    def _skip_rounds(
+        self, ready: Collection[Hashable], quantum_s: float, held: Collection[Hashable]
+    ) -> None:
+        """At once the whole rounds in which none of `ready` is owed anything yet: of a long decoding there may be millions."""
+        rounds = int(-max(self.deficit_s[name] for name in ready) / quantum_s)
+        if rounds < 1:
+            return
+        for name, deficit_s in list(self.deficit_s.items()):
+            deficit_s += rounds * quantum_s
+            if name in ready or (name not in held and deficit_s < 0):
+                self.deficit_s[name] = deficit_s
+            elif name not in held:
+                del self.deficit_s[name]
+                self._bursting.discard(name)
 
     def hurried(
         self,
