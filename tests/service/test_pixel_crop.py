@@ -12,8 +12,14 @@ from PIL import Image
 from danqing.domain.sizes import Size
 from danqing.domain.task import Pixels
 from danqing.service import pixel_code
-from danqing.service.pixel_crop import AREA_MIN, CORRELATION_MIN, TRIES_MAX, CutReader
-from danqing.service.pixel_mark import PixelMarker
+from danqing.service.pixel_crop import (
+    AREA_MIN,
+    CORRELATION_MIN,
+    LISTED_MAX,
+    STRIPS_MAX,
+    CutReader,
+)
+from danqing.service.pixel_mark import PixelMarker, Plane
 
 MARKER = PixelMarker(b"a secret of thirty-two bytes ...")
 ID = "0a1b2c3d4e5"
@@ -50,10 +56,8 @@ def test_a_cut_picture_carries_its_mark(kind: str) -> None:
 
 def test_a_cut_picture_without_our_mark_shows_none() -> None:
     stranger = CutReader(PixelMarker(b"another secret of 32 bytes ......"), [WHOLE, *OTHERS])
-    for kind in ("landscape", "facade"):
-        part = picture(kind, 6, WHOLE.height, WHOLE.width)[20:480, 30:740]
-        assert READER.find(part) is None
-        assert stranger.find(marked(kind)[20:480, 30:740]) is None
+    assert READER.find(picture("landscape", 6, WHOLE.height, WHOLE.width)[20:480, 30:740]) is None
+    assert stranger.find(marked("poster")[20:480, 30:740]) is None
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 3000, 3), (57, 192, 3), (9000, 60, 3)])
@@ -63,18 +67,29 @@ def test_a_part_of_any_shape_is_looked_at(shape: tuple[int, int, int]) -> None:
     assert CutReader(MARKER, sizes).find(pixels) is None
 
 
-def test_every_size_is_one_try_and_tries_are_bounded() -> None:
+def test_a_label_cut_off_is_no_escape_whatever_the_size() -> None:
+    whole = MARKER.mark(picture("landscape", 9, 816, 592), ID)
+    found = CutReader(MARKER, ()).find(jpeg(whole[:750]))
+    assert found is not None
+    assert found.image_id == ID
+
+
+def test_tries_are_bounded_and_a_size_is_one_at_most() -> None:
     tried: list[float] = []
 
     class Counting(PixelMarker):
-        def read(self, values: np.ndarray, correlation_min: float) -> None:
+        def read(self, values: Plane, correlation_min: float) -> None:
             tried.append(correlation_min)
 
     many = [Size(500 + 8 * number, 520) for number in range(40)]
-    part = picture("leaves", 1, 500, 500)
-    CutReader(Counting(b"k" * 32), [*many, Size(500, 499), Size(2000, 2000)]).find(part)
-    assert tried == [CORRELATION_MIN] * TRIES_MAX
+    reader = CutReader(Counting(b"k" * 32), [*many, Size(500, 499), Size(2000, 2000)])
     assert AREA_MIN * 2000 * 2000 > 500 * 500
+    assert len(reader._likely(500, 500)) == LISTED_MAX
+    assert len(reader._likely(496, 496)) == LISTED_MAX + 2 * 5  # 512 to 576 in either direction
+    assert len(reader._likely(8000, 1600)) == STRIPS_MAX
+    reader.find(picture("leaves", 1, 500, 500))
+    assert len(tried) <= LISTED_MAX
+    assert set(tried) <= {CORRELATION_MIN}
 
 
 def test_what_carries_no_mark_agrees_with_no_code_as_well() -> None:
