@@ -245,7 +245,7 @@ async def open_engine(
             _, is_named, fault = error.message.partition(f"{LoadError.__name__}: ")
             if is_named:
                 raise SettingsError(f"catalog: backends.{backend.name}.{fault}") from None
-            raise
+            raise EngineFailed(f"backends.{backend.name}: {error.message}") from None
         yield client
     finally:
         await client.close()

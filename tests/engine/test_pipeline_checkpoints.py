@@ -28,6 +28,7 @@ def checkpoint(folder: Path, facts: PipelineFacts) -> Path:
         index[name] = [library, "SomeModel"]
     for name in (*facts.tokenizers, "scheduler"):
         (folder / name).mkdir()
+        (folder / name / "vocab.json").write_text("{}")
         index[name] = ["diffusers" if name == "scheduler" else "transformers", "Some"]
     (folder / "scheduler" / "scheduler_config.json").write_text("{}")
     (folder / "model_index.json").write_text(json.dumps(index))

@@ -42,6 +42,7 @@ def checkpoint(folder: Path) -> Path:
     for name in ("tokenizer", "scheduler"):
         (folder / name).mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text("{}")
+    (folder / "tokenizer" / "tokenizer.json").write_text("{}")
     (folder / "model_index.json").write_text('{"_class_name": "CogView4Pipeline"}')
     return folder
 
@@ -84,6 +85,30 @@ def test_a_download_that_was_cut_off_is_noticed_before_loading(
         check_family(Plan("cogview4", str(folder)))
     with pytest.raises(LoadError, match=r"^checkpoint: .* holds a CogView4Pipeline, not a Qwen"):
         check_family(Plan("qwen_image", str(folder)))
+
+
+def test_what_a_folder_cannot_be_is_said_in_words(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "c")
+    (folder / "tokenizer" / "tokenizer.json").rename(folder / "tokenizer" / "config.json")
+    with pytest.raises(CheckpointError, match=r"tokenizer holds no vocabulary: tokenizer\.json or"):
+        find(folder, "CogView4Pipeline")
+    quantized = {"quantization_config": {"quant_method": "bitsandbytes"}}
+    (folder / "vae" / "config.json").write_text(json.dumps(quantized))
+    with pytest.raises(CheckpointError, match=r"vae is quantized \(bitsandbytes\): only whole"):
+        find(folder, "CogView4Pipeline")
+    (folder / "model_index.json").unlink()
+    with pytest.raises(CheckpointError, match=r"model_index\.json is missing$"):
+        find(folder, "CogView4Pipeline")
+    (folder / "all-in-one.safetensors").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="of another layout than diffusers'"):
+        find(folder, "CogView4Pipeline")
+
+
+def test_a_librarys_advice_to_its_callers_is_left_out() -> None:
+    error = ValueError(
+        "no a.b expected\n shape [8], but got [4]. If you want, pass x=False. See https://"
+    )
+    assert weights.one_line(error) == "ValueError: no a.b expected shape [8], but got [4]"
 
 
 @pytest.mark.parametrize(

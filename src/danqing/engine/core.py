@@ -20,7 +20,7 @@ from danqing.domain.errors import Busy, EngineFailed
 from danqing.domain.task import Pixels
 from danqing.engine import messages
 from danqing.engine.beside import Beside, Call, Hung
-from danqing.engine.families.base import Family
+from danqing.engine.families.base import Family, LoadError
 from danqing.engine.messages import (
     Cancel,
     Job,
@@ -235,7 +235,8 @@ class EngineCore:
                 self._keep_pace()
             self._keep_pace(is_last=True)
         except BaseException as error:  # the thread's last line: nothing above it would hear of it
-            log.exception("the engine died")
+            # Of a backend that cannot be had all is said in a line; anything else is a riddle to be traced.
+            log.error("the engine died: %s", error, exc_info=not isinstance(error, LoadError))
             with self._condition:
                 self._end(_told(error))
         else:

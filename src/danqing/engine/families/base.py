@@ -22,6 +22,13 @@ class DeviceLost(BaseException):
     """
 
 
+class LoadError(Exception):
+    """A family that cannot be loaded as its backend says: `FIELD: what is wrong with it`."""
+
+    def __init__(self, field: str, fault: str) -> None:
+        super().__init__(f"{field}: {fault}")
+
+
 class PromptTooLong(ValueError):
     """More tokens than a family reads; the message may be told to whoever asked."""
 

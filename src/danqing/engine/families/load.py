@@ -13,7 +13,7 @@ from typing import Any
 from danqing.domain import pulled
 from danqing.domain.pipelines import PIPELINES
 from danqing.engine.families import memory, positions, weights
-from danqing.engine.families.base import Family
+from danqing.engine.families.base import Family, LoadError
 from danqing.engine.families.lora import Lora, LoraError, fit_loras
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
@@ -59,13 +59,6 @@ def batch_max(name: str, wanted: int) -> int:
     """How many images of a family may share a step, where `wanted` are allowed."""
     family = TORCH.get(name)
     return wanted if family is None or family.batch_max is None else min(wanted, family.batch_max)
-
-
-class LoadError(Exception):
-    """A family that cannot be loaded as its backend says: `FIELD: what is wrong with it`."""
-
-    def __init__(self, field: str, fault: str) -> None:
-        super().__init__(f"{field}: {fault}")
 
 
 @dataclass(frozen=True, slots=True)

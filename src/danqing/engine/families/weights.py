@@ -24,6 +24,8 @@ LIBRARIES = ("diffusers", "transformers")
 """Whose classes are loaded; a checkpoint's own code is not."""
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts that may be there and are not loaded."""
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
+"""One of them is in a tokenizer's folder."""
 SECOND_COPIES = (".fp16", ".bf16", ".non_ema")
 """In the names of files with the same weights once more."""
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
@@ -53,9 +55,7 @@ def find(folder: Path, pipeline: str) -> Mapping[str, Any]:
 
     Raises CheckpointError when the folder holds no whole checkpoint of `pipeline`'s class.
     """
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is no folder")
-    index = read_json(folder / "model_index.json")
+    index = _index(folder)
     kind = index.get("_class_name")
     if kind != pipeline:
         raise CheckpointError(f"{folder} holds a {kind}, not a {pipeline}")
@@ -67,9 +67,7 @@ def find(folder: Path, pipeline: str) -> Mapping[str, Any]:
 
 def find_pipeline(folder: Path, facts: PipelineFacts) -> Mapping[str, Any]:
     """The same for a pipeline whose parts the folder names itself. Raises CheckpointError, also for a class that is neither diffusers' nor transformers'."""
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is no folder")
-    index = read_json(folder / "model_index.json")
+    index = _index(folder)
     kind = index.get("_class_name")
     if kind != facts.text_to_image:
         what = "pipeline with code of its own" if isinstance(kind, list) else kind
@@ -98,10 +96,26 @@ def find_pipeline(folder: Path, facts: PipelineFacts) -> Mapping[str, Any]:
     return index
 
 
+def _index(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is no folder")
+    path = folder / "model_index.json"
+    if not path.is_file() and any(folder.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{path} is missing: the files beside it are of another layout than diffusers', which has a folder for each part"
+        )
+    return read_json(path)
+
+
 def _check_rest(folder: Path, names: Sequence[str]) -> None:
     for name in names:
         if not (folder / name).is_dir():
             raise CheckpointError(f"{folder / name} is missing")
+        files = [folder / name / file for file in VOCABULARIES]
+        if name.startswith("tokenizer") and not any(file.is_file() for file in files):
+            raise CheckpointError(
+                f"{folder / name} holds no vocabulary: {' or '.join(VOCABULARIES)}"
+            )
     read_json(folder / "scheduler" / "scheduler_config.json")
 
 
@@ -184,7 +198,9 @@ def _check_weights(folder: Path) -> None:
     """A config, and whole safetensors beside it. Raises CheckpointError."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is missing")
-    read_json(folder / "config.json")
+    if found := read_json(folder / "config.json").get("quantization_config"):
+        how = found.get("quant_method") if isinstance(found, dict) else found
+        raise CheckpointError(f"{folder} is quantized ({how}): only whole weights are loaded")
     files = list(folder.iterdir())
     if not _files(folder):
         if any(file.suffix == ".safetensors" for file in files):
@@ -216,5 +232,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def one_line(error: BaseException) -> str:
-    """Whatever a library raised, short enough for a message."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:400]
+    """Whatever a library raised, short enough for a message: what follows the first sentence is advice for its own callers."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).split(". ")[0][:400]
