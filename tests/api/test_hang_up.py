@@ -129,7 +129,7 @@ def test_stopping_lets_work_end(null_server) -> None:
     with ThreadPoolExecutor() as pool:
         body = {"prompt": "x", "n": 3}
         answer = pool.submit(server.client.post, "/v1/images/generations", json=body)
-        while not server.metric("danqing_engine_live"):
+        while not server.metric("danqing_engine_live") and not answer.done():
             time.sleep(0.02)
         server.process.terminate()
         assert answer.result().status_code == 200

@@ -286,7 +286,9 @@ def test_the_algorithm_is_hs256_alone(tmp_path: Path, alg: object) -> None:
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
 def test_garbage_is_refused(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
