@@ -278,7 +278,7 @@ def test_a_process_knows_what_the_one_before_it_measured(tmp_path: Path) -> None
     assert (row["key"], list(row["step_s"])) == (list(KEY), ["1"])
     PaceFile(place).save({KEY: Known({1: 1000.0}, 50.0)}, 0.0)
     told.clear()
-    second = started(0.5)
+    second = started(30.0)  # a step that is not over before all is asked
     try:
         second.submit(Submit((make_job("a", steps=2), make_job("b", steps=3))))
         with changed:
@@ -290,4 +290,4 @@ def test_a_process_knows_what_the_one_before_it_measured(tmp_path: Path) -> None
         assert [event.job_id for event in refused] == ["c"]
         assert 1000.0 < refused[0].retry_after_s <= 2050.0
     finally:
-        second.stop(WAIT_S)
+        second.stop(0.1)
