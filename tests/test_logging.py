@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -41,6 +42,39 @@ def test_no_secret_in_a_traceback(format: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.count("RuntimeError") == 2
     assert SECRET not in done.stderr
+
+
+def test_a_line_that_cannot_be_written_breaks_nothing() -> None:
+    """Nor what comes after it: the reader of stderr is gone, or its disk full."""
+    code = (
+        "import logging; from danqing import settings; from danqing.observability import logging as l\n"
+        "l.configure(settings.load(log_format='json'))\n"
+        "for _ in range(3):\n"
+        "    l.get_logger('x').warning('lost'); logging.getLogger('y').warning('lost')\n"
+        "print('done')\n"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, text=True, check=True
+        )
+    assert done.stdout == "done\n"
+
+
+def test_lines_below_the_level_are_not_written_and_the_context_is() -> None:
+    code = (
+        "import logging, structlog; from danqing import settings\n"
+        "from danqing.observability import logging as l\n"
+        "l.configure(settings.load(log_format='json', log_level='warning'))\n"
+        "structlog.contextvars.bind_contextvars(request_id='r1')\n"
+        "for log in (l.get_logger('x'), logging.getLogger('y')):\n"
+        "    log.info('quiet'); log.warning('loud')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [(one["event"], one["level"], one["request_id"]) for one in lines] == [
+        ("loud", "warning", "r1")
+    ] * 2
+    assert all(one["timestamp"].endswith("Z") for one in lines)
 
 
 def test_the_rest_stays() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -9,6 +10,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from danqing.settings import Settings
 
@@ -26,14 +28,51 @@ def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutab
     return event
 
 
+class _Lines(logging.Handler):
+    """Writes to stderr: the standard library's records as their handler, and structlog's lines as its logger.
+
+    The two share its lock. What cannot be written (a full disk, a reader that is gone) is lost: no request
+    fails for it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._file = sys.stderr
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.msg(self.format(record))
+
+    def msg(self, line: str) -> None:
+        self.acquire()
+        try:
+            self._file.write(line + "\n")
+            self._file.flush()
+        except (OSError, ValueError):
+            pass
+        finally:
+            self.release()
+
+    debug = info = warning = error = critical = msg
+
+
+def _as_json(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
+    return _JSON.encode(event)
+
+
+_JSON = json.JSONEncoder(ensure_ascii=False, default=repr)
+
+
 def configure(settings: Settings) -> None:
-    """Send everything, uvicorn's lines too, to stderr in one format."""
+    """Send everything, uvicorn's lines too, to stderr in one format.
+
+    Our own lines do not pass through the standard library: it took two thirds of what a line costs.
+    """
     console = settings.log_format == "console" or (
         settings.log_format == "auto" and sys.stderr.isatty()
     )
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
+        structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
@@ -44,28 +83,28 @@ def configure(settings: Settings) -> None:
         redact,
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
         if console
-        else structlog.processors.JSONRenderer(ensure_ascii=False),
+        else _as_json,
     ]
+    lines = _Lines()
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=[*shared, *last],
+        logger_factory=lambda *_: lines,
+        wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
+    lines.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [lines]
     root.setLevel(settings.log_level.upper())
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers[:] = []
         logging.getLogger(name).propagate = name != "uvicorn.access"  # our own access line has more
 
 
-def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    return structlog.stdlib.get_logger(name)
+def get_logger(name: str) -> FilteringBoundLogger:
+    return structlog.get_logger(name)
