@@ -125,6 +125,69 @@ def test_a_head_without_end_is_refused_early() -> None:
     asyncio.run(check())
 
 
+class Wire(asyncio.Transport):
+    """What is written to it, write by write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.closed = False
+
+    def write(self, data) -> None:
+        assert not self.closed
+        self.writes.append(bytes(data))
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+@pytest.mark.parametrize(
+    ("pieces", "writes"),
+    [
+        ([b"head ", b"body"], [b"head body"]),
+        ([b"head ", b"body ", b"more"], [b"head body ", b"more"]),
+        ([b"head ", None, b"event ", b"event"], [b"head ", b"event ", b"event"]),
+        ([b"x" * 70_000, b"body"], [b"x" * 70_000, b"body"]),
+        ([b"head"], [b"head"]),
+    ],
+)
+def test_a_head_leaves_with_its_body_and_waits_for_nothing_else(
+    pieces: list[bytes | None], writes: list[bytes]
+) -> None:
+    """None: the answer takes a turn of the loop to go on, as a stream does."""
+
+    async def written(closing: bool) -> list[bytes]:
+        wire = Wire()
+        corked = protocol._Corked(wire, asyncio.get_running_loop())
+        for piece in pieces:
+            if piece is None:
+                await asyncio.sleep(0)
+            else:
+                corked.write(piece)
+        if closing:
+            corked.close()
+            assert corked.is_closing()
+        await asyncio.sleep(0)
+        return wire.writes
+
+    for closing in (False, True):
+        assert asyncio.run(written(closing)) == writes
+
+
+def test_a_head_is_not_written_to_a_connection_that_ends() -> None:
+    async def check() -> None:
+        wire = Wire()
+        protocol._Corked(wire, asyncio.get_running_loop()).write(b"head")
+        wire.close()
+        await asyncio.sleep(0)
+        assert not wire.writes
+
+    asyncio.run(check())
+
+
 @pytest.mark.parametrize("requests", [1, 2])
 def test_who_never_reads_a_stream_is_cut_off(
     monkeypatch: pytest.MonkeyPatch, requests: int

@@ -21,10 +21,48 @@ PIPELINED_MAX = 64
 UNREAD_S_MAX = 30.0
 UNREAD_BYTES = 100_000
 """Who has an answer waiting takes so much of it at least in each such while, or all there is."""
+_CORKED_BYTES_MAX = 65_536
 LISTEN_S = 1.0
 """While a connection is not read, whether its client is still there is asked of the system this often."""
 # Linux alone tells that the other side has ended while something before that is still unread.
 _GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+
+
+class _Corked(asyncio.Transport):
+    """A connection as an answer is written to it: a head waits for the body that is sent with it.
+
+    A short answer then leaves in one write and wakes its client once; a stream's head leaves by itself as
+    soon as nothing more comes at once.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._transport = transport
+        self._loop = loop
+        self._waiting: bytes | None = b""
+        """None once the first bytes have left."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._waiting is None:
+            self._transport.write(data)
+        elif not self._waiting and len(data) <= _CORKED_BYTES_MAX:
+            self._waiting = bytes(data)
+            self._loop.call_soon(self._uncork)
+        else:
+            waiting, self._waiting = self._waiting, None
+            self._transport.write(waiting + data)
+
+    def _uncork(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting and not self._transport.is_closing():
+            self._transport.write(waiting)
+
+    def close(self) -> None:
+        self._uncork()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -127,6 +165,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
+        cycle.transport = _Corked(cycle.transport, self.loop)
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
