@@ -14,11 +14,13 @@ from danqing.domain.task import Delivery, TaskReport
 from danqing.service.calls import Accepted, Call, Outcome
 from danqing.service.ratelimit import Taken
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
 
 def respond(reply: Reply, headers: dict[str, str] | None = None) -> Response:
     """A reply as JSON in UTF-8."""
     return Response(
-        json.dumps(reply.body, ensure_ascii=False, separators=(",", ":")).encode("utf-8"),
+        _JSON.encode(reply.body).encode("utf-8"),
         status_code=reply.status,
         headers=reply.headers | (headers or {}),
         media_type="application/json",

@@ -234,6 +234,7 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
     return mapped or address
 
 
+@lru_cache(256)
 def is_loopback(address: str) -> bool:
     try:
         return "%" not in address and ip_address(address).is_loopback  # no scope ids

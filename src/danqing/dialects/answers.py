@@ -99,8 +99,14 @@ def read_object(answer: Incoming) -> Mapping[str, object] | None:
     """The JSON object of an answer; None where it is anything else (HTML, a list, cut off).
 
     What no database takes is replaced: NULs and lone surrogates by U+FFFD, numbers that are none by null.
-    No text in it quotes our key, however the JSON writes that.
+    No text in it quotes our key, however the JSON writes that. Read once: nobody changes it.
     """
+    if not answer.read:
+        answer.read.append(_read_object(answer))
+    return answer.read[0]
+
+
+def _read_object(answer: Incoming) -> Mapping[str, object] | None:
     try:
         text = answer.body.decode("utf-8-sig")
         if text.count(",") > COMMAS_MAX:

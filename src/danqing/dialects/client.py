@@ -35,6 +35,10 @@ class Incoming:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     secret: str | None = field(default=None, repr=False)
     """The key that it came for: whoever reads the body leaves it out of every text (`plain`)."""
+    read: list[Mapping[str, object] | None] = field(
+        default_factory=list[Mapping[str, object] | None], init=False, repr=False, compare=False
+    )
+    """The body as JSON once somebody has read it: an answer is asked for its error first, then for its images."""
 
     def plain(self, text: str) -> str:
         """A text of it that does not quote our key: logs, rows and callers get the provider's words."""

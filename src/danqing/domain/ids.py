@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import uuid
 
 _lock = threading.Lock()
 _last_tick = 0
@@ -24,4 +23,5 @@ def uuid7() -> str:
         _last_tick = tick = max(ms << 12 | (ns_of_ms << 12) // 1_000_000, _last_tick + 1)
     random = int.from_bytes(os.urandom(8), "big") & ((1 << 62) - 1)
     value = (tick >> 12) << 80 | 0x7 << 76 | (tick & 0xFFF) << 64 | 0b10 << 62 | random
-    return str(uuid.UUID(int=value))
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -6,7 +6,6 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -267,13 +266,15 @@ class Relay:
             background=order.priority == "background",
             on_wait=on_wait,
         )
-        async with AsyncExitStack() as stack:
-            try:
-                await stack.enter_async_context(turn)
-            except Busy as busy:
+        asked: float | None = None
+        try:
+            async with turn:
+                asked = time.perf_counter()
+                result = await self._asker.ask(part, emit)
+        except Busy as busy:
+            if asked is None:  # no place came free
                 raise Untaken(busy) from None
-            asked = time.perf_counter()
-            result = await self._asker.ask(part, emit)
+            raise
         part.held.keep(sum(map(_bytes_of, result.images)))
         emit(
             Relayed(
