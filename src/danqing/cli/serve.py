@@ -27,6 +27,8 @@ BACKLOG = 2048
 KEEP_ALIVE_S = 75
 """An idle connection is kept longer than clients and proxies keep theirs (5 to 60 s): who closes last sends no
 request into a connection that is just being closed."""
+YOUNG_OBJECTS_MAX = 5000
+"""Objects made since the collector last looked, and not let go of; Python's own is 700."""
 SHUTDOWN_S = 30
 """Requests in progress get this long to end when the server is asked to stop."""
 
@@ -84,9 +86,11 @@ async def run(settings: Settings) -> None:
             log.info(
                 "ready", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             )
-            # What is there now stays: the collector need not look through it for every few requests.
+            # What is there now stays: the collector need not look through it for every few requests. What a
+            # request makes is gone by itself, but for the odd cycle.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(YOUNG_OBJECTS_MAX)
             await server.serve(sockets=[listener])
     finally:
         listener.close()

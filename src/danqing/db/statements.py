@@ -38,9 +38,9 @@ def one(
 ) -> R | None:
     """The statement's only row, or None."""
     if isinstance(statement, Prepared):
-        rows = statement.rows(conn, values)
+        rows = statement.every(conn, row, values)
         assert len(rows) <= 1
-        return row(**rows[0]) if rows else None
+        return rows[0] if rows else None
     found = conn.execute(statement, values).one_or_none()
     return None if found is None else row(**found._mapping)
 
@@ -49,7 +49,7 @@ def every(
     conn: Connection, row: type[R], statement: Executable | Prepared, **values: Any
 ) -> list[R]:
     if isinstance(statement, Prepared):
-        return [row(**found) for found in statement.rows(conn, values)]
+        return statement.every(conn, row, values)
     found = conn.execute(statement, values)
     names = tuple(found.keys())
     return [row(**dict(zip(names, one_row, strict=True))) for one_row in found]
@@ -58,6 +58,8 @@ def every(
 def padded(ids: Collection[str]) -> list[str]:
     """The ids for an IN (…), repeated up to a power of two: eight statements to prepare, not 128."""
     found = list(ids)
+    if len(found) == 1:
+        return found
     return found + found[-1:] * ((1 << (len(found) - 1).bit_length()) - len(found))
 
 

@@ -89,9 +89,14 @@ class Connection(asyncio.Protocol):
         self._room: asyncio.Future[object] | None = None
 
     @property
+    def is_kept(self) -> bool:
+        """Whether the last answer is through, and was not said to be the last one."""
+        return self._keep and not self._lost and not self._transport.is_closing()
+
+    @property
     def is_open(self) -> bool:
-        """Whether another request may be sent: the last answer is through, and nothing has come since."""
-        if self._lost or not self._keep or self._transport.is_closing():
+        """Whether another request may be sent: it is kept, and nothing has come since."""
+        if not self.is_kept:
             return False
         # The other side may have closed it a moment ago, and the loop not have looked since.
         poll = select.poll()
@@ -312,7 +317,7 @@ class Pool:
         """Take back what was taken; it is kept where it can serve again."""
         self._leave()
         oldest_s = time.monotonic() - self._idle_s_max
-        if connection.is_open:
+        if connection.is_kept:  # whether it is open is asked when it is taken
             self._idle.append((origin, connection, time.monotonic()))
         else:
             connection.abort()

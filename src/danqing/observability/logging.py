@@ -74,7 +74,6 @@ def configure(settings: Settings) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.StackInfoRenderer(),
     ]
     # redact stands behind the traceback's text, so that nothing slips past it; and tracebacks are
     # plain: a pretty one shows local variables, whole headers among them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from types import TracebackType
@@ -74,6 +74,13 @@ class Held:
         self._answers = answers
         self._skipped = 0
         self.bytes_count = 0
+
+    def hear(self, count: int) -> Awaitable[None] | None:
+        """`came`, as a connection tells it: None where nothing is to be waited for, as with every small answer."""
+        if self._skipped + count <= LARGE_BYTES:
+            self._skipped += count
+            return None
+        return self.came(count)
 
     async def came(self, count: int) -> None:
         """Bytes of an answer have come in; waits until there is room for them."""

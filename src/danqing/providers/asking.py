@@ -260,7 +260,7 @@ class Asker:
                 timeout_s=max(0.1, end - time.monotonic()),
                 bytes_max=_ANSWER_BYTES + images * IMAGE_BYTES_MAX * 4 // 3,
                 on_sent=on_sent,
-                on_body=part.held.came,
+                on_body=part.held.hear,
                 listener=streamed,
             )
         except OutboundUnsent:

@@ -192,17 +192,20 @@ class Relay:
         """The requests that ask for all images of an order. Raises UnsupportedField."""
         task = self._task(order.task, order.prompt, order.card)
         backend = order.card.backend
+        changes: dict[str, Any] = {}
         if order.prompt != order.task.prompt and "style" in self._cannot(task):
-            task = replace(task, style=None)
+            changes["style"] = None
         if order.mask is not None and task.mask is None:  # read from the first picture's own alpha
-            task = replace(task, mask=task.references[0])
+            changes["mask"] = task.references[0]
         unsaid = self._unsaid(task)
         if task.end_user and "end_user" in self._client.unsupported(task, Delivery()):
-            task = replace(task, end_user=None)
+            changes["end_user"] = None
         if backend.labels == "ours" and "ai_label" not in unsaid:
-            task = replace(task, ai_label=False)  # ours goes on later
-        if "brand_mark" in unsaid:
-            task = replace(task, brand_mark=False)
+            changes["ai_label"] = False  # ours goes on later
+        if task.brand_mark and "brand_mark" in unsaid:
+            changes["brand_mark"] = False
+        if changes:
+            task = replace(task, **changes)
         links = order.links and not backend.rehost
         delivery = Delivery() if links or "form" in unsaid else Delivery("b64_json")
         live = Delivery("b64_json", stream=True, partial_images=order.previews)

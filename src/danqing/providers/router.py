@@ -63,7 +63,8 @@ class Router:
             ended = False
             try:
                 await provider.check(order.task, mine)
-                async with aclosing(provider.draw(replace(order, card=mine))) as events:
+                its = order if mine is order.card else replace(order, card=mine)
+                async with aclosing(provider.draw(its)) as events:
                     async for event in events:
                         ended = ended or isinstance(event, Drawn | Failed | Linked)
                         yield event

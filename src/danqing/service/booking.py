@@ -7,7 +7,7 @@ what was read still holds when it is written.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -108,16 +108,16 @@ class _Desk:
         token_ids = {item.row.token_id for item in openings if item.row.token_id is not None}
         self.payers = book_queries.payers(conn, {item.row.account_id for item in openings})
         self.limits = book_queries.limits(conn, token_ids)
-        self.spent: Counter[tuple[str, str]] = Counter()
+        self.spent = defaultdict[tuple[str, str], int](int)
         budgeted = {row.id for row in self.limits.values() if has_budget(row)}
         if budgeted:
             times = {item.row.created_ms for item in openings}
             windows = {window(name, at_ms) for at_ms in times for name in WINDOWS}
             self.spent.update(book_queries.spending(conn, budgeted, windows))
         capped = {row.id for row in self.limits.values() if row.concurrency_max is not None}
-        self.open = Counter(book_queries.open_tasks_by_token(conn, capped))
+        self.open = defaultdict[str, int](int, book_queries.open_tasks_by_token(conn, capped))
         self.left = {payer.id: payer.balance for payer in self.payers.values()}
-        self.spending: Counter[tuple[str, str]] = Counter()
+        self.spending = defaultdict[tuple[str, str], int](int)
 
     def admit(self, row: TaskRow, characters: int) -> None:
         """Take the characters for a task. Raises what forbids it, taking nothing."""
@@ -305,8 +305,8 @@ def _write_ends(conn: Connection, done: Sequence[tuple[Settlement, Ending]]) -> 
     ]
     if not ending_queries.end_tasks(conn, ended):
         raise LedgerError("A task changed while it was locked.")
-    back: Counter[str] = Counter()
-    unspent: Counter[tuple[str, str]] = Counter()
+    back = defaultdict[str, int](int)
+    unspent = defaultdict[tuple[str, str], int](int)
     for end, ending in done:
         back[ending.account_id] += ending.held - end.post
         if ending.token_id is not None and ending.held > end.post:
