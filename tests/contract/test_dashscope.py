@@ -17,7 +17,7 @@ from tests.contract.conftest import (
     picture,
     png,
 )
-from tests.contract.sdk import Sdk
+from tests.contract.sdk import Sdk, SdkError
 
 pytestmark = pytest.mark.slow
 
@@ -224,6 +224,30 @@ def test_errors_of_a_task(dashscope: Sdk, callers: Callers, trouble: str) -> Non
     answer = dashscope.call("synthesis_start", prompt=prompt, **fields)
     assert (answer["status_code"], answer["code"]) == ERRORS[trouble], answer
     assert answer["message"]
+
+
+def test_what_is_missing_whole(dashscope: Sdk) -> None:
+    """The SDK refuses to leave the model or the input out, down to its base class, and always sends parameters.
+
+    So none of the three `BadRequest.Empty…` can come of it: an empty input is the most that it sends.
+    """
+    for call, fields, kind in (
+        ("conversation", {"model": "", "messages": said("一只猫")}, "ModelRequired"),
+        ("conversation", {"model": MODEL, "messages": []}, "ValueError"),
+        ("generation", {"model": "", "messages": said("一只猫")}, "ModelRequired"),
+        ("generation", {"model": MODEL, "messages": []}, "InputRequired"),
+        ("synthesis_start", {"model": "", "prompt": "一只猫"}, "ModelRequired"),
+        ("synthesis_start", {"model": MODEL, "prompt": ""}, "InputRequired"),
+        ("bare", {"model": "", "input": {"prompt": "一只猫"}}, "ModelRequired"),
+        ("bare", {"model": MODEL, "input": None}, "InputDataRequired"),
+    ):
+        with pytest.raises(SdkError) as raised:
+            dashscope.call(call, **fields)
+        assert raised.value.type == kind, (call, fields)
+    answer = dashscope.call("bare", model=MODEL, input={})
+    assert (answer["status_code"], answer["code"]) == (400, "InvalidParameter"), answer
+    assert "input.messages" in answer["message"]
+    assert answer["request_id"]
 
 
 # model of the relaying server → HTTP status, DashScope's code

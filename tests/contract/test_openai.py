@@ -185,15 +185,16 @@ def test_variations(client: openai.OpenAI) -> None:
 
 def test_node_edits(node: Sdk) -> None:
     b64 = base64.b64encode(png()).decode()
-    answer = node.call("edit", **GPT, images=[b64], size="1024x1024")
-    assert picture(b64=answer["data"][0]["b64_json"]).size == (1024, 1024)
+    answer = node.call("edit", **GPT, images=[b64], size="1024x1024", n=2)
+    sizes = [picture(b64=item["b64_json"]).size for item in answer["data"]]
+    assert sizes == [(1024, 1024)] * 2
     answer = node.call("edit", **GPT, images=[b64], mask=base64.b64encode(hole()).decode())
     assert answer["usage"]["input_tokens_details"]["image_tokens"] > 0
     with pytest.raises(SdkError, match="holds 2 images") as two:  # more than what draws here takes
         node.call("edit", **GPT, images=[b64, b64])
     assert (two.value.type, two.value.param) == ("BadRequestError", "image")
-    answer = node.call("variation", image=b64, model="dall-e-2", size="256x256")
-    assert picture(answer["data"][0]["url"]).size == (256, 256)
+    answer = node.call("variation", image=b64, model="dall-e-2", size="256x256", n=2)
+    assert [picture(item["url"]).size for item in answer["data"]] == [(256, 256)] * 2
 
 
 def test_edits_that_cannot_be(client: openai.OpenAI, node: Sdk) -> None:
@@ -240,8 +241,8 @@ def test_chat(client: openai.OpenAI, node: Sdk) -> None:
 def test_node_generates(node: Sdk) -> None:
     answer = node.call("generate", **CAT, n=2)
     assert [picture(item["url"]).size for item in answer["data"]] == [(1024, 1024)] * 2
-    answer = node.call("generate", **GPT, output_format="webp")
-    assert picture(b64=answer["data"][0]["b64_json"]).format == "WEBP"
+    answer = node.call("generate", **GPT, output_format="webp", n=3)
+    assert [picture(b64=item["b64_json"]).format for item in answer["data"]] == ["WEBP"] * 3
 
 
 # trouble → what both clients raise, HTTP status, code, param
