@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from danqing.engine.families import pocket_layout as layout
 from danqing.engine.families.pocket import WEIGHTS, Pocket
 from danqing.engine.families.pocket_plain import plain
-from danqing.engine.families.pocket_words import Words
+from danqing.engine.families.pocket_text import CHARACTERS_MAX
+from danqing.engine.families.pocket_words import Words, tokens
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,8 @@ DENIED = {
     "a cat that is not black": "cat @plain",
     "draw anything but a dog": "@plain",
     "一只狗，不是猫": "dog @plain",
+    "never draw cats; draw a rabbit": "rabbit @plain",
+    "除了狗，画猫": "cat @plain",
     "不是猫而是狗": "dog @plain",
     "画一只狗而不是猫": "dog @plain",
     "不要画狗，画猫": "cat @plain",
@@ -64,6 +67,8 @@ COUNTED = {
     "several pigs": "3 pig @plain",
     "cats playing in the garden": "3 cat @meadow",
     "a pair of gloves": "gloves @plain",
+    "3 cats, 2 dogs": "3 cat beside dog @plain",
+    "十五的月亮": "moon @plain",
     "a cat and two dogs": "2 dog beside cat @plain",
     "七只猫": "5 cat @plain",
     "十二个苹果": "5 apple @plain",
@@ -91,6 +96,8 @@ KIN = {
     "a theremin": "piano @plain",
     "a zither and a red lighthouse": "guitar beside red tokyo tower @plain",
     "three beagles in the snow": "3 dog @snow",
+    "a logo with a lion's head": "lion @plain",
+    "the quick brown fox jumps over the lazy dog": "brown fox @plain",
     "a blacksmith": "builder @plain",
     "a blacksmith with a cat": "cat @plain",  # loosely only where nothing else is named
     "Snow White": "princess @plain",
@@ -117,6 +124,8 @@ POLITE = {
 SET = {
     "farm in autumn with a cow": "cow @autumn",
     "a farm in autumn with a cow": "cow @farm",
+    "an old man fishing from a boat on a lake": "old man beside sailboat @sea",
+    "a cozy cabin in the snowy woods at night": "house @forest night snow",
     "a haunted house on a hill at midnight with bats": "old house beside bat @mountains night",
     "sunset over the sea": "@sea sunset",
     "sunset over the ocean with a boat": "sailboat @sea sunset",
@@ -169,12 +178,10 @@ def test_a_prompt_is_put_in_plain_words(words: Words, prompt: str, words_left: s
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=300))
-def test_plain_words_are_not_more_than_were_said_and_stay_as_they_are(
-    words: Words, prompt: str
-) -> None:
-    once = plain(prompt, words)
-    assert len(once.split()) <= 256
-    assert plain(once, words) == once
+def test_plain_words_are_words_that_mean_something(words: Words, prompt: str) -> None:
+    said = plain(prompt, words)
+    assert not said or any(mention.is_something for mention in words.mentions(tokens(said)))
+    assert len(tokens(said)) <= CHARACTERS_MAX
 
 
 @settings(max_examples=40, deadline=None)

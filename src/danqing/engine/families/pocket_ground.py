@@ -19,6 +19,7 @@ from danqing.engine.families.pocket_words import Mention, Words
 Answers = Mapping[str, npt.NDArray[np.float32]]
 """One vector of probabilities a slot."""
 SURE_ENOUGH = 0.3  # a thing this likely is drawn even where "no thing" is likelier
+SIDE_BY_SIDE = layout.RELATIONS.index("beside")
 SOME = 3
 """How many "cats" are, where nobody says."""
 _NUMBERS = {"one": 1, "two": 2, "couple": 2, "pair": 2, "three": 3, "four": 4, "five": 5,
@@ -59,6 +60,8 @@ class _Named:
     count: int
     """0 where nobody says."""
     is_plural: bool
+    is_done: bool
+    """A word like "fishing", that may be no thing at all."""
     colour: int
 
 
@@ -83,11 +86,17 @@ def grounded(answers: Answers, said: list[str], words: Words, sky: Sky) -> layou
     if second is None:
         return layout.Wish(first.thing, count, colour, 0, 0, scene, 0, size, hour, weather)
     relation = _relation(answers, mentions, said, first, second)
+    as_said = (
+        first.start < second.start or not said[first.start].isascii()
+    )  # Chinese turns some round
+    if not as_said and first.is_certain and second.is_certain and relation == SIDE_BY_SIDE:
+        first, second, count, size = second, first, second.count or 1, 0
+        colour, second_colour = second_colour, colour
     if count == 1 and second.count > 1:  # only the first can be several
         first, second, count, size = second, first, second.count, 0
         colour, second_colour = second_colour, colour
     if count > 1:
-        relation = layout.RELATIONS.index("beside")
+        relation = SIDE_BY_SIDE
         count = min(count, layout.COUNT_MAX - 1)
     return layout.Wish(
         first.thing,
@@ -132,16 +141,15 @@ def _relation(
     answers: Answers, mentions: list[Mention], said: list[str], first: _Named, second: _Named
 ) -> int:
     """How two things stand. In English what says it is between them, and after any place: not "on a hill with a bat"."""
-    beside = layout.RELATIONS.index("beside")
-    relation = int(np.argmax(answers["relation"])) or beside
+    relation = int(np.argmax(answers["relation"])) or SIDE_BY_SIDE
     between = range(min(first.end, second.end), max(first.start, second.start))
-    if relation == beside or not between or not said[between[-1]].isascii():
+    if relation == SIDE_BY_SIDE or not between or not said[between[-1]].isascii():
         return relation
     begin = max(
         (m.end for m in mentions if m.start in between and m.end - 1 in between and m.is_somewhere),
         default=between[0],
     )
-    return relation if _PLACED.intersection(said[begin : between[-1] + 1]) else beside
+    return relation if _PLACED.intersection(said[begin : between[-1] + 1]) else SIDE_BY_SIDE
 
 
 def _likeliest(probabilities: npt.NDArray[np.float32], allowed: set[int]) -> int:
@@ -156,6 +164,8 @@ def _things(
     certain = [each for each in named if each.is_certain]
     if len(certain) > 2:  # of many the first two
         named = certain = certain[:2]
+    elif len(certain) == 2:  # "fishing" beside two things is what is done
+        named = [each for each in named if each.is_certain or not each.is_done]
     if not named:
         return None, None
     first = max(
@@ -187,7 +197,7 @@ def _named(mentions: list[Mention], said: list[str], words: Words) -> list[_Name
     for i, mention in enumerate(mentions):
         own = mention.number("name")
         thing = own if own is not None else mention.number("lead")
-        if thing is None or _is_colour(mention, mentions[i + 1 :]):
+        if thing is None or _is_adjective(mention, mentions[i + 1 :], said):
             continue
         before = said[mention.start - 1] if mention.start else ""
         is_certain = (
@@ -199,7 +209,16 @@ def _named(mentions: list[Mention], said: list[str], words: Words) -> list[_Name
         name = said[mention.start : mention.end]
         is_plural = name[-1].isascii() and name[-1].endswith("s") and not words.is_name(name)
         found.append(
-            _Named(thing, mention.start, mention.end, is_certain, count, is_plural, colour)
+            _Named(
+                thing,
+                mention.start,
+                mention.end,
+                is_certain,
+                count,
+                is_plural,
+                name[-1].endswith("ing"),
+                colour,
+            )
         )
     return found
 
@@ -209,14 +228,16 @@ def _is_noun(mention: Mention, mentions: list[Mention], said: list[str]) -> bool
     ends = {
         m.end for m in mentions if m.number("colour") is not None or m.number("beside") is not None
     }
-    return not mention.start or said[mention.start - 1] in _BEFORE_NOUNS or mention.start in ends
+    before = said[mention.start - 1] if mention.start else ","
+    return before in _BEFORE_NOUNS or before.endswith("ing") or mention.start in ends
 
 
-def _is_colour(mention: Mention, after: list[Mention]) -> bool:
-    """Whether a word that is a thing and a colour is one here: "an orange cat"."""
-    if mention.number("colour") is None or not after:
+def _is_adjective(mention: Mention, after: list[Mention], said: list[str]) -> bool:
+    """Whether English words that may name a thing say what the next one is like: "an orange cat", "the lazy dog"."""
+    if not after or after[0].start != mention.end or after[0].number("name") is None:
         return False
-    return after[0].start == mention.end and after[0].number("name") is not None
+    may_be = mention.number("name") is None or mention.number("colour") is not None
+    return may_be and said[mention.start].isascii()
 
 
 def _told(mentions: list[Mention], which: int, said: list[str]) -> tuple[int, int]:
@@ -243,7 +264,7 @@ def _told(mentions: list[Mention], which: int, said: list[str]) -> tuple[int, in
         if word == "对":
             if at and said[at - 1] == "一":
                 return 2, colour
-        elif word in _NUMBERS:
+        elif word in _NUMBERS and said[at + 1] != "的":  # "十五的月亮" is no five moons
             return _NUMBERS[word], colour
         if word in _SINGLE:
             return 1, colour

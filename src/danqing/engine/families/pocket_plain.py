@@ -137,6 +137,8 @@ def _number(found: re.Match[str], words: Words) -> str:
 
 def _renamed(clause: list[str], words: Words, kinds: tuple[str, ...]) -> list[str]:
     """A clause with known names in place of words of their kind, where those stand as nouns do."""
+    if not any(mention.is_something for mention in words.mentions(clause)):
+        clause = [token.removesuffix("'s") for token in clause]  # "a lion's head"
     named = list(clause)
     for mention in reversed(words.mentions(clause)):
         thing = next((number for kind, number in mention.readings if kind in kinds), None)
@@ -149,7 +151,7 @@ def _renamed(clause: list[str], words: Words, kinds: tuple[str, ...]) -> list[st
 def _is_noun(clause: list[str], mention: Mention, words: Words) -> bool:
     """Whether nothing speaks against it: a verb's place in English, or one character of a longer word in Chinese."""
     if not mention.start:
-        return True
+        return clause[0].isascii() or mention.end - mention.start > 1 or mention.end == len(clause)
     before = clause[mention.start - 1]
     if before.isascii():
         return before not in _BEFORE_VERBS
@@ -169,7 +171,8 @@ def _kept(clause: list[str], words: Words) -> list[str]:
     return [
         "a" if token in _ARTICLES else token
         for at, token in enumerate(clause[:end])
-        if at >= first and (at in named or words.knows(token) or token in _ARTICLES)
+        if at >= first
+        and (at in named or words.knows(token) or token in _ARTICLES or token.endswith("ing"))
     ]
 
 

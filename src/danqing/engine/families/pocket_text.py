@@ -41,7 +41,7 @@ _DENIED = re.compile(
     rf"""
     (?:\b(?:with|there\s+(?:is|are)|(?:(?:that|which|who)\s+)?(?:is|are)|and|but)\s+)?
     (?:\b(?:(?<!\bsay\s)(?<!\bsays\s)(?<!\bsaid\s)(?<!\bsaying\s)(?<!\bdr\.\s)(?<!\bdr\s)no|without
-    |free\s+of|instead\s+of|rather\s+than|(?:anything|everything|all)\s+(?:but|except)|except(?:\s+for)?|(?<!\bis\sit\s)not|(?:that|which|it|he|she)['’]s\s+not|(?:is|are)n['’]t|(?:do\s+not|don['’]?t)\s+(?:draw|include|show|add|put|want))
+    |free\s+of|instead\s+of|rather\s+than|(?:anything|everything|all)\s+(?:but|except)|except(?:\s+for)?|(?<!\bis\sit\s)not|(?:that|which|it|he|she)['’]s\s+not|(?:is|are)n['’]t|(?:do\s+not|don['’]?t|never)\s+(?:draw|include|show|add|put|want))
     \s+(?!(?:an?\s+)?(?:{_SAYINGS})\b|[0-9]|[a-z]+['’]s\b|(?:[a-z]+\s+){{1,2}}allowed\b)
     (?:(?:any|an?|the)\s+)?
     (?P<en>[^\W_](?:(?!\s(?:{_STOPS})\b)[^,.;:!?，。；：！？、\n()])*))
