@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -63,13 +64,41 @@ def test_a_larger_size_is_tried_again_now_and_then() -> None:
     assert sizes[-1] == 2
 
 
-def test_a_size_that_did_not_fit_is_not_asked_for_again() -> None:
+def test_a_size_that_did_not_fit_is_not_asked_for_again_soon() -> None:
     pace = Pace(8)
     measure(pace, lambda size: 0.1, 8, 40)
     pace.limit("k", 8)
-    assert set(measure(pace, lambda size: 0.1, 8, 200)) == {4}
+    assert set(measure(pace, lambda size: 0.1, 8, RETRY_EVERY - 1)) == {4}
     pace.limit("k", 1)
     assert pace.batch_size("k") == 1
+
+
+def test_a_moment_s_shortage_of_memory_is_forgotten_size_by_size() -> None:
+    pace = Pace(8)
+    measure(pace, lambda size: 0.1, 8, 40)
+    pace.limit("k", 2)
+    sizes = measure(pace, lambda size: 0.1, 8, 3 * RETRY_EVERY)
+    assert (
+        sizes
+        == [size for size in (1, 2, 4, 8) for _ in range(RETRY_EVERY)][1 : 3 * RETRY_EVERY + 1]
+    )
+    assert set(measure(pace, lambda size: 0.1, 8, 10 * RETRY_EVERY)) == {8}
+
+
+def test_a_lasting_shortage_of_memory_costs_fewer_and_fewer_tries() -> None:
+    pace = Pace(8)
+    tries: list[int] = []
+    for batch in range(100 * RETRY_EVERY):
+        size = pace.batch_size("k")
+        if size > 2:  # tried again half by half
+            tries.append(batch)
+            pace.limit("k", 4)
+            size = 2
+        pace.learn("k", size, 0.1)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(tries)]
+    assert gaps == sorted(gaps)
+    assert 5 < len(tries) < 10
+    assert set(measure(pace, lambda size: 0.1, 8, 300 * RETRY_EVERY)[-RETRY_EVERY:]) == {8}
 
 
 def test_step_times_are_remembered_for_a_bounded_number_of_keys() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,7 @@ CASES: list[dict[str, Any]] = [
     {"width": 96, "height": 32, "steps": 3, "seed": 2**31 - 1},
     {"guidance": 1.0, "steps": 1, "prompt": ""},
     {"width": 32, "height": 96, "steps": 2, "guidance": 6.0, "prompt": "a cat, red " * 4},
+    {"guidance": 0.0, "steps": 3},  # what is distilled is drawn so
 ]
 
 
@@ -124,6 +127,36 @@ def test_every_step_is_the_pipelines(
     assert drawn.dtype == np.uint8
     assert drawn.std() > 5, "a flat picture would agree with anything"
     assert np.abs(drawn - image).max() <= 0.51
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_klein_s_base_is_guided_as_the_pipeline_does(
+    guidance: float, pipeline_folders: Any, tmp_path: Path
+) -> None:
+    """Not distilled: guidance is away from the empty prompt, two forwards a step."""
+    folder = tmp_path / "base"
+    shutil.copytree(pipeline_folders["flux2_klein"], folder)
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text("utf-8")) | {"is_distilled": False}))
+    family = DiffusersPipeline.load(folder, pipeline="flux2_klein_base")
+    job = job_of("flux2_klein", guidance=guidance, steps=3)
+    size = {"width": 64, "height": 64, "num_inference_steps": 3}
+    theirs, _ = plain(folder, "Flux2KleinPipeline", job, **size)
+    ours, _ = draw(family, job)
+    close(ours, theirs)
+    keys = {family.batch_key(replace(job, guidance=scale)) for scale in (0.0, 1.0, 1.5, 4.0)}
+    assert len(keys) == 2  # a guided step costs twice
+
+
+@pytest.mark.parametrize(("kind", "above"), [("z_image", 0.0), ("sd", 1.0)])
+def test_what_is_guided_costs_more_and_has_a_key_of_its_own(
+    kind: str, above: float, pipeline_families: Any
+) -> None:
+    family: DiffusersPipeline = pipeline_families[kind]
+    none, little, much = (
+        family.batch_key(job_of(kind, guidance=guidance)) for guidance in (above, above + 0.5, 9.0)
+    )
+    assert none != little == much
 
 
 @pytest.mark.parametrize("kind", GUIDED)

@@ -43,17 +43,17 @@ def latents_of(state: RunState) -> torch.Tensor:
 
 
 @functools.cache
-def _loaded(folder: Path, kind: str) -> Any:
-    pipeline = getattr(diffusers, kind).from_pretrained(folder)
+def _loaded(folder: Path, kind: str, dtype: torch.dtype) -> Any:
+    pipeline = getattr(diffusers, kind).from_pretrained(folder, torch_dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def plain(
-    folder: Path, kind: str, job: Job, **options: Any
+    folder: Path, kind: str, job: Job, *, dtype: torch.dtype = torch.float32, **options: Any
 ) -> tuple[list[torch.Tensor], np.ndarray]:
     """The same by diffusers' pipeline, loaded and called as its documentation has it; the picture in 0..255."""
-    pipeline = _loaded(folder, kind)
+    pipeline = _loaded(folder, kind, dtype)
     seen: list[torch.Tensor] = []
 
     def look(_: Any, index: int, time: Any, values: dict[str, Any]) -> dict[str, Any]:

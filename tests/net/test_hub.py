@@ -17,6 +17,7 @@ from danqing.app import pipelines
 from danqing.backends import LoraRow
 from danqing.cli.pull import _likely, _lora
 from danqing.net.hub import Place, Pulled, PullError, place_of
+from danqing.net.hub import pull as pull_here
 from tests.conftest import clean_environment, cli
 
 WEIGHTS = "text_encoder/model.safetensors"
@@ -95,7 +96,9 @@ class Hub:
         self.fetched: list[tuple[str, str | None]] = []
         self.refused: set[str] = set()
         self.cut_at: dict[str, int] = {}
-        """A file's name -> after how many bytes its next answer breaks off."""
+        """A file's name -> at which of its bytes its next answer breaks off."""
+        self.cut_for_good = False
+        """Every answer does."""
         self.commit = COMMIT
         """Of main."""
         hub = self
@@ -157,7 +160,9 @@ class Hub:
                 if not with_body:
                     return
                 hub.fetched.append((name, asked))
-                end = hub.cut_at.pop(name, len(data))
+                end = hub.cut_at.get(name, len(data))
+                if not hub.cut_for_good:
+                    hub.cut_at.pop(name, None)
                 self.wfile.write(data[first:end])
                 if end < len(data):
                     self.close_connection = True
@@ -275,12 +280,37 @@ def test_a_checkpoints_name_says_how_it_is_drawn(
 
 
 @pytest.mark.slow
-def test_a_connection_that_breaks_is_taken_up_again(hub: Hub, tmp_path: Path) -> None:
-    hub.cut_at[WEIGHTS] = len(hub.files[WEIGHTS]) // 2
+def test_a_connection_that_breaks_is_taken_up_again(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest is asked for, from the last whole piece on: huggingface_hub's are of 10 MB, here of 4 KB."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    hub.cut_at[WEIGHTS] = 3 * 4096 + 1
+    kinds = frozenset({"CogView4Pipeline"})
+    pull_here(Place(hub.url, "org/model", "main"), tmp_path / "model", kinds)
+    assert (tmp_path / "model" / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
+    asked = [span for name, span in hub.fetched if name == WEIGHTS]
+    assert asked == [None, f"bytes={3 * 4096}-"]
+
+
+@pytest.mark.slow
+def test_a_run_that_failed_within_a_file_leaves_none_half_done(hub: Hub, tmp_path: Path) -> None:
+    """huggingface_hub keeps no part of it: the next run brings it from its first byte, and no other again."""
+    hub.cut_at[WEIGHTS], hub.cut_for_good = len(hub.files[WEIGHTS]) // 2, True
+    done = pull(hub, tmp_path / "data", check=False)
+    assert done.returncode == 1
+    assert "org/model at main" in done.stderr.strip().splitlines()[-1]
+    folder = tmp_path / "data" / "models" / "org" / "model"
+    assert not (folder / WEIGHTS).exists()
+    whole = {path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors")}
+    hub.cut_at.clear()
+    hub.fetched.clear()
     pull(hub, tmp_path / "data")
-    path = tmp_path / "data" / "models" / "org" / "model" / WEIGHTS
-    assert path.read_bytes() == hub.files[WEIGHTS]
-    assert [name for name, _ in hub.fetched].count(WEIGHTS) == 2
+    assert (folder / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
+    assert not whole & {name for name, _ in hub.fetched}
 
 
 @pytest.mark.slow

@@ -19,7 +19,9 @@ GAIN_MIN_DEEP = 0.02
 GROWTH_MAX = 4.0
 """A batch's step may last at most this many times the step of one image."""
 RETRY_EVERY = 64
-"""Every so many batches of a key the next larger size is tried again: machines change."""
+"""Every so many batches of a key the next larger size is tried again: machines change. One that did not fit into memory waits twice as long each time."""
+REFUSALS_MAX = 8
+"""Doublings of that."""
 TICK_S = 1e-6
 """The least a step is taken to last."""
 KEYS_MAX = 512
@@ -55,6 +57,10 @@ class _Key:
     ending: _Mean = field(default_factory=_Mean)
     batches: int = 0
     size_max: int | None = None
+    refused: int = 0
+    """The smallest size that did not fit the last time, how often in a row, and at which batch a larger one than `size_max` may be tried."""
+    refusals: int = 0
+    lift_at: int = 0
 
 
 class Pace:
@@ -74,7 +80,10 @@ class Pace:
 
     def learn(self, key: Hashable, size: int, seconds: float) -> None:
         """A step of `size` images of `key` took `seconds`."""
-        self._at(key).sizes.setdefault(size, _Mean()).add(seconds)
+        entry = self._at(key)
+        entry.sizes.setdefault(size, _Mean()).add(seconds)
+        if entry.refusals and size >= entry.refused:
+            entry.refusals = 0
         self._image_step.add(seconds / size)
 
     def learn_ending(self, key: Hashable, seconds: float) -> None:
@@ -82,9 +91,11 @@ class Pace:
         self._at(key).ending.add(seconds)
 
     def limit(self, key: Hashable, size: int) -> None:
-        """A batch of `size` did not fit into memory: stay below it from now on."""
+        """A batch of `size` did not fit into memory: stay below it for a while. What was a moment's shortage is forgotten, size by size."""
         entry = self._at(key)
         entry.size_max = max(1, min(size - 1, entry.size_max or size))
+        entry.refused, entry.refusals = size, min(entry.refusals + 1, REFUSALS_MAX)
+        entry.lift_at = entry.batches + RETRY_EVERY * 2 ** (entry.refusals - 1)
 
     def known(self) -> dict[Hashable, Known]:
         """What was measured more than once, so that it is no first slow call; the key used last comes last."""
@@ -113,6 +124,10 @@ class Pace:
         """How many images the next batch may have: the best size known, or one worth trying."""
         entry = self._at(key)
         entry.batches += 1
+        if entry.size_max is not None and entry.batches >= entry.lift_at:
+            larger = [size for size in self._sizes if size > (entry.size_max or 0)]
+            entry.size_max = larger[0] if len(larger) > 1 else None
+            entry.lift_at = entry.batches + RETRY_EVERY
         best, trial = self._best(entry)
         if trial is not None:
             return trial

@@ -1,7 +1,7 @@
 """Checkpoints from a model hub into a folder, by huggingface_hub, which does its own HTTP. For the operator's command line alone.
 
 What is asked for is pinned to its commit first, which is recorded beside it and changes only by who says so. A connection that
-breaks is taken up again where it was; after a run that failed, the files that came whole stay, and the next goes on at the same commit.
+breaks is taken up again where it was; after a run that failed, the files that came whole stay, one in part begins anew, and the next goes on at the same commit.
 """
 
 from __future__ import annotations

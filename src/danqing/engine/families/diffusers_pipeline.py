@@ -106,7 +106,8 @@ class DiffusersPipeline:
 
     def batch_key(self, job: Job) -> Hashable:
         """What costs the same; nothing shares a step."""
-        guided = job.guidance > (self.facts.negative_above or 1.0)
+        above = self.facts.negative_above
+        guided = job.guidance > (1.0 if above is None else above)
         return (self.name, *self._drawn_size(job), guided, job.reference is not None)
 
     def measure(self, prompt: str) -> tuple[int, int]:
