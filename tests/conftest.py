@@ -34,6 +34,15 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.register_profile("ci", parent=settings.get_profile("patient"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "patient")
 
+# Nor is it for who asks a server: httpx2 gives up after 5 s unless it is told otherwise.
+for asking in (
+    *(httpx2.get, httpx2.head, httpx2.options, httpx2.request),
+    *(httpx2.delete, httpx2.patch, httpx2.post, httpx2.put),
+    *(httpx2.Client.__init__, httpx2.AsyncClient.__init__),
+):
+    assert asking.__kwdefaults__ is not None
+    asking.__kwdefaults__["timeout"] = httpx2.Timeout(120)
+
 ROOT = Path(__file__).parent.parent
 START_S_MAX = 180
 STOP_S_MAX = 120
