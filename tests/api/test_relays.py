@@ -270,6 +270,7 @@ def test_another_server_of_ours_draws(first: LiveServer, second: LiveServer) -> 
     )
     assert reply.status_code == 200, reply.text
     assert reply.headers["x-danqing-model"] == "second"
+    assert "x-danqing-fallback" not in reply.headers
     assert reply.headers["x-danqing-seed"] == "7,8"
     assert "upstream" in reply.headers["x-danqing-timing"]
     assert len(reply.json()["data"]) == 2
@@ -547,6 +548,7 @@ def test_a_fallback_steps_in_where_nothing_was_paid(first: LiveServer, odd: OddP
     reply = caller.post(model="odd-else", prompt="unseen")
     assert reply.status_code == 200
     assert reply.headers["x-danqing-model"] == "pocket"
+    assert reply.headers["x-danqing-fallback"] == "for odd"
     assert "x-danqing-seed" in reply.headers
     for prompt in ("refused", "fault", "html"):  # a refusal, and what may have been paid
         assert caller.post(model="odd-else", prompt=prompt).status_code in (400, 502)

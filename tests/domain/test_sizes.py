@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from danqing.domain.errors import InvalidField
 from danqing.domain.sizes import Size, SizeRange, SizeRule
 
 LISTED = SizeRule(
@@ -69,3 +70,15 @@ def test_a_tiers_square_is_fitted_within_its_tier() -> None:
     loose = rule.nearest(Size(300, 500), Size(640, 640))
     assert loose == rule.nearest(Size(300, 500))
     assert loose.width / loose.height == pytest.approx(0.6, rel=0.1)
+
+
+def test_a_size_beyond_the_range_is_told_of_the_tiers_that_are_larger() -> None:
+    rule = SizeRule(
+        Size(1024, 1024),
+        free=SizeRange(256, 2048, 8, 2_097_152),
+        tiers={"1K": {"1:1": Size(1024, 1024)}, "2K": {"1:1": Size(2048, 2048)}},
+    )
+    with pytest.raises(InvalidField) as caught:
+        rule.resolve("2048x1920")
+    assert "at most 2097152 pixels, but for the sizes of 2K." in caught.value.message
+    assert rule.resolve("2K") == rule.resolve("2048x2048") == Size(2048, 2048)

@@ -54,6 +54,8 @@ def facts(call: Call, outcome: Outcome) -> dict[str, str]:
         ),
         "openai-processing-ms": str(round((time.time() - call.received_s) * 1000)),
     }
+    if backend.name != call.card.backend.name:
+        headers["x-danqing-fallback"] = f"for {call.card.backend.name}"
     if outcome.seeds:
         headers["x-danqing-seed"] = ",".join(str(image.seed) for image in outcome.result.delivered)
     if outcome.replayed:

@@ -17,7 +17,7 @@ _API_HEADERS = (
     *("idempotent-replayed", "location", "openai-processing-ms", "openai-version", "retry-after"),
     *("preference-applied", "x-request-id", "x-should-retry"),
     *(f"x-danqing-{name}" for name in ("charged", "ignored", "model", "seed", "size", "task")),
-    *("x-danqing-timing", "x-danqing-truncated", "x-danqing-extension"),
+    *("x-danqing-timing", "x-danqing-truncated", "x-danqing-extension", "x-danqing-fallback"),
     *(f"x-ratelimit-{name}-requests" for name in ("limit", "remaining", "reset")),
 )
 PREFLIGHT_S = 7200

@@ -92,6 +92,7 @@ def _start() -> str:
             ("x-danqing-task", "The task's id, for [tasks](#tasks)."),
             ("x-danqing-charged", "Characters charged."),
             ("x-danqing-model", "What really drew it."),
+            ("x-danqing-fallback", "Where a fallback drew it: in place of which backend."),
             ("x-danqing-seed, x-danqing-size", "The seed of each image, and its size."),
             ("x-danqing-ignored, x-danqing-truncated", "Parameters that mean nothing for images, and texts that were cut. Nothing else is ever dropped: a field is honoured, or refused by name."),
             ("x-ratelimit-…-requests", "What is left of the token's rate limit, where it has one."),

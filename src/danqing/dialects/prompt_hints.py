@@ -53,11 +53,20 @@ _CHINESE = {
 _ENGLISH = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen"]  # fmt: skip
 _KINDS = "不同|连续|连贯|关联|系列|一致|高清|风格|场景|角度|季节|动作|表情|的"
 _PICTURES = "图|插画|照片|画|海报|壁纸|分镜|头像|表情包"
+_NUMBER = r"(?<!第)(?:[一两二三四五六七八九十]{1,3}|(?<!\d)\d{1,3})"
+# What 张 and 幅 count beside pictures. A clause that comes to one of these before it ends counts things.
+_FLAT = (
+    "桌(?!面)|椅|凳|床|沙发|茶几|草席|凉席|地毯|毛毯|挂毯|被单|(?<![壁剪折])纸|邮票|车票|门票|电影票|钞|扑克|纸牌|塔罗牌"
+    "|麻将|卡片|名片|明信片|脸|面孔|嘴|弓|渔网|古琴|画布|大饼|煎饼|烙饼|唱片|光盘|旗帜|锦旗|国旗|窗帘|对联|标语"
+)
+_WISH = "画|绘|绘制|生成|制作|创作|设计|做|作|出|来|给我|要|拍|输出|产出"
 _COUNT = re.compile(
-    # 张 and 幅 also count tables and flags: a picture must be named, or nothing at all.
-    rf"(?P<chinese>[一两二三四五六七八九十]{{1,3}}|(?<!\d)\d{{1,3}})\s?[张幅](?:(?:{_KINDS})*(?:{_PICTURES})|[^\s，。,.;；、]{{1,12}}的(?:{_PICTURES})|(?=\s*(?:[，。,.;；、！!]|\Z)))"
+    # 张 and 幅 also count tables and flags: a picture must be named, or nothing at all; or somebody wishes for
+    # so many of what is none of those ("画3张猫").
+    rf"(?:\A|[。！!？?；;\n]|{_WISH})\s?(?:我|出|一组|一共|总共|共)?\s?(?:[一两二三四五六七八九\d]{{1,2}}\s?[到至~～-]\s?)?(?P<wished>{_NUMBER})\s?[张幅](?=\s?\w)(?![^，。,.;；、！!？?\n和与在旁]{{0,16}}?(?:{_FLAT}))"
+    rf"|(?P<chinese>{_NUMBER})\s?(?:[个种款]\s?版本|[张幅](?:(?:{_KINDS})*(?:{_PICTURES})|[^\s，。,.;；、]{{1,12}}的(?:{_PICTURES})|(?=\s*(?:[，。,.;；、！!]|\Z))))"
     rf"|(?<![A-Za-z\d])(?P<english>{'|'.join(_ENGLISH)}|\d{{1,3}})\s(?:(?:different|separate|consistent|related|connected|unique|more)\s){{0,2}}(?:[a-z]+\s)?"
-    r"(?:images|pictures|illustrations|photos|drawings|posters|wallpapers)(?![A-Za-z])",
+    r"(?:images|pictures|illustrations|photos|drawings|posters|wallpapers|versions|variations|variants)(?![A-Za-z])",
     re.IGNORECASE,
 )
 
@@ -92,7 +101,7 @@ def read_count(prompt: str) -> int | None:
 
 def _counts(prompt: str) -> Iterator[int]:
     for match in _COUNT.finditer(prompt):
-        text = match["chinese"] or match["english"]
+        text = match["wished"] or match["chinese"] or match["english"]
         if text.isdecimal():
             yield int(text)
         elif match["english"]:

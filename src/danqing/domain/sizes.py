@@ -110,6 +110,9 @@ class SizeRule:
             raise InvalidField(f"Invalid value: '{name[:50]}'. {self._supported()}", param)
         fault = self.free.fault(size)
         if fault is not None:
+            beyond = [one for one in self.tiers if self.free.fault(self.tiers[one][SQUARE])]
+            if beyond:
+                fault += f", but for the sizes of {' and '.join(beyond)}"
             raise InvalidField(f"Invalid value: '{name[:50]}': {fault}. {self._supported()}", param)
         return size
 
@@ -166,7 +169,7 @@ class SizeRule:
         text = "Supported values are: " + ", ".join(f"'{value}'" for value in values)
         if self.free is not None:
             free = self.free
-            text += f", and any WIDTHxHEIGHT with sides {free.side_min} to {free.side_max}, "
+            text += f", and any other WIDTHxHEIGHT with sides {free.side_min} to {free.side_max}, "
             text += f"multiples of {free.multiple}, " if free.multiple > 1 else ""
             text += f"{free.pixels_min} to " if free.pixels_min else "at most "
             text += f"{free.pixels_max} pixels"
