@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -203,6 +206,69 @@ def test_models_check_where_one_cannot_load(monkeypatch: pytest.MonkeyPatch) -> 
     )
     (row,) = json.loads(run("models", "check", "--json", code=1).stdout)
     assert (row["loads"], row["load_s"], row["resident_mib"]) == (False, None, None)
+
+
+class _Models(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        status = {"/v1/models": 200, "/bare/models": 404, "/moved/models": 301}.get(self.path, 503)
+        if self.headers["authorization"] != "Bearer good":
+            status = 401
+        self.send_response(status)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_models_check_asks_the_providers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is not there, or that does not take the key, is found before a client finds it; nothing is drawn."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Models)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with socket.socket() as closed:  # bound and not listening: nobody answers there
+        closed.bind(("127.0.0.1", 0))
+        here, nowhere = server.server_port, closed.getsockname()[1]
+        extras = 'extras = ["output_format", "style"]\n'
+        bases = {
+            "fine": (f"{here}/v1", "good"),
+            "bare": (f"{here}/bare", "good"),
+            "moved": (f"{here}/moved", "good"),
+            "ill": (f"{here}/ill", "good"),
+            "barred": (f"{here}/v1", "bad"),
+            "away": (f"{nowhere}/v1", "good"),
+        }
+        rows = list[str]()
+        for name, (base, key) in bases.items():
+            (tmp_path / f"{name}.key").write_text(key)
+            rows.append(
+                f'[backends.{name}]\ndialect = "openai"\nbase_url = "http://127.0.0.1:{base}"\n'
+                f'{extras if name == "fine" else ""}model = "dall-e-3"\n'
+                f'key_file = "{tmp_path / name}.key"\n[models.{name}]\nlike = "dall-e-2"\nbackend = "{name}"\n'
+            )
+        (tmp_path / "catalog.toml").write_text("\n".join(rows))
+        config = tmp_path / "danqing.toml"
+        config.write_text(f'catalog_file = "{tmp_path / "catalog.toml"}"')
+        plain = run("models", "check", "--json", "--config", str(config))
+        assert all(row["loads"] for row in json.loads(plain.stdout))
+        warned = {row["backend"]: row["warnings"] for row in json.loads(plain.stdout)}
+        assert [name for name in warned if warned[name]] == ["fine"]
+        (warning,) = warned["fine"]
+        assert "output_format, which dall-e-3 does not take" in warning
+        asked = run("models", "check", "--ask", "--json", "--config", str(config), code=1)
+        found = {row["backend"]: row for row in json.loads(asked.stdout) if "relay" in row}
+        lines = run("models", "check", "--ask", "--config", str(config), code=1).stdout
+    server.shutdown()
+    server.server_close()
+    loads = {name: row["loads"] for name, row in found.items()}
+    assert loads == dict.fromkeys(bases, False) | {"fine": True, "bare": True}
+    assert "404" in found["bare"]["answers"]
+    assert "301" in found["moved"]["fault"]
+    assert "503" in found["ill"]["fault"]
+    assert "does not take the key" in found["barred"]["fault"]
+    assert "127.0.0.1" in found["away"]["fault"]
+    assert "away" in lines
+    assert "cannot draw here: no answer" in lines
 
 
 @pytest.mark.parametrize("command", ["list", "check"])

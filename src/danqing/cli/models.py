@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from danqing.domain.errors import ModelNotFound
 from danqing.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -108,10 +110,17 @@ def _register_check(models: typer.Typer) -> None:
                 help="What published models fit on which graphics card, the one here included.",
             ),
         ] = False,
+        ask: Annotated[
+            bool,
+            typer.Option(
+                "--ask",
+                help="Ask each relay's provider for its models, too: free, 10 seconds a key at most.",
+            ),
+        ] = False,
         as_json: AsJson = False,
         config: Config = None,
     ) -> None:
-        """Whether each backend can draw here: pocket is loaded; of other families packages, checkpoint, device and memory are looked at; of a relay its keys. Exit code 1 if one cannot. Then what published models fit on the graphics card here, if there is one; with --cards, on cards of 12 to 80 GiB: computed, not measured."""
+        """Whether each backend can draw here: pocket is loaded; of other families packages, checkpoint, device and memory are looked at; of a relay its keys, and with --ask whether its provider is there. Exit code 1 if one cannot. Then what published models fit on the graphics card here, if there is one; with --cards, on cards of 12 to 80 GiB: computed, not measured."""
         from danqing.app import cards_here
 
         if cards:
@@ -126,10 +135,15 @@ def _register_check(models: typer.Typer) -> None:
             else _loaded(backend, catalog.families[backend.name], settings)
             for backend in catalog.backends.values()
         ]
+        rows = [row | {"warnings": _misfits(str(row["backend"]), catalog)} for row in rows]
+        if ask:
+            asyncio.run(_ask(rows, catalog))
         if as_json:
             typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
         for row in [] if as_json else rows:
             typer.echo(_line(row))
+            for warning in _misfits(str(row["backend"]), catalog):
+                typer.echo(f"{'':<20} warning: {warning}")
         if not as_json and (here := cards_here()):
             typer.echo("")
             _print_sides(here)
@@ -160,6 +174,50 @@ def _keyed(backend: Backend, relay: RelayRow) -> dict[str, object]:
     except SettingsError as error:
         return row | {"loads": False, "keys": 0, "fault": str(error)}
     return row | {"loads": True, "keys": len(keys), "fault": None}
+
+
+def _misfits(backend: str, catalog: Catalog) -> list[str]:
+    """Fields of a relay's `extras` that a model of ours by the provider's name for it does not take: copied, as a rule."""
+    relay = catalog.relays.get(backend)
+    if relay is None or relay.dialect != "openai":
+        return []
+    found = list[str]()
+    for card in catalog.cards.values():
+        for mine in (card.backend, *card.fallbacks):
+            named = mine.model or card.name
+            if mine.name != backend:
+                continue
+            try:
+                features = catalog.find(named, "openai").features
+            except ModelNotFound:
+                continue
+            for extra in ("output_format", "response_format", "style"):
+                if extra in relay.extras and extra not in features:
+                    found.append(
+                        f"extras has {extra}, which {named} does not take: what {card.name} asks for will be refused there"
+                    )
+    return found
+
+
+async def _ask(rows: list[dict[str, object]], catalog: Catalog) -> None:
+    """Put into the relays' rows what their providers say; all are asked at once."""
+    from danqing.backends import read_keys
+    from danqing.net.outbound import Outbound
+    from danqing.providers.probe import probe
+
+    outbound = Outbound()
+
+    async def ask_one(row: dict[str, object]) -> None:
+        name = str(row["backend"])
+        relay = catalog.relays[name]
+        keys = [key for key, _ in read_keys(name, relay, os.environ)]
+        is_there, told = await probe(relay, keys, outbound)
+        row |= {"loads": is_there, "answers": told, "fault": None if is_there else told}
+
+    try:
+        await asyncio.gather(*(ask_one(row) for row in rows if row.get("relay") and row["loads"]))
+    finally:
+        await outbound.aclose()
 
 
 def _print_cards(as_json: bool) -> None:
@@ -233,7 +291,8 @@ def _line(row: dict[str, object]) -> str:
         return f"{row['backend']:<20} cannot draw here: {row['fault']}"
     if "relay" in row:
         keys = "no key" if not row["keys"] else f"keys: {row['keys']}"
-        return f"{row['backend']:<20} asks {row['base_url']} ({row['relay']}), {keys}"
+        told = f"; {row['answers']}" if "answers" in row else ""
+        return f"{row['backend']:<20} asks {row['base_url']} ({row['relay']}), {keys}{told}"
     if "needs_mib" in row:
         there = "" if row["free_mib"] is None else f" of {row['free_mib']} MiB free"
         held = (
