@@ -46,6 +46,19 @@ def test_a_bad_value_refuses_to_start(tmp_path: Path, text: str, name: str) -> N
         settings.load(file)
 
 
+def test_all_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "danqing.toml"
+    file.write_text("prot = 1\nport = 70000\n[engine]\nqueue_mx = 5\n")
+    with pytest.raises(SettingsError) as caught:
+        settings.load(file)
+    for words in (
+        "port: ",
+        "prot: there is no such setting; did you mean port?",
+        "engine.queue_mx: there is no such setting; did you mean queue_max?",
+    ):
+        assert words in str(caught.value)
+
+
 def test_a_list_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DANQING_TRUSTED_PROXIES", "10.0.0.1")
     with pytest.raises(SettingsError, match="trusted_proxies"):

@@ -11,8 +11,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic import model_validator as _model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableVariable
+
+from danqing.dialects.hints import meant
+
+_FAULTS_SHOWN = 10
 
 _SECTION = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -300,7 +305,7 @@ class Settings(BaseSettings):
     rate_limit_url: Annotated[str | None, Field(pattern=r"^rediss?://")] = None
     """Redis that counts requests per minute for all servers together; each counts for itself by default."""
     metrics_token: Annotated[str | None, Field(min_length=16)] = None
-    """A bearer token that opens /metrics to other machines; loopback needs none."""
+    """A bearer token (16 characters at least) that opens /metrics to other machines; loopback needs none."""
     log_format: Literal["auto", "console", "json"] = "auto"
     """"auto": console on a terminal, JSON elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -382,9 +387,25 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
     except UnreadableVariable as error:  # a list or table that is not JSON
         raise SettingsError(f"{error}: lists and tables are written as JSON") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise SettingsError(f"{name}: {first['msg']}") from None
+        faults = [
+            f"{'.'.join(map(str, one['loc'])) or 'settings'}: {_said(one)}"
+            for one in error.errors()[:_FAULTS_SHOWN]
+        ]
+        raise SettingsError("; ".join(faults)) from None
+
+
+def _said(fault: ErrorDetails) -> str:
+    """What is wrong with a setting; of an unknown one also which was probably meant."""
+    if fault["type"] != "extra_forbidden":
+        return fault["msg"]
+    known: type[BaseModel] | None = Settings
+    *above, name = map(str, fault["loc"])
+    for part in above:
+        known = (
+            known.model_fields[part].annotation if known and part in known.model_fields else None
+        )
+    found = meant(name, known.model_fields) if known else None
+    return "there is no such setting" + (f"; did you mean {found}?" if found else "")
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

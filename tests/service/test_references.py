@@ -381,7 +381,12 @@ FETCHES: list[tuple[str, Answer, str, str | None]] = [
     ("metadata", answer(), "http://169.254.169.254/latest/meta-data/", "not a public host"),
     ("a private name", answer(), "http://private.example/", "not a public host"),
     ("half private", answer(), "http://half.example/", "not a public host"),
-    ("another port", answer(), "http://a.example:6379/", "ports 80 and 443"),
+    (
+        "another port",
+        answer(),
+        "http://a.example:6379/",
+        "ports 80 and 443 are allowed. The operator's `uploads.fetch_allow_hosts`",
+    ),
     ("with a password", answer(), "http://u:p@a.example/", "user name or password"),
     ("gone", answer(404, body=picture()), "http://a.example/", "its host answers 404"),
     ("moved, nowhere", answer(301), "http://a.example/", "its host answers 301"),

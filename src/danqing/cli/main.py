@@ -98,6 +98,7 @@ def draw(
         Path | None,
         typer.Option("--output", "-o", help="A file (its ending picks the format) or a folder."),
     ] = None,
+    data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
     """Draw without a server and without an account; prints the path of each image."""
@@ -108,7 +109,7 @@ def draw(
         prompt, model, size, n, quality, seed, negative, output, reference, mask, strength
     )
     try:
-        for path in asyncio.run(run(read_settings(config), options)):
+        for path in asyncio.run(run(read_settings(config, data_dir), options)):
             typer.echo(path)
     except RequestError as error:
         named = error.param is None or error.param in error.message

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 Config = Annotated[Path | None, typer.Option("--config", help="Settings file (TOML).")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where everything is kept.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +33,9 @@ def register(app: typer.Typer) -> None:
     _register_check(models)
 
     @models.command("list")
-    def list_models(as_json: AsJson = False, config: Config = None) -> None:
+    def list_models(
+        as_json: AsJson = False, data_dir: DataDir = None, config: Config = None
+    ) -> None:
         """Every model, what draws it, and its price in characters."""
         rows = [
             {
@@ -48,7 +51,7 @@ def register(app: typer.Typer) -> None:
                 "edit": dict(card.price.edit),
                 "pixels": [asdict(tier) for tier in card.price.pixels],
             }
-            for card in _catalog(config)[1].cards.values()
+            for card in _catalog(config, data_dir)[1].cards.values()
         ]
         if as_json:
             typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
@@ -80,9 +83,7 @@ def _register_pull(models: typer.Typer) -> None:
                 help="A branch, tag or commit; main (ModelScope: master) if not given.",
             ),
         ] = None,
-        data_dir: Annotated[
-            Path | None, typer.Option("--data-dir", help="Where everything is kept.")
-        ] = None,
+        data_dir: DataDir = None,
         config: Config = None,
     ) -> None:
         """Download a checkpoint into DATA_DIR/models, pinned to its commit; safetensors only. Run it again after a break: what came whole stays."""
@@ -118,6 +119,7 @@ def _register_check(models: typer.Typer) -> None:
             ),
         ] = False,
         as_json: AsJson = False,
+        data_dir: DataDir = None,
         config: Config = None,
     ) -> None:
         """Whether each backend can draw here: pocket is loaded; of other families packages, checkpoint, device and memory are looked at; of a relay its keys, and with --ask whether its provider is there. Exit code 1 if one cannot. Then what published models fit on the graphics card here, if there is one; with --cards, on cards of 12 to 80 GiB: computed, not measured."""
@@ -126,7 +128,7 @@ def _register_check(models: typer.Typer) -> None:
         if cards:
             _print_cards(as_json)
             return
-        settings, catalog = _catalog(config)
+        settings, catalog = _catalog(config, data_dir)
         rows = [
             _keyed(backend, catalog.relays[backend.name])
             if backend.is_relay
@@ -151,12 +153,12 @@ def _register_check(models: typer.Typer) -> None:
             raise typer.Exit(1)
 
 
-def _catalog(config: Path | None) -> tuple[Settings, Catalog]:
+def _catalog(config: Path | None, data_dir: Path | None) -> tuple[Settings, Catalog]:
     """The settings and the catalog, or one clear line and exit code 2."""
     from danqing import catalog
     from danqing.cli.main import fail, read_settings
 
-    settings = read_settings(config)
+    settings = read_settings(config, data_dir)
     try:
         return settings, catalog.load(settings)
     except SettingsError as error:

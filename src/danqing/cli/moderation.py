@@ -57,7 +57,7 @@ def _add_lists(moderation: typer.Typer) -> None:
 
     @moderation.command("reload")
     def reload(data_dir: DataDir = None, config: Config = None) -> None:
-        """Have every running server read its lists again; lists that this machine cannot read are refused here."""
+        """Have every running server read its lists again. Those of these settings are read here first: a bad line is named, and then nobody is asked."""
         lists = _lists(config)
 
         async def deed(books: Books, _: Settings) -> None:
@@ -67,7 +67,13 @@ def _add_lists(moderation: typer.Typer) -> None:
 
         run_on_books(data_dir, config, deed)
         typer.echo(
-            f"servers read them again within a third of their task lease; terms: {lists.terms_count}"
+            "servers are asked to read their lists again within a third of their task lease"
+            f"; the lists of {config or 'the default settings'}, as read here, have {lists.terms_count} terms"
+        )
+        typer.echo(
+            "A server whose own lists have a bad line keeps its old ones and says so in its log alone"
+            " (word_lists_not_reloaded); give its --config here, or ask it by POST /admin/v1/moderation/reload.",
+            err=True,
         )
 
 

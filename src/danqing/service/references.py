@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 from danqing.domain.errors import DanqingError, EngineFailed, InvalidImage, NotFound
 from danqing.domain.sizes import Size
 from danqing.domain.task import ImageSource, ImageTask, InputImage
-from danqing.net.errors import OutboundError, OutboundTooLarge
+from danqing.net.errors import OutboundError, OutboundRefused, OutboundTooLarge
 from danqing.net.outbound import Outbound
 from danqing.net.policy import Policy
 from danqing.net.turns import Turns
@@ -210,6 +210,9 @@ class References:
                 )
         except OutboundTooLarge:
             raise self._too_large(source) from None
+        except OutboundRefused as error:
+            why = f"cannot be fetched: {error.message} The operator's `uploads.fetch_allow_hosts` names exceptions."
+            raise _faulty(source, why, "fetch") from None
         except OutboundError as error:
             raise _faulty(source, f"cannot be fetched: {error.message}", "fetch") from None
         except TimeoutError:

@@ -111,7 +111,9 @@ def check_url(url: str, hosts: Iterable[str] = ()) -> None:
     try:
         check_outbound_url(url, Policy.public(hosts))
     except OutboundRefused as error:
-        raise InvalidField(error.message, "webhook_url") from error
+        raise InvalidField(
+            f"{error.message} The operator's `webhook_allow_hosts` names exceptions.", "webhook_url"
+        ) from error
 
 
 class OutboxStore(Protocol):
