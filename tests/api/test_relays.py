@@ -30,9 +30,10 @@ from tests.conftest import (
     stop_server,
 )
 from tests.net.servers import Received, answer, serving
-from tests.providers.provider_server import cut, endless, error, inline, picture, says, silent
+from tests.providers.provider_server import bomb, cut, endless, error, inline, picture, says, silent
 
 PRICE = 5000
+BOMB = bomb()
 ASKED = {"model": "odd", "prompt": "fine", "size": "1024x1024"}
 
 
@@ -43,6 +44,10 @@ CUT_OUT = codecs.encode(
     "png",
 )
 """Transparent on the left, grey on the right."""
+
+
+def of(*pictures: bytes) -> Any:
+    return says({"data": [{"b64_json": base64.b64encode(one).decode()} for one in pictures]})
 
 
 class OddProvider:
@@ -92,6 +97,8 @@ class OddProvider:
             "fault": error(500, "server_error"),
             "overloaded": error(503, "server_is_overloaded"),
             "fewer": inline(1),
+            "one and bombs": of(picture(1), *[BOMB] * (body["n"] - 1)),
+            "a bomb": of(*[BOMB] * body["n"]),
             "cut": cut,
             "silent": silent,
             "endless": endless,
@@ -420,6 +427,7 @@ TOLD = {
         ("html", "odd", "failed"),
         ("empty list", "odd", "failed"),
         ("error in 200", "odd", "failed"),
+        ("a bomb", "odd", "failed"),
         ("refused", "odd", "refused"),
         ("size", "odd", "size"),
         ("cut", "broken-off", "failed"),
@@ -463,22 +471,24 @@ def code_of(body: dict[str, Any]) -> str:
     return body["code"] if "code" in body else body["error"]["code"]
 
 
-def test_only_what_came_is_paid_for(first: LiveServer) -> None:
-    caller = Caller(first, "dora")
-    reply = caller.post(prompt="fewer", n=3)
+@pytest.mark.parametrize("prompt", ["fewer", "one and bombs"])
+def test_only_what_came_is_paid_for(first: LiveServer, prompt: str) -> None:
+    caller = Caller(first, f"dora-{prompt}")
+    reply = caller.post(prompt=prompt, n=3)
     assert reply.status_code == 200
     assert len(reply.json()["data"]) == 1
     assert reply.headers["x-danqing-charged"] == str(PRICE)
     assert caller.paid() == PRICE
 
 
-def test_a_dashscope_task_has_each_failure_in_its_place(first: LiveServer) -> None:
-    caller = Caller(first, "dave")
+@pytest.mark.parametrize("prompt", ["fewer", "one and bombs"])
+def test_a_dashscope_task_has_each_failure_in_its_place(first: LiveServer, prompt: str) -> None:
+    caller = Caller(first, f"dave-{prompt}")
     begun = caller.http.post(
         "/api/v1/services/aigc/text2image/image-synthesis",
         json={
             "model": "odd",
-            "input": {"prompt": "fewer"},
+            "input": {"prompt": prompt},
             "parameters": {"n": 3, "size": "1024*1024", "prompt_extend": False},
         },
         headers={"x-dashscope-async": "enable"},

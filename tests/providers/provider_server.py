@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from danqing.backends import RelayRow
 from danqing.domain.card import RELAYED, Backend, Card
@@ -30,6 +32,13 @@ SIZE = Size(64, 48)
 
 def picture(shade: int = 90) -> bytes:
     return codecs.encode(np.full((SIZE.height, SIZE.width, 3), shade, np.uint8), "png")
+
+
+def bomb() -> bytes:
+    """A sound PNG of some kilobytes that is 75 MB when it is decoded: more than any provider of these sizes draws."""
+    stream = io.BytesIO()
+    Image.new("1", (5000, 5000)).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def inline(*shades: int, **more: Any) -> Answer:

@@ -36,6 +36,7 @@ from tests.providers.provider_server import (
     SIZE,
     Bench,
     bench,
+    bomb,
     cut,
     endless,
     error,
@@ -364,9 +365,34 @@ def test_a_bomb_is_not_decoded() -> None:
         bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"x")
         async with bench(images=[answer(200, bomb)]) as far:
             far.provider.drawings.append(far.provider.link())
-            assert "no image" in (await failure(far)).message
+            assert "has too many pixels" in (await failure(far)).message
 
     run(test)
+
+
+def test_a_bomb_fails_alone() -> None:
+    """Far larger than what was asked for, though a decoder would take it; the others come."""
+
+    async def test() -> None:
+        items = [{"b64_json": base64.b64encode(one).decode()} for one in (picture(40), bomb())]
+        said = says({"data": [items[0], items[1], items[0]]})
+        async with bench(said, n_max=3) as far:
+            events = await far.draw(n=3)
+            assert shades(events) == {0: 40, 2: 40}
+            (failed,) = [event for event in events if isinstance(event, Failed)]
+            assert failed.index == 1
+            assert "is 5000x5000 pixels" in failed.error.message
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("asked", "pixels"),
+    [(Size(64, 64), 2**24), (Size(1024, 1024), 2**24), (Size(3000, 3000), 36_000_000),
+     (Size(4096, 4096), 2**26), (Size(8192, 8192), 2**26)],
+)  # fmt: skip
+def test_how_many_pixels_an_image_may_have(asked: Size, pixels: int) -> None:
+    assert results.pixels_allowed(asked) == pixels
 
 
 def test_links_pass_through_where_the_catalog_and_the_client_want_it() -> None:

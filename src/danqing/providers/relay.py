@@ -35,7 +35,7 @@ from danqing.observability.metrics import Metrics
 from danqing.providers.answers import Answers
 from danqing.providers.asking import ID_CHARS_MAX, Asker, Emit, Part
 from danqing.providers.blame import Caller
-from danqing.providers.results import Fetcher
+from danqing.providers.results import Fetcher, pixels_allowed
 from danqing.providers.upstream import Untaken
 
 log = get_logger(__name__)
@@ -342,7 +342,12 @@ class Relay:
         place = part.places[offset]
         started = time.perf_counter()
         try:
-            pixels = await self._fetcher.pixels(found, part.held, transparent=part.task.transparent)
+            pixels = await self._fetcher.pixels(
+                found,
+                part.held,
+                transparent=part.task.transparent,
+                pixels_max=pixels_allowed(part.task.size),
+            )
         except ProviderFailed as error:
             log.warning("provider_image_lost", backend=self.name, reason=error.message)
             emit(Failed(place, error))

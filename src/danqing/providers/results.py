@@ -21,6 +21,11 @@ from danqing.storage import inputs
 
 IMAGE_BYTES_MAX = 32 * 2**20
 PIXELS_MAX = 2**26
+"""Of any image."""
+PIXELS_TIMES_MAX = 4
+"""A provider that draws at sizes of its own may send so many times the pixels that it was asked for,"""
+PIXELS_ALWAYS = 2**24
+"""and as many as the largest tier of any of them has (4096x4096), whatever it was asked for."""
 PIXEL_BYTES_MAX = 256 * 2**20
 """Of decoded images that nobody has taken yet, of one provider."""
 DECODERS = 2
@@ -33,6 +38,11 @@ LOOK_PIXELS_MAX = 2**22
 _FIRST_WAIT_S = 0.1
 _WAIT_S_MAX = 4.0
 _TRY_S_MAX = 30.0
+
+
+def pixels_allowed(size: Size) -> int:
+    """How many pixels an image may have that was asked for at `size`; it is looked at before anything is decoded."""
+    return min(max(PIXELS_TIMES_MAX * size.pixels, PIXELS_ALWAYS), PIXELS_MAX)
 
 
 class PixelBudget:
@@ -126,7 +136,7 @@ class Fetcher:
         held: Held,
         *,
         transparent: bool = False,
-        pixels_max: int = PIXELS_MAX,
+        pixels_max: int,
     ) -> Pixels:
         """The pixels of a provider's image, which is held until then. Raises ProviderFailed for what is none.
 
@@ -150,17 +160,17 @@ class Fetcher:
         self, image: ProviderImage, held: Held, *, transparent: bool, size: Size
     ) -> Pixels:
         """The pixels of a look at an unfinished image of `size`, none of its sides over LOOK_SIDE_MAX. Raises ProviderFailed."""
-        pixels_max = min(max(LOOK_PIXELS_MAX, 2 * size.pixels), PIXELS_MAX)
-        pixels = await self.pixels(image, held, transparent=transparent, pixels_max=pixels_max)
+        most = min(max(LOOK_PIXELS_MAX, 2 * size.pixels), PIXELS_MAX)
+        pixels = await self.pixels(image, held, transparent=transparent, pixels_max=most)
         height, width = pixels.shape[:2]
         scale = LOOK_SIDE_MAX / max(height, width)
         if scale >= 1:
             return pixels
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        return await asyncio.to_thread(fit, pixels, *size)
+        small = max(1, round(width * scale)), max(1, round(height * scale))
+        return await asyncio.to_thread(fit, pixels, *small)
 
 
-def decoded(data: bytes, transparent: bool = False, pixels_max: int = PIXELS_MAX) -> Pixels:
+def decoded(data: bytes, transparent: bool, pixels_max: int) -> Pixels:
     """Decode a stranger's image; its size is capped before. CPU-bound. Raises ProviderFailed."""
     read = inputs.read_cut_out if transparent else inputs.read_pixels
     try:
@@ -170,4 +180,6 @@ def decoded(data: bytes, transparent: bool = False, pixels_max: int = PIXELS_MAX
             raise ProviderFailed(
                 "The provider drew a background, and was asked for none."
             ) from None
-        raise ProviderFailed("The provider sent something that is no image.") from error
+        if isinstance(error, inputs.NoPicture):
+            raise ProviderFailed("The provider sent something that is no image.") from error
+        raise ProviderFailed(f"The provider's image {error}.") from error
