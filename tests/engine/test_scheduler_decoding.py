@@ -101,6 +101,18 @@ def test_decoding_is_paid_for_however_long_it_lasts(decode_s: float) -> None:
     )
 
 
+@pytest.mark.parametrize("decode_s", [0.1, 0.4, 2.0])
+def test_riding_along_is_no_way_to_have_more_decoded(decode_s: float) -> None:
+    """In shared batches many short images would have taken most of the time from a long one's account."""
+    device = Device(lambda key, size: 0.05 + 0.02 * size, decode_s=decode_s)
+    device.add("long", n=3, steps=100_000)
+    for _ in range(800):
+        if sum(job_id.startswith("short") for job_id in device.scheduler._entries) < 3:
+            device.add("short", steps=4)
+        device.beat()
+    assert device.served_s["short"] < 1.5 * device.served_s["long"]
+
+
 def test_a_debt_of_any_size_is_paid_off_in_no_time() -> None:
     """Steps of a microsecond, and an hour of decoding."""
     device = Device(lambda key, size: 1e-6 * size, decode_s=3600.0, batch_max=1)

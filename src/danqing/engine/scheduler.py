@@ -4,10 +4,11 @@ Deficit round-robin (Shreedhar & Varghese 1995, in its surplus form: charged aft
 cost is known only once it was measured) over accounts, and within an account over its batch keys, in seconds
 of device time. A turn is worth the longest step at hand, C seconds; a batch's seconds are shared out to its
 members' accounts. Seats left in a batch go to other accounts' jobs of the same key, and cost them their share.
-An account a whole turn overdrawn does not ride while jobs of other keys wait. An account that comes with work shorter
-than what its share would have been while it was away (BURST_STEPS turns at most, and what decoding takes) goes
-before the others until that is done, the shortest first, while such bursts have a third of the time at most, and takes
-along only whom it hardly waits for, while the queue is short. Where images are decoded by turns with the steps, one after a step, those of
+An account a whole turn overdrawn does not ride while jobs of other keys wait, nor ever who owes more than steps lead to.
+
+An account that comes with work shorter than what its share would have been while it was away (BURST_STEPS turns at most, and
+what decoding takes) goes before the others until that is done, the shortest first, while such bursts have a third of the time
+at most, and takes along only whom it hardly waits for, while the queue is short. Where images are decoded by turns with the steps, one after a step, those of
 others wait until such an account has its own (`pick_decoding`).
 
 Half of an account's time goes to its shortest jobs, half to its oldest. In a long queue (DEEP_STEPS of the longest kind) batches
@@ -25,7 +26,8 @@ Laws, tested as properties; C counts the longest step seen or expected:
   the job and those before it in its account and key, a started job ends within 6·N·K·R·C seconds of its lane's
   time, N bursts more, and its wait for company; counted from admission the same holds with R the steps of the whole queue at that moment;
 - a finished image is decoded within BURST_STEPS·C seconds of the device's time, and a step and a decoding more for itself and
-  for each that was in line before it; what decoding takes is charged in full;
+  for each that was in line before it; decoding is charged in full: among accounts that share no batches it puts one ahead
+  of another by no more than the images that both have in line;
 - of every BACKGROUND_EVERY batches at least one is background's, if it has a job that can run;
 - slots, once scarce, go to the accounts that hold none, in the order in which they came to hold none.
 """
@@ -56,6 +58,8 @@ COMPANY_GAIN_MIN = 0.25
 """Of its steps' time: what saves less is not waited for."""
 BURST_GROWTH_MAX = 1.15
 """A step of a burst may last so many times the step of one image, for those who ride along; in a long queue, any time."""
+RIDER_DEBT_MAX = 2.001
+"""Turns: steps lead to a debt of two. Who owes more, of decoding, does not ride along: drawn sooner, it would have more decoded."""
 TICK_S = 1e-6
 """The least a step costs, so that a turn always ends."""
 
@@ -441,7 +445,7 @@ class Scheduler:
                 for name, keys in each.ready.items()
                 if key in keys
                 and not (each is lane and name == leader)
-                and (not crowded or deficit_s.get(name, 0.0) > -self._quantum_s)
+                and deficit_s.get(name, 0.0) > -self._quantum_s * (1 if crowded else RIDER_DEBT_MAX)
             ]
             names.sort(key=lambda name: -deficit_s.get(name, 0.0))
             queues += [line(each.accounts[name], key) for name in names]
