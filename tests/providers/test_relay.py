@@ -311,7 +311,7 @@ def test_a_link_is_fetched_at_once_and_again_while_it_is_404() -> None:
         ([answer(404)], "does not work"),
         ([answer(200, b"<html>please wait</html>")], "no image"),
         ([answer(200, picture()[:-30])], "no image"),
-        ([answer(200, b"")], "no image"),
+        ([answer(200, b"")], "is empty"),
         ([endless], "too large"),
         ([answer(302, b"", ["Location: http://127.0.0.1:1/x.png"])], "may not"),
         ([answer(302, b"", ["Location: http://169.254.169.254/x.png"])], "may not"),
