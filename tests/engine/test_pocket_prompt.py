@@ -57,6 +57,8 @@ DENIED = {
     "画一只狗而不是猫": "dog @plain",
     "不要画狗，画猫": "cat @plain",
     "夜空没有月亮": "@night",
+    "没有云的蓝天": "@sky",
+    "a sunset without the sun": "@sunset",
 }
 COUNTED = {
     "seven cats": "5 cat @plain",
@@ -142,6 +144,8 @@ BOUND = {
     "红色的气球和蓝色的气球": "red balloon beside blue balloon @plain",
     "an orange cat": "orange cat @plain",
     "an orange on a table": "orange fruit @table",
+    "a book and a dragon": "book beside dragon @plain",
+    "a bouquet of flowers": "bouquet @plain",
     "a yellow car and a blue house": "yellow car beside blue house @plain",
 }  # fmt: skip
 

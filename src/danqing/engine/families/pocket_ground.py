@@ -44,7 +44,7 @@ _PLACED = frozenset(
         "back",
     )
 )
-_BEFORE_NOUNS = frozenset(("a", "an", "the", "one", "and", "with", "of", "2", "3", "4", "5", "two", "three", "four", "five",
+_BEFORE_NOUNS = frozenset(("a", "an", "the", "one", "and", "with", "2", "3", "4", "5", "two", "three", "four", "five",
                            ",", "|"))  # fmt: skip
 
 
@@ -202,7 +202,7 @@ def _named(mentions: list[Mention], said: list[str], words: Words) -> list[_Name
         before = said[mention.start - 1] if mention.start else ""
         is_certain = (
             own is not None
-            and len(mention.readings) == 1
+            and {kind for kind, _ in mention.readings} == {"name"}
             and (not before.isascii() or _is_noun(mention, mentions, said))
         )
         count, colour = _told(mentions, i, said)

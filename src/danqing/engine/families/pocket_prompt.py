@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -61,11 +61,16 @@ class Prompts:
         wish = self.read(wanted)
         more, most = apart(negative)
         denied += (*phrases(more), *most)
-        unwanted = [self._sky.said(self.read(phrase)) for phrase in denied]
+        unwanted = [self._denied(phrase) for phrase in denied]
         for each in unwanted:
             wish = layout.less(wish, each)
         nowhere = frozenset(each.scene for each in unwanted if each.scene and not each.thing)
         return Conditioning(wish, bool(wish.thing or wish.scene), sky_of(denied), nowhere)
+
+    def _denied(self, phrase: str) -> layout.Wish:
+        """What is not to be there. Without clouds a sky is one still, so that what is above names no place."""
+        said = self._sky.said(self.read(phrase))
+        return replace(said, scene=0, hour=0, weather=0) if sky_of((phrase,)) else said
 
     def _knows(self, phrase: str) -> bool:
         """Whether it names something that can be left out."""
