@@ -377,6 +377,8 @@ def main() -> None:
         "first-in-first-out. Below what the device can do all that comes is drawn by any of them, and the last arrival decides the rate. Where the batched kind draws",
         "more, it is by small images' gathering: here they are drawn at once, in batches of those that are there. In a long queue images of many steps wait for company",
         "(`COMPANY_SHARE`) and ride along until then. Shortest-first shows what fairness buys: it is as quick for small images, and the largest wait without a bound.",
+        "The batched kind goes on with a size for as long as anyone of that size waits, as such servers do: in a backlog all 512² may be done before whoever came earlier with a",
+        "larger one, and then small images are quicker there than here.",
         "",
     ]
     for profile in PROFILES:

@@ -113,6 +113,8 @@ def test_without_a_gpu_nothing_is_measured(
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles with a C++ compiler")
 def test_what_is_compiled_runs_too(tmp_path: Path) -> None:
+    """The trace of one family. The whole grid and the distilled ones, compiled, take minutes of compiling each, too long for every
+    change: before time on a card, `python -m bench.gpu --tiny --steps 8 --grid --distilled --results /tmp/tiny.jsonl` runs them here."""
     results, tables = tmp_path / "gpu.jsonl", tmp_path / "gpu.md"
     only = ["--tiny", "--steps", "8", "--families", "cogview4"]
     gpu.main([*only, "--trace", "--results", str(results), "--tables", str(tables)])
