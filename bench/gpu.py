@@ -2,6 +2,7 @@
 
     python -m bench.gpu --smoke --grid --trace --results gpu.jsonl --tables gpu.md [--budget-s 300]
     python -m bench.gpu --distilled --results gpu.jsonl --tables gpu.md   # FLUX.2-klein-4B and Z-Image-Turbo end to end
+    python -m bench.gpu --tricks --results gpu.jsonl --tables gpu.md      # each way to save work alone, then all together
     python -m bench.gpu --paths --results gpu.jsonl                       # what never ran on a card, against the plain way
     python -m bench.gpu --tiny --smoke --grid --trace --results /tmp/tiny.jsonl --tables /tmp/tiny.md   # every path, on a CPU
 
@@ -26,7 +27,7 @@ BATCHES = (1, 2, 4, 8)
 FAMILIES = ("cogview4", "qwen_image")
 PEERS = ("diffusers", "diffusers-compiled")
 OTHERS = ("whole", "precision", "vae", "mixed", "served", "overlap", "offload")
-PARTS = ("smoke", "profile", "grid", "trace", "distilled", "paths")
+PARTS = ("smoke", "profile", "grid", "trace", "distilled", "paths", "tricks")
 Planned = tuple[str, Callable[[], dict[str, Any]], float]
 """A cell's key, what measures it, and the seconds that it may take."""
 
@@ -44,6 +45,8 @@ def plan(bench: Bench, names: list[str], parts: set[str]) -> Iterator[Planned]:
         yield from _paths(bench, names)
     if "distilled" in parts:
         yield from _distilled(bench)
+    if "tricks" in parts:
+        yield from _tricks(bench, names, (large, small))
     if "smoke" in parts:
         for name in names:
             yield f"smoke {name} {small}", lambda n=name: m.parity(bench, n, small), 25
@@ -112,6 +115,18 @@ def _paths(bench: Bench, names: list[str]) -> Iterator[Planned]:
     yield key, lambda: p.pipelines_overlap(bench, pipeline, side), 40
 
 
+def _tricks(bench: Bench, names: list[str], sides: tuple[int, ...]) -> Iterator[Planned]:
+    """Row 5 of the list: all together first, that is what has a mark."""
+    from bench._gpu_tricks import names_of, trick
+
+    for side in sides:
+        for name in names:
+            for which in reversed(names_of(name)):
+                key = f"trick {name} {side} {which}"
+                made = lambda n=name, s=side, w=which: trick(bench, n, s, w)  # noqa: E731
+                yield key, made, 45 if which == "together" else 12
+
+
 def _distilled(bench: Bench) -> Iterator[Planned]:
     """Row 6 of the list: the eager ones first, they need nothing but weights."""
     from bench._gpu_distilled import NAMES, distilled
@@ -178,6 +193,7 @@ def tables(done: dict[str, dict[str, Any]]) -> str:
     lines += _grid(done)
     lines += _traces(done)
     lines += _ends(done)
+    lines += _saved(done)
     others = {key: row for key, row in done.items() if key.split()[0] in OTHERS}
     if others:
         lines += ["## Others", "", "```", *(json.dumps(row) for row in others.values()), "```", ""]
@@ -229,6 +245,21 @@ def _ends(done: dict[str, dict[str, Any]]) -> list[str]:
     for key, row in rows.items():
         found = [row.get(name, row.get("error", "-")) for name in (*names, "peak_gib")]
         lines.append(f"| {key.removeprefix('distilled ')} | {' | '.join(map(str, found))} |")
+    return [*lines, ""]
+
+
+def _saved(done: dict[str, dict[str, Any]]) -> list[str]:
+    rows = {key: row for key, row in done.items() if key.startswith("trick ")}
+    if not rows:
+        return []
+    names = ("steps", "without_s", "with_s", "gain", "error", "without_peak_gib", "with_peak_gib")
+    lines = [
+        "## Ways to save work: a whole image without and with (seconds)", "",
+        f"| | {' | '.join(names)} |", "| --- |" + " --- |" * len(names),
+    ]  # fmt: skip
+    for key, row in rows.items():
+        found = " | ".join(str(row.get(name, row.get("error", "-"))) for name in names)
+        lines.append(f"| {key.removeprefix('trick ')} | {found} |")
     return [*lines, ""]
 
 

@@ -290,6 +290,25 @@ def test_a_distilled_lora_that_would_be_drawn_otherwise_is_refused(
         load(tmp_path, text)
 
 
+def test_guidance_may_be_kept_to_an_interval_where_the_family_can(tmp_path: Path) -> None:
+    def text(backend: str, family: str, interval: str) -> str:
+        mine = f"mine = {{ steps = 30, guidance = 4.0, guidance_interval = {interval} }}"
+        return f'{backend}[presets.{family}]\n{mine}\n[models.fast]\nlike = "pocket"\nbackend = "far"\nqualities = {{ standard = "mine", hd = "fine" }}\n'
+
+    for backend, family in ((QWEN, "qwen_image"), (LOCAL, "cogview4")):
+        presets = load(tmp_path, text(backend, family, "[0.2, 0.9]")).cards["fast"].qualities
+        assert presets["standard"].guidance_interval == (0.2, 0.9)
+        assert presets["hd"].guidance_interval == (0.0, 1.0), "off unless it is asked for"
+    plain = catalog.load(settings.load()).cards.values()
+    assert {p.guidance_interval for card in plain for p in card.qualities.values()} == {(0.0, 1.0)}
+    where = r"presets\.{}\.mine\.guidance_interval"
+    for bad, word in (("[0.9, 0.2]", ": its first"), ("[0.2, 1.1]", ""), ("[0.2]", "")):
+        with pytest.raises(SettingsError, match=where.format("qwen_image") + word):
+            load(tmp_path, text(QWEN, "qwen_image", bad))
+    with pytest.raises(SettingsError, match=where.format("sdxl") + ": that is for cogview4"):
+        load(tmp_path, text(PIPE + 'pipeline = "sdxl"\n', "sdxl", "[0.2, 0.9]"))
+
+
 def test_a_lora_beside_guidance_has_the_checkpoints_schedule(tmp_path: Path) -> None:
     text = QWEN + '[backends.far.loras]\nink = { file = "ink.safetensors" }\n'
     text += '[presets.qwen_image]\nmine = { steps = 30, guidance = 4.0, lora = "ink" }\n'

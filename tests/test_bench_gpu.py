@@ -96,6 +96,29 @@ def test_what_has_no_record_on_a_card_is_held_against_the_plain_way(tmp_path: Pa
         assert rows[key].get("blocks", rows[key].get("jobs", 0)) > 1
 
 
+def test_every_way_to_save_work_is_measured_alone_and_together(tmp_path: Path) -> None:
+    results, tables = tmp_path / "gpu.jsonl", tmp_path / "gpu.md"
+    gpu.main([*TINY, "--tricks", "--results", str(results), "--tables", str(tables)])
+    rows = {row["key"]: row for row in map(json.loads, results.read_text("utf-8").splitlines())}
+    tricks = {"cogview4": {"table", "cfg", "interval", "together"}}
+    tricks["qwen_image"] = tricks["cogview4"] | {"vae"}
+    wanted = {
+        f"trick {name} {side} {trick}"
+        for name in gpu.FAMILIES
+        for side in (64, 96)
+        for trick in tricks[name]
+    }
+    assert rows.keys() == wanted | {"environment"}
+    for key in wanted:
+        row = rows[key]
+        assert not is_failed(row), row
+        assert min(row["without_s"], row["with_s"]) > 0
+        lossless = key.split()[-1] in ("table", "cfg", "vae")
+        # a pixel rounded the other way at most; an interval moves the latents, which is what its error is there to say
+        assert (row["error"] <= 1e-3) is lossless, row
+    assert "| cogview4 64 together | 8 |" in tables.read_text("utf-8")
+
+
 def test_nothing_is_begun_after_the_budget(tmp_path: Path) -> None:
     results = tmp_path / "gpu.jsonl"
     gpu.main([*TINY, "--smoke", "--grid", "--budget-s", "0", "--results", str(results)])
@@ -111,15 +134,17 @@ def test_without_a_gpu_nothing_is_measured(
     assert capsys.readouterr().out == "not measured: there is no GPU here\n"
 
 
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", gpu.FAMILIES)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles with a C++ compiler")
-def test_what_is_compiled_runs_too(tmp_path: Path) -> None:
-    """The trace of one family. The whole grid and the distilled ones, compiled, take minutes of compiling each, too long for every
+def test_what_is_compiled_runs_too(name: str, tmp_path: Path) -> None:
+    """The trace. The whole grid and the distilled ones, compiled, take minutes of compiling each, too long for every
     change: before time on a card, `python -m bench.gpu --tiny --steps 8 --grid --distilled --results /tmp/tiny.jsonl` runs them here."""
     results, tables = tmp_path / "gpu.jsonl", tmp_path / "gpu.md"
-    only = ["--tiny", "--steps", "8", "--families", "cogview4"]
+    only = ["--tiny", "--steps", "8", "--families", name]
     gpu.main([*only, "--trace", "--results", str(results), "--tables", str(tables)])
     rows = {row["key"]: row for row in map(json.loads, results.read_text("utf-8").splitlines())}
     servers = ("ours", "fifo-diffusers-compiled")
-    assert set(rows) == {"environment", *(f"trace cogview4 64 96 {server}" for server in servers)}
+    assert set(rows) == {"environment", *(f"trace {name} 64 96 {server}" for server in servers)}
     assert not any(is_failed(row) for row in rows.values()), rows
     assert re.search(r"fifo-diffusers-compiled \| 12 \|.*\dx, \d", tables.read_text("utf-8"))

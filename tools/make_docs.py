@@ -29,8 +29,9 @@ def settings_table(model: type[BaseModel], prefix: str = "", env: str = "DANQING
             rows += settings_table(kind, f"{prefix}{name}.", f"{env}{name.upper()}__")
             continue
         assert field.description, f"undocumented setting {prefix}{name}"
+        meaning = " ".join(field.description.split())
         rows.append(
-            f"| `{prefix}{name}` | `{env}{name.upper()}` | {_shown(field.default)} | {field.description} |"
+            f"| `{prefix}{name}` | `{env}{name.upper()}` | {_shown(field.default)} | {meaning} |"
         )
     return rows
 
@@ -39,7 +40,8 @@ def catalog_table(model: type[BaseModel], prefix: str = "") -> list[str]:
     rows = []
     for name, field in model.model_fields.items():
         assert field.description, f"undocumented catalog field {prefix}{name}"
-        rows.append(f"| `{prefix}{name}` | {_shown(field.default)} | {field.description} |")
+        meaning = " ".join(field.description.split())
+        rows.append(f"| `{prefix}{name}` | {_shown(field.default)} | {meaning} |")
         for part in typing.get_args(field.annotation) or (field.annotation,):
             plain = inspect.isclass(part) and not isinstance(part, types.GenericAlias)
             if plain and issubclass(part, BaseModel):

@@ -13,6 +13,7 @@ from pydantic import model_validator as _model_validator
 
 from danqing.dialects.client import ClientDialect
 from danqing.dialects.registry import CLIENTS, client_of
+from danqing.domain.card import ALL_LEVELS, Preset
 from danqing.domain.pipelines import PIPELINES, PipelineFacts
 from danqing.settings import SettingsError
 
@@ -26,6 +27,9 @@ LORA_FAMILIES = ("qwen_image",)
 _LIGHTNING = re.compile(r"(?:qwen-image(?:-\d{4})?-)?lightning-([1-9]\d?)(?:steps(?:-.*)?)?")
 LIGHTNING_SHIFT = 3.0
 """What Qwen-Image-Lightning was distilled with: base and max shift are ln 3 in its script (generate_with_diffusers.py)."""
+
+INTERVALS = ("cogview4", "qwen_image")
+"""Whose guidance may be kept to an interval of noise levels."""
 
 OFFLOADED = ("cogview4", "qwen_image")
 """Whose blocks may stay in main memory."""
@@ -146,19 +150,27 @@ class FamilyRow(BaseModel):
             return None if self.distilled_to(lora) is None else LIGHTNING_SHIFT
         return said or None
 
-    def lora_fault(self, lora: str, steps: int, guidance: float) -> str | None:
-        """What is wrong with drawing by one of its LoRAs ("" = none) in this way, which a picture would tell too late; None = nothing."""
-        if not lora:
-            return None
+    def preset_fault(self, preset: Preset) -> str | None:
+        """`FIELD: what is wrong` with drawing in this way, which a picture would tell too late; None = nothing."""
+        low, high = preset.guidance_interval
+        if low > high:
+            return "guidance_interval: its first noise level is the higher one"
+        if (low, high) != ALL_LEVELS and self.family not in INTERVALS:
+            return f"guidance_interval: that is for {' and '.join(INTERVALS)}"
+        facts = self.facts
+        if preset.negative_prompt and facts and not facts.takes_negative(preset.guidance):
+            return "negative_prompt: it has none"
+        fault = self._lora_fault(preset.lora, preset) if preset.lora else None
+        return fault and f"lora: {fault}"
+
+    def _lora_fault(self, lora: str, preset: Preset) -> str | None:
         if lora not in self.loras:
             return f"its backend has no LoRA {lora} in its `loras`"
         wanted = self.distilled_to(lora)
-        if wanted is not None and (steps, guidance > 1) != (wanted, False):
-            return (
-                f"the LoRA {lora} was distilled to {wanted} steps without guidance (guidance = 1)"
-            )
-        if wanted is None and guidance <= 1 and self.loras[lora].shift is None:
-            return f"it is drawn without guidance, so the LoRA {lora} needs the `shift` that it was distilled with (0 = the checkpoint's own)"
+        if wanted is not None and (preset.steps, preset.guidance > 1) != (wanted, False):
+            return f"{lora} was distilled to {wanted} steps without guidance (guidance = 1)"
+        if wanted is None and preset.guidance <= 1 and self.loras[lora].shift is None:
+            return f"it is drawn without guidance, so {lora} needs the `shift` that it was distilled with (0 = the checkpoint's own)"
         return None
 
     def folder(self, data_dir: Path) -> Path:

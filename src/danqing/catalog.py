@@ -14,6 +14,7 @@ from danqing import catalog_tables
 from danqing.backends import KINDS, STRICT, BackendRow, FamilyRow, RelayRow
 from danqing.dialects.hints import meant
 from danqing.domain.card import (
+    ALL_LEVELS,
     PERMILLE_MAX,
     RELAYED,
     Backend,
@@ -40,6 +41,7 @@ LOCAL_REFERENCES = {"pocket": 1, "cogview4": 1, "qwen_image": 1}
 PIXELS_MAX = 2**26
 SIDE_MIN = 16
 
+_Level = Annotated[float, Field(ge=0, le=1)]
 _Characters = Annotated[int, Field(strict=True, ge=0, le=PRICE_MAX)]
 
 Feature = Literal[
@@ -87,6 +89,8 @@ class PresetRow(BaseModel):
     """What stands for a request's negative prompt where it has none: Qwen-Image is guided only with one, and " " counts."""
     lora: str = Field(default="", max_length=100)
     """Which of the backend's `loras` draws it; none = the checkpoint as it is."""
+    guidance_interval: tuple[_Level, _Level] = ALL_LEVELS
+    """The noise levels (0 clean, 1 noise) between which steps are guided; a step beyond costs half. `cogview4` and `qwen_image` only, and not lossless."""
 
 
 class StrengthRow(BaseModel):
@@ -374,17 +378,11 @@ def _backend(model: str, name: str | None, row: ModelRow, file: _File, fail: Any
     presets = file.presets.get(found.presets, {})
     if missing := set(row.qualities.values()) - set(presets):
         raise fail(f"no preset {', '.join(sorted(missing))} for {found.presets}")
-    for quality, chosen in row.qualities.items():
-        preset = presets[chosen]
-        if fault := found.lora_fault(preset.lora, preset.steps, preset.guidance):
-            where = f"qualities.{quality}: presets.{found.presets}.{chosen}.lora"
-            raise fail(f"{where}: {fault}")
     drawn = {key: Preset(**presets[value].model_dump()) for key, value in row.qualities.items()}
-    if found.facts is not None:
-        for key, preset in drawn.items():
-            if preset.negative_prompt and not found.facts.takes_negative(preset.guidance):
-                name = row.qualities[key]
-                raise fail(f"presets.{found.presets}.{name}.negative_prompt: it has none")
+    for quality, preset in drawn.items():
+        if fault := found.preset_fault(preset):
+            chosen = row.qualities[quality]
+            raise fail(f"qualities.{quality}: presets.{found.presets}.{chosen}.{fault}")
     return Backend(
         name or STAND_IN_FAMILY,
         found.family,

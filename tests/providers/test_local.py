@@ -214,6 +214,15 @@ def test_how_far_an_edit_goes(
     assert job.steps_drawn == max(1, round(8 * strength))
 
 
+def test_a_job_is_drawn_as_its_preset_says() -> None:
+    asked = order()
+    preset = Preset(5, 3.0, "grey", "style", (0.25, 0.75))
+    card = replace(asked.card, qualities={"standard": preset})
+    for job in begun(replace(asked, card=card), asked.task):
+        told = (job.steps, job.guidance, job.negative_prompt, job.lora, job.guidance_interval)
+        assert told == (5, 3.0, "grey", "style", (0.25, 0.75))
+
+
 def test_a_picture_that_broke_on_the_way_is_our_fault() -> None:
     broken = InputImage(b"no picture", "png", Size(64, 128))
     with pytest.raises(EngineFailed):

@@ -15,6 +15,10 @@ PERMILLE_MAX = 100_000
 """The highest multiplier of a price, in thousandths."""
 
 
+ALL_LEVELS = (0.0, 1.0)
+"""Of noise."""
+
+
 @dataclass(frozen=True, slots=True)
 class Preset:
     """How a quality is drawn."""
@@ -25,6 +29,8 @@ class Preset:
     """What stands for a request's negative prompt where it has none."""
     lora: str = ""
     """Which of the backend's LoRAs draws it; "" = none."""
+    guidance_interval: tuple[float, float] = ALL_LEVELS
+    """Noise levels between which steps are guided, 0 = clean."""
 
 
 RELAYED = Preset(steps=1, guidance=0.0)

@@ -39,6 +39,8 @@ class Job:
     """Looks at the unfinished image to send, spread evenly over its steps."""
     lora: str = ""
     """Which of the backend's LoRAs is added to the network; "" = none."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Noise levels between which steps are guided, both included; the others run the prompt's half alone."""
     transparent: bool = False
     """Leave the background out: the pixels have opacity. Only of families that can (see providers/local.py)."""
 

@@ -113,6 +113,7 @@ class LocalProvider:
                 previews=order.previews,
                 transparent=order.task.transparent,
                 lora=preset.lora,
+                guidance_interval=preset.guidance_interval,
             )
             for index, seed in enumerate(order.seeds)
         )

@@ -328,8 +328,8 @@ class FlowFamily:
         return self._modulations(now, state.grid, state.job.lora)[0]
 
     def _velocity(self, states: Sequence[FlowState]) -> Tensor:
-        """B x tokens x 4 channels in float32, guided where the batch is: all members' halves in one forward."""
-        halves = [(i, text) for i, state in enumerate(states) for text in state.texts]
+        """B x tokens x 4 channels in float32, guided where a member's step is: all members' halves in one forward."""
+        halves = [(i, text) for i, state in enumerate(states) for text in _texts(state)]
         order = sorted(range(len(halves)), key=lambda place: len(halves[place][1]))
         members = [halves[place][0] for place in order]
         texts = [halves[place][1] for place in order]
@@ -353,10 +353,23 @@ class FlowFamily:
         back = torch.empty(len(order), dtype=torch.long)
         back[torch.tensor(order)] = torch.arange(len(order))
         found = found[back.to(found.device)]
-        if len(halves) == len(states):
+        owners = [i for i, _ in halves]
+        guided = [i for i in range(len(states)) if owners.count(i) == 2]
+        if not guided:
             return found
-        guidance = found.new_tensor([state.job.guidance for state in states]).view(-1, 1, 1)
-        return self.combine(found[0::2], found[1::2], guidance)
+        first = [owners.index(i) for i in range(len(states))]
+        wanted, unwanted = [first[i] for i in guided], [first[i] + 1 for i in guided]
+        guidance = found.new_tensor([states[i].job.guidance for i in guided]).view(-1, 1, 1)
+        velocity = found[first]
+        velocity[guided] = self.combine(found[wanted], found[unwanted], guidance)
+        return velocity
+
+
+def _texts(state: FlowState) -> tuple[Tensor, ...]:
+    """What the next step reads: outside of the job's interval the prompt alone (Kynkäänniemi et al. 2024, arXiv:2404.07724)."""
+    low, high = state.job.guidance_interval
+    is_guided = low <= state.schedule.sigmas[state.step] <= high
+    return state.texts if is_guided else state.texts[:1]
 
 
 def _forget_oldest(kept: OrderedDict[Any, Tensor], bytes_max: int) -> None:
