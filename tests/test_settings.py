@@ -106,6 +106,7 @@ def test_the_operators_file_merges_over_ours(tmp_path: Path) -> None:
     ("text", "word"),
     [
         ("[models.dall-e-3]\nprise = 5", "prise"),
+        ("[models.dall-e-3]\nprise = 5\nowner = 7", "owner: .*; models.dall-e-3.prise: "),
         ('[models.x]\nlike = "nothing"', "like"),
         ('[models.x]\nlike = "x"', "like"),
         ('[models.x]\nlike = "pocket"\naliases = ["draw"]', "draw"),

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from danqing import catalog_tables
 from danqing.backends import KINDS, STRICT, BackendRow, FamilyRow, RelayRow
@@ -29,6 +30,8 @@ from danqing.domain.card import (
 from danqing.domain.errors import InvalidField, ModelNotFound, Unavailable
 from danqing.domain.sizes import SQUARE, Size, SizeRange, SizeRule
 from danqing.settings import Settings, SettingsError
+
+_FAULTS_SHOWN = 10
 
 STAND_IN_FAMILY = "pocket"
 DAY_S = 86_400
@@ -287,17 +290,21 @@ def load(settings: Settings) -> Catalog:
             f"catalog: {error}"
         ) from None  # not TOML, or a value where a table belongs
     except ValidationError as error:
-        first = error.errors()[0]
-        place = [str(part) for part in first["loc"]]
-        if place[:1] == ["backends"] and place[2:3] and place[2] in KINDS:
-            del place[2]
-        raise SettingsError(f"catalog: {'.'.join(place)}: {first['msg']}") from None
+        faults = "; ".join(map(_fault, error.errors()[:_FAULTS_SHOWN]))
+        raise SettingsError(f"catalog: {faults}") from None
     cards = {
         name: _card(name, row, file, settings.labels.policy) for name, row in file.models.items()
     }
     relays = {name: row for name, row in file.backends.items() if isinstance(row, RelayRow)}
     families = {name: row for name, row in file.backends.items() if isinstance(row, FamilyRow)}
     return Catalog(cards, file.defaults, relays, families)
+
+
+def _fault(fault: ErrorDetails) -> str:
+    place = [str(part) for part in fault["loc"]]
+    if place[:1] == ["backends"] and place[2:3] and place[2] in KINDS:
+        del place[2]
+    return f"{'.'.join(place)}: {fault['msg']}"
 
 
 def _card(name: str, row: ModelRow, file: _File, policy: str) -> Card:
