@@ -268,6 +268,10 @@ def test_what_is_not_there(live: LiveServer) -> None:
         refused(live.client.request(method, f"/admin/v1/{path}"), 404)
     refused(live.client.put("/admin/v1/accounts"), 405)
     refused(live.client.post("/admin/v1/audit"), 405)
+    for below in ("adjustments", "grants", "password", "revoke-links", "statement", "waivers"):
+        answer = live.client.patch(f"/admin/v1/accounts/operator/{below}", json={})
+        refused(answer, 405)
+        assert "PATCH" not in answer.headers["allow"]
     refused(live.client.get("/admin/v1/accounts/a%00b"), 400, "account")
     for query, param in (
         ("limit=0", "limit"),

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from fastapi import APIRouter, Request
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.responses import Response
 
 from danqing.api import bodies, schemas, shapes, statements
@@ -20,6 +21,21 @@ from danqing.domain.errors import IdempotencyConflict, MissingField
 from danqing.service import changes
 from danqing.service.auth import Principal
 from danqing.service.ledger import TransferConflict
+
+
+class _AccountName(Convertor[str]):
+    """A path's whole rest but for what is below an account: those have methods of their own."""
+
+    regex = "(?:(?!/(?:adjustments|grants|password|revoke-links|statement|waivers)$).)+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("account", _AccountName())
 
 router = APIRouter(tags=["admin: accounts"])
 
@@ -140,16 +156,16 @@ async def revoke_waivers(request: Request, caller: Admin, account: str) -> Respo
     return Response(status_code=204)
 
 
-# Last, for a name may have slashes in it: "a/b/statement" is the statement of "a/b".
+# One account; its name may have slashes in it. "a/b/statement" is the statement of "a/b".
 
 
-@router.get("/accounts/{account:path}")
+@router.get("/accounts/{account:account}")
 async def get_account(request: Request, caller: Admin, account: str) -> dict[str, Any]:
     """An account by name or id, with what is held of it and the waiver in force."""
     return await full(request, await named(request, account))
 
 
-@router.patch("/accounts/{account:path}", openapi_extra=takes(bodies.AccountPatch))
+@router.patch("/accounts/{account:account}", openapi_extra=takes(bodies.AccountPatch))
 async def change_account(request: Request, caller: Admin, account: str) -> dict[str, Any]:
     """Suspend or restore; set the price multiplier, admin rights, the low-balance mark, the block level, how long images are kept."""
     accounts = context_of(request).books.accounts
@@ -176,7 +192,7 @@ async def change_account(request: Request, caller: Admin, account: str) -> dict[
     return await full(request, await accounts.by_id(row.id))
 
 
-@router.delete("/accounts/{account:path}", status_code=204)
+@router.delete("/accounts/{account:account}", status_code=204)
 async def delete_account(request: Request, caller: Admin, account: str) -> Response:
     """Delete an account and its images, free its name, void its tokens; its books stay."""
     context = context_of(request)
