@@ -179,7 +179,7 @@ def start_server(
     token_file = data_dir / "first-token"
     token = token_file.read_text().strip() if token_file.exists() else ""
     url = started[0]["url"]
-    client = httpx2.Client(base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=60)
+    client = httpx2.Client(base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=180)
     database_url = environment.get("DANQING_DATABASE_URL")
     return LiveServer(url, data_dir, process, token, client, lines, database_url)
 
