@@ -21,7 +21,7 @@ from danqing.domain.errors import (
     UnsupportedField,
     WaiverRequired,
 )
-from danqing.domain.task import InputImage
+from danqing.domain.task import Delivery, ImageTask, InputImage
 
 RETRY_S_DEFAULT = 5.0
 """When to come back where a provider says that it is busy, and not for how long."""
@@ -89,6 +89,20 @@ def refuse_unsaid(fields: Set[str]) -> None:
     if fields:
         field = min(fields)
         raise UnsupportedField(f"'{field}' is not supported by this model's provider.", field)
+
+
+def openais_own(task: ImageTask, delivery: Delivery) -> frozenset[str]:
+    """Which of the fields are set that no wire but OpenAI's has a place for."""
+    said = {
+        "mask": task.mask is not None,
+        "compression": delivery.compression is not None,
+        "stream": delivery.stream,
+        "partial_images": bool(delivery.partial_images),
+        "transparent": task.transparent,
+        "input_fidelity": task.input_fidelity is not None,
+        "moderation": task.moderation is not None,
+    }
+    return frozenset(name for name, is_set in said.items() if is_set)
 
 
 def data_url(image: InputImage) -> str:

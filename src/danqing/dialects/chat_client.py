@@ -17,6 +17,7 @@ from danqing.dialects.answers import (
     in_places,
     list_of,
     mapping_of,
+    openais_own,
     read_image,
     read_object,
     refuse_unsaid,
@@ -180,17 +181,10 @@ def _unsaid(task: ImageTask, delivery: Delivery) -> frozenset[str]:
         "ai_label": not task.ai_label,
         "client_request_id": task.client_request_id is not None,
         "fit_reference": task.fit_reference,
-        "mask": task.mask is not None,
         "strength": task.strength is not None,
-        "compression": delivery.compression is not None,
-        "stream": delivery.stream,
-        "partial_images": bool(delivery.partial_images),
-        "transparent": task.transparent,
-        "input_fidelity": task.input_fidelity is not None,
-        "moderation": task.moderation is not None,
         "brand_mark": task.brand_mark,
     }
-    return frozenset(name for name, cannot in said.items() if cannot)
+    return frozenset(name for name, cannot in said.items() if cannot) | openais_own(task, delivery)
 
 
 def _optional(task: ImageTask) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from danqing.dialects.answers import (
     in_places,
     list_of,
     mapping_of,
+    openais_own,
     read_image,
     read_object,
     refuse_unsaid,
@@ -113,18 +114,12 @@ class DashScopeClient(ClientDialect):
             "client_request_id": task.client_request_id is not None,
             "history": bool(task.history),
             "fit_reference": task.fit_reference,
-            "mask": task.mask is not None,
             "strength": task.strength is not None,
             "form": delivery.form != "url",
             "format": delivery.format != "png",
-            "compression": delivery.compression is not None,
-            "stream": delivery.stream,
-            "partial_images": bool(delivery.partial_images),
-            "transparent": task.transparent,
-            "input_fidelity": task.input_fidelity is not None,
-            "moderation": task.moderation is not None,
         }
-        return frozenset(name for name, cannot in said.items() if cannot)
+        unsaid = frozenset(name for name, cannot in said.items() if cannot)
+        return unsaid | openais_own(task, delivery)
 
     def encode_request(self, task: ImageTask, delivery: Delivery, target: Target) -> Outgoing:
         refuse_unsaid(self.unsupported(task, delivery))

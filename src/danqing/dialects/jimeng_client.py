@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from danqing.dialects.answers import check_extras, data_url, refuse_unsaid
+from danqing.dialects.answers import check_extras, data_url, openais_own, refuse_unsaid
 from danqing.dialects.client import ClientDialect, Incoming, Outgoing, ProviderResult, Target
 from danqing.dialects.openai_client import OpenAIClient
 from danqing.domain.errors import DanqingError
@@ -94,17 +94,11 @@ class JimengClient(ClientDialect):
             "history": bool(task.history),
             "references": bool(task.references) and not pictures,
             "fit_reference": task.fit_reference,
-            "mask": task.mask is not None,
             "strength": task.strength is not None and not (task.references and pictures),
-            "compression": delivery.compression is not None,
-            "stream": delivery.stream,
-            "partial_images": bool(delivery.partial_images),
-            "transparent": task.transparent,
-            "input_fidelity": task.input_fidelity is not None,
-            "moderation": task.moderation is not None,
             "brand_mark": task.brand_mark,
         }
-        return frozenset(name for name, cannot in said.items() if cannot)
+        unsaid = frozenset(name for name, cannot in said.items() if cannot)
+        return unsaid | openais_own(task, delivery)
 
     def encode_request(self, task: ImageTask, delivery: Delivery, target: Target) -> Outgoing:
         refuse_unsaid(self.unsupported(task, delivery))

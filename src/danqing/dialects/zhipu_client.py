@@ -16,6 +16,7 @@ from danqing.dialects.answers import (
     in_places,
     list_of,
     mapping_of,
+    openais_own,
     read_image,
     read_object,
     refuse_unsaid,
@@ -109,19 +110,13 @@ class ZhipuClient(ClientDialect):
             "client_request_id": request_id is not None and len(request_id) not in REQUEST_ID_CHARS,
             "history": bool(task.history),
             "references": bool(task.references),
-            "mask": task.mask is not None,
             "strength": task.strength is not None,
             "form": delivery.form != "url" and "response_format" not in self.extras,
             "format": delivery.format != "png",
-            "compression": delivery.compression is not None,
-            "stream": delivery.stream,
-            "partial_images": bool(delivery.partial_images),
-            "transparent": task.transparent,
-            "input_fidelity": task.input_fidelity is not None,
-            "moderation": task.moderation is not None,
             "brand_mark": task.brand_mark,
         }
-        return frozenset(name for name, cannot in said.items() if cannot)
+        unsaid = frozenset(name for name, cannot in said.items() if cannot)
+        return unsaid | openais_own(task, delivery)
 
     def encode_request(self, task: ImageTask, delivery: Delivery, target: Target) -> Outgoing:
         refuse_unsaid(self.unsupported(task, delivery))
