@@ -2,7 +2,7 @@
 
 NULL_STEP_S makes each denoising step last that long, NULL_INSPECT_S each inspection, of which no more than two wait then.
 NULL_SHUTDOWN_S, NULL_KEEP_ALIVE_S and NULL_DRAIN_S shorten what would make a test wait, and what is known of a token is
-known for half a second. Images carry no pixel mark unless DANQING_LABELS__PIXEL_MARK asks for it, and passwords are
+known for half a second, or NULL_FACTS_S. Images carry no pixel mark unless DANQING_LABELS__PIXEL_MARK asks for it, and passwords are
 hashed by the least work that argon2 does: either takes longer than all else that this server does.
 """
 
@@ -29,7 +29,7 @@ STEP_S = float(os.environ.get("NULL_STEP_S", "0"))
 app.FAMILY_FACTORY = "tests.engine.null_family:from_environment"
 app.load_family = lambda row, settings: NullFamily(step_s=STEP_S)
 passwords.PasswordHasher = partial(PasswordHasher, time_cost=1, memory_cost=64, parallelism=1)
-auth._FACTS_TTL_S = 0.5
+auth._FACTS_TTL_S = float(os.environ.get("NULL_FACTS_S", "0.5"))
 requests.DRAIN_S_MAX = float(os.environ.get("NULL_DRAIN_S", requests.DRAIN_S_MAX))
 serve.SHUTDOWN_S = int(os.environ.get("NULL_SHUTDOWN_S", serve.SHUTDOWN_S))
 streams.KEEP_ALIVE_S = float(os.environ.get("NULL_KEEP_ALIVE_S", streams.KEEP_ALIVE_S))

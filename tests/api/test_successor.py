@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
 import pytest
 
+from tests.api.conftest import BOTH, serve
 from tests.api.desk import made, refused, token_of
 from tests.conftest import LiveServer
 
 WAIVER = {"version": "1", "signer": "somebody"}
 BLOCK = {"end_user": "u", "reason": "r"}
+
+
+@pytest.fixture(scope="module", params=BOTH)
+def live(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveServer]:
+    """One that keeps in mind what it knows of a token for as long as all this takes."""
+    yield from serve(request, tmp_path_factory, NULL_FACTS_S="600")
 
 
 def holder(live: LiveServer, name: str) -> httpx2.Client:
