@@ -139,6 +139,13 @@ BROKEN: dict[str, Callable[[bytes], bytes]] = {
     "keys of no list": _changed(lambda found: found.update(keys={"a": 1})),
     "a row of no object": _changed(lambda found: found["keys"].append(7)),
     "a key of no kind": _changed(lambda found: found["keys"][0].update(key={"a": 1})),
+    "a key of no text": _changed(lambda found: found["keys"][0].update(key=["\ud800", 1])),
+    "a deep key": lambda data: data.replace(b"[16, 8]", b"[" * 900 + b"16, 8" + b"]" * 900),
+    "a long key": _changed(lambda found: found["keys"][0].update(key=["x" * 9000, 8])),
+    "a key of many": _changed(lambda found: found["keys"][0].update(key=[1] * 9000)),
+    "a key of a large number": _changed(lambda found: found["keys"][0].update(key=[10**4000])),
+    "a key without end": _changed(lambda found: found["keys"][0].update(key=[float("inf"), 8])),
+    "a large size": _changed(lambda found: found["keys"][0].update(step_s={"9" * 4000: 1.0})),
     "no sizes": _changed(lambda found: found["keys"][0].update(step_s={})),
     "size 0": _changed(lambda found: found["keys"][0].update(step_s={"0": 1.0})),
     "size of words": _changed(lambda found: found["keys"][0].update(step_s={"one": 1.0})),
@@ -182,6 +189,36 @@ def test_what_is_no_plain_file_is_left_alone(
         "step times cannot be written",
     ]
     assert list(tmp_path.iterdir()) == [Path(pace.path)]  # no pieces
+
+
+def test_keys_that_no_file_can_have_are_left_out(tmp_path: Path) -> None:
+    deep: Hashable = 1
+    for _ in range(5000):
+        deep = (deep,)
+    one = Known({1: 1.0}, None)
+    pace = kept(tmp_path, "null", {})
+    PaceFile(pace).save({("\ud800", 1): one, ("x" * 9000,): one, deep: one, KEY: one}, 0.0)
+    restored = Pace(4)
+    PaceFile(pace).restore(restored)
+    assert list(restored._keys) == [KEY]
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, RecursionError, MemoryError])
+def test_whatever_writing_raises_is_told_once_and_leaves_no_pieces(
+    error: type[Exception],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error("no")
+
+    monkeypatch.setattr("danqing.engine.pace_file.os.replace", fail)
+    file = PaceFile(kept(tmp_path, "null", {}))
+    for seconds in (1.0, 2.0):
+        file.save({KEY: Known({1: seconds}, None)}, 0.0)
+    assert [each.getMessage() for each in caplog.records] == ["step times cannot be written: no"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_is_written_while_the_engine_runs_not_only_at_its_end(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import re
+import reprlib
 import tempfile
 from collections.abc import Hashable, Mapping
 from contextlib import suppress
@@ -26,12 +27,13 @@ log = logging.getLogger(__name__)
 VERSION = 1
 BYTES_MAX = 1_000_000
 """Of a file; one with as many keys as are remembered has some 100 KB."""
+KEY_BYTES_MAX = 1000
+KEY_DEPTH_MAX = 16
+SIZE_MAX = 100_000
 SAVE_EVERY_S = 60.0
 SECONDS_MAX = 86_400.0
 OTHER_DEVICE = 4.0
 """A file is another device's where a step measured now lasts so many times longer than it says, or shorter."""
-_BROKEN = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
-"""What a file of any content may raise."""
 
 
 def kept(folder: Path, name: str, of: Mapping[str, Any]) -> KeptPace:
@@ -60,7 +62,7 @@ class PaceFile:
             _compare(known, pace.known())
         except FileNotFoundError:
             return
-        except _BROKEN as error:
+        except Exception as error:
             log.warning("step times in %s are not used: %s", self._path, error)
             return
         pace.restore(known)
@@ -75,13 +77,14 @@ class PaceFile:
     def save(self, known: Mapping[Hashable, Known], now_s: float) -> None:
         """As a whole or not at all. Raises nothing: drawing goes on where a disk is full."""
         self._saved_s = now_s
-        text = _text(known, self._of)
-        if text == self._text or not known:
+        if not known:
             return
         try:
-            self._write(text)
+            text = _text(known, self._of)
+            if text != self._text:
+                self._write(text)
             self._text, self._has_failed = text, False
-        except OSError as error:
+        except Exception as error:
             if not self._has_failed:
                 log.warning("step times cannot be written: %s", error)
             self._has_failed = True
@@ -95,7 +98,7 @@ class PaceFile:
             raise ValueError("it is too large")
         found = json.loads(data)
         if found["version"] != VERSION:
-            raise ValueError(f"it has version {found['version']!r}, not {VERSION}")
+            raise ValueError(f"it has version {reprlib.repr(found['version'])}, not {VERSION}")
         if found["of"] != self._of:
             raise ValueError("they were measured with another checkpoint, device or machine")
         return {_key(row["key"]): _known(row) for row in found["keys"][-KEYS_MAX:]}
@@ -107,17 +110,17 @@ class PaceFile:
             with open(descriptor, "w", encoding="utf-8") as file:
                 file.write(text)
             os.replace(name, self._path)
-        except OSError:
+        except BaseException:
             with suppress(OSError):
                 os.unlink(name)
             raise
 
 
 def _text(known: Mapping[Hashable, Known], of: object) -> str:
-    """The file. Keys that JSON has no types for are left out."""
+    """The file. Keys that it would not be read with are left out."""
     rows: list[dict[str, Any]] = []
     for key, one in known.items():
-        if _is_plain(key):
+        if _is_key(key):
             steps = {str(size): _rounded(seconds) for size, seconds in sorted(one.step_s.items())}
             ending_s = None if one.ending_s is None else _rounded(one.ending_s)
             rows.append({"key": key, "step_s": steps, "decode_s": ending_s})
@@ -130,32 +133,45 @@ def _rounded(seconds: float) -> float:
     return float(f"{seconds:.4g}")
 
 
-def _is_plain(key: object) -> bool:
+def _is_key(key: object) -> bool:
+    """JSON has types and UTF-8 has characters for it, and it is no larger than keys are."""
+    try:
+        return _is_plain(key, KEY_DEPTH_MAX) and (
+            len(json.dumps(key, ensure_ascii=False, allow_nan=False).encode()) <= KEY_BYTES_MAX
+        )
+    except ValueError:  # half a character, a number without end
+        return False
+
+
+def _is_plain(key: object, depth_max: int) -> bool:
     if isinstance(key, tuple):
-        return all(map(_is_plain, key))
+        return depth_max > 0 and all(_is_plain(each, depth_max - 1) for each in key)
     return key is None or isinstance(key, str | int | float)
 
 
 def _key(value: object) -> Hashable:
     """A batch key as it was: JSON has lists for tuples."""
-    if isinstance(value, list):
-        return tuple(map(_key, value))
-    if not _is_plain(value):
-        raise ValueError(f"{value!r} is no batch key")
-    return value
+    key = _tuples(value)
+    if not _is_key(key):
+        raise ValueError(f"{reprlib.repr(value)} is no batch key")
+    return key
+
+
+def _tuples(value: Any) -> Hashable:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _known(row: Mapping[str, Any]) -> Known:
     steps = {int(size): _seconds(value) for size, value in row["step_s"].items()}
-    if not steps or min(steps) < 1:
-        raise ValueError(f"{row['step_s']!r} are no step times")
+    if not steps or not 1 <= min(steps) <= max(steps) <= SIZE_MAX:
+        raise ValueError(f"{reprlib.repr(row['step_s'])} are no step times")
     ending_s = row["decode_s"]
     return Known(steps, None if ending_s is None else _seconds(ending_s))
 
 
 def _seconds(value: object) -> float:
     if not isinstance(value, int | float) or not 0 <= value <= SECONDS_MAX:
-        raise ValueError(f"{value!r} are no seconds")
+        raise ValueError(f"{reprlib.repr(value)} are no seconds")
     return float(value)
 
 
