@@ -70,6 +70,22 @@ def test_what_a_caller_hears_while_no_key_works() -> None:
     assert isinstance(no_key(ring).error, ProviderFailed)
 
 
+def test_a_limit_is_no_closed_door_however_long_it_lasts() -> None:
+    clock = Clock()
+    ring = KeyRing("far", [("one", 1), ("two", 1)], clock)
+    limited, unknown = ring.take(), ring.take()
+    assert limited is not None
+    assert unknown is not None
+    ring.rest(unknown, KEY_OFF_S, "unauthorized")
+    clock.now += 100
+    ring.rest(limited, KEY_OFF_S, "rate_limited")
+    clock.now += 10
+    ring.rest(limited, 60, "quota_or_permission")  # of a request sent before: the longer rest counts
+    busy = no_key(ring).error
+    assert isinstance(busy, Busy)
+    assert busy.retry_after_s == KEY_OFF_S - 10
+
+
 def test_the_breaker_opens_for_longer_each_time_and_lets_one_probe() -> None:
     clock = Clock()
     breaker = Breaker(clock)

@@ -41,6 +41,7 @@ from danqing.providers.streamed import Look, Streamed
 from danqing.providers.upstream import (
     KEY_OFF_S,
     KEY_POOR_S,
+    RATE_LIMITED,
     Breaker,
     Key,
     KeyRing,
@@ -212,7 +213,7 @@ class Asker:
         if answer.status == 401:
             self.ring.rest(key, KEY_OFF_S, "unauthorized")
         elif isinstance(error, Busy):
-            self.ring.rest(key, max(1.0, retry_after_s(answer.headers)), "rate_limited")
+            self.ring.rest(key, max(1.0, retry_after_s(answer.headers)), RATE_LIMITED)
         elif _is_ours(error) or (
             isinstance(error, ProviderFailed) and answer.status in (402, 403, 429)
         ):  # DashScope says 400 to who owes, Zhipu 434 to whom it does not let in

@@ -15,6 +15,8 @@ KEY_OFF_S = 3600.0
 """A key that the provider does not know (401) rests this long; a restart tries it at once."""
 KEY_POOR_S = 60.0
 """A key whose money is used up, or that may not do this, rests this long."""
+RATE_LIMITED = "rate_limited"
+"""Why a key rests that the provider takes (429)."""
 FAILURES_MAX = 5
 """After as many failures in a row the provider is left alone for a while."""
 OPEN_S = 10.0
@@ -43,6 +45,8 @@ class Key:
     text: str | None
     weight: int
     free_at: float = 0.0
+    is_limited: bool = False
+    """What it rests for is a limit of the provider's, which goes by; no refusal of the key."""
     current: float = 0.0
     """Of the smooth weighted round robin."""
 
@@ -78,7 +82,9 @@ class KeyRing:
 
     def rest(self, key: Key, seconds: float, why: str) -> None:
         """Leave a key alone for a while."""
-        key.free_at = max(key.free_at, self._clock() + seconds)
+        free_at = self._clock() + seconds
+        if free_at >= key.free_at:
+            key.free_at, key.is_limited = free_at, why == RATE_LIMITED
         log.warning(
             "provider_key_rests",
             backend=self._backend,
@@ -87,9 +93,15 @@ class KeyRing:
             why=why,
         )
 
-    def free_in_s(self) -> float:
-        """Seconds until the first key works again."""
-        return max(0.0, min(key.free_at for key in self._keys) - self._clock())
+    def busy_s(self) -> float | None:
+        """Seconds until the first key works again; None where each is refused for longer than some minutes."""
+        now = self._clock()
+        waits = [
+            max(0.0, key.free_at - now)
+            for key in self._keys
+            if key.is_limited or key.free_at - now <= 10 * KEY_POOR_S
+        ]
+        return min(waits, default=None)
 
     @property
     def total(self) -> int:
@@ -146,8 +158,8 @@ class Breaker:
 
 
 def no_key(ring: KeyRing) -> Untaken:
-    """What a request gets while no key works: Busy where one is back within minutes."""
-    wait_s = ring.free_in_s()
-    if wait_s > 10 * KEY_POOR_S:
+    """What a request gets while no key works: Busy where one is back within minutes, or is merely limited."""
+    wait_s = ring.busy_s()
+    if wait_s is None:
         return Untaken(ProviderFailed("The provider does not let this server in."))
     return Untaken(Busy(max(1.0, wait_s)))
