@@ -72,7 +72,7 @@ class TextModerator:
         self._rules = _Rules(joint, {entry.category for entry in listed})
         self._terms = _Terms([*listed, *self._rules.own_terms])
         self._allowed = _Terms([Entry(phrase, LEVEL_NONE, "") for phrase in phrases])
-        self._apart = kept_apart(map(fold, phrases))
+        self._apart = kept_apart(fold(one) for phrase in phrases for one in written_out(phrase))
 
     def find(self, text: str) -> Entry | None:
         """What of the worst level occurs in the text; None when there is nothing. Of a rule, the terms that made it true."""
