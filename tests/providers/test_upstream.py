@@ -80,7 +80,9 @@ def test_a_limit_is_no_closed_door_however_long_it_lasts() -> None:
     clock.now += 100
     ring.rest(limited, KEY_OFF_S, "rate_limited")
     clock.now += 10
-    ring.rest(limited, 60, "quota_or_permission")  # of a request sent before: the longer rest counts
+    ring.rest(
+        limited, 60, "quota_or_permission"
+    )  # of a request sent before: the longer rest counts
     busy = no_key(ring).error
     assert isinstance(busy, Busy)
     assert busy.retry_after_s == KEY_OFF_S - 10
