@@ -7,7 +7,6 @@ None. docs/dialects/ark.md lists the phrases.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 _NOUN = r"(?: (?:shot|angle|format|image|picture|photo|view|crop)|(?=\s*(?:[,.;，。；]|\Z)))"
 # "wide eyes" and "a town square" say nothing of a picture's shape. Where two begin at one place the
@@ -70,6 +69,35 @@ _COUNT = re.compile(
     re.IGNORECASE,
 )
 
+_CLAUSE = re.compile(r"[，。,.;；：:、！!？?\n]|(?<![A-Za-z])but(?![A-Za-z])|而是", re.IGNORECASE)
+_DENIED = re.compile(
+    r"(?<![分特区性级类个识辨告离])别|不[要用必想需画得能是许准]|勿|(?<![A-Za-z])(?:not|never|avoid|instead of|don['’]?t|doesn['’]?t)(?![A-Za-z])",
+    re.IGNORECASE,
+)
+_VERB = re.compile(
+    rf"(?:{_WISH})(?:我|出)?\s?\Z|(?<![油漫动国水版壁图书字插])画(?![面家框廊布])|绘制|生成|制作|创作|设计|给我|来(?![自])|输出|产出|[我想需]要"
+    r"|(?<![A-Za-z])(?:draw|generate|make|create|give|paint|produce|render|design|want|need|like)(?![A-Za-z])",
+    re.IGNORECASE,
+)
+_SCENE = re.compile(
+    r"[墙挂贴摆]|[有拿](?=[^的]*\Z)|[着里上中这那](?=\s*\Z)"
+    r"|(?<![A-Za-z])(?:on|walls?|hold(?:s|ing)?|hanging|full of|covered|showing|these|those|where|(?:with|ha[sd]|have|having)(?!.* in\s*\Z))(?![A-Za-z])",
+    re.IGNORECASE,
+)
+"""Between the verb and a number: so many are in the picture."""
+_HUNG = re.compile(
+    r"[挂贴摆]在|(?<![A-Za-z])on (?:[a-z]+ ){1,3}(?:wall|walls|door|fridge|desk)(?![A-Za-z])",
+    re.IGNORECASE,
+)
+_THING = re.compile(
+    r"照片|海报|(?<![A-Za-z])(?:posters|photos|drawings)(?![A-Za-z])", re.IGNORECASE
+)
+"""Pictures that are as often things in one."""
+_LEAD = re.compile(
+    r"\s*(?:请|帮我|我要|一[组套]|[一总]?共|大概|约|(?:please|an?|the|set of|series of)(?![A-Za-z])|[一两二三四五六七八九\d]{1,2}\s?[到至~～-]|\s)*",
+    re.IGNORECASE,
+)
+
 
 def read_ratio(prompt: str) -> str | None:
     """The ratio a prompt asks for ("16:9"): figures before words, the first of each; None = it says none.
@@ -92,22 +120,42 @@ RATIOS = frozenset({"1:1", "4:3", "3:4", "16:9", "9:16", "3:2", "2:3", "21:9"})
 
 
 def read_count(prompt: str) -> int | None:
-    """How many pictures a prompt asks for ("四张图", "a set of 4 images"); the largest number counts.
+    """How many pictures a prompt asks for ("四张图", "a set of 4 images"); the first number that it asks with counts.
 
-    None = it says none. Zero is no number of pictures.
+    It asks at its beginning and behind a verb of drawing; where it does nowhere, a clause may name pictures
+    alone ("一只猫，四张图"). What it denies or puts into the scene is no number of pictures, nor is zero. None = it
+    says none.
     """
-    return max((count for count in _counts(prompt) if count > 0), default=None)
-
-
-def _counts(prompt: str) -> Iterator[int]:
+    named = None
     for match in _COUNT.finditer(prompt):
-        text = match["wished"] or match["chinese"] or match["english"]
-        if text.isdecimal():
-            yield int(text)
-        elif match["english"]:
-            yield _ENGLISH.index(text.lower()) + 1
-        else:
-            yield _chinese(text)
+        count, is_asked = _number(match), _is_asked(prompt, match)
+        if count > 0 and is_asked:
+            return count
+        if count > 0 and is_asked is not None and named is None:
+            named = count
+    return named
+
+
+def _is_asked(prompt: str, match: re.Match[str]) -> bool | None:
+    """Whether a number is what the prompt asks for; False where it merely names pictures, None where it is another's."""
+    start = match.start(match.lastgroup or 0)
+    clauses = _CLAUSE.split(prompt[:start])
+    before, behind = clauses[-1], _CLAUSE.split(prompt[start:])[0]
+    verbs = list(_VERB.finditer(before))
+    if _DENIED.search(before) or _SCENE.search(before, verbs[-1].end() if verbs else 0):
+        return None
+    if not verbs and _HUNG.search(behind):
+        return None
+    if verbs or (not any(map(str.strip, clauses[:-1])) and _LEAD.fullmatch(before)):
+        return True
+    return None if _THING.search(behind) else False
+
+
+def _number(match: re.Match[str]) -> int:
+    text = match["wished"] or match["chinese"] or match["english"]
+    if text.isdecimal():
+        return int(text)
+    return _ENGLISH.index(text.lower()) + 1 if match["english"] else _chinese(text)
 
 
 def _chinese(text: str) -> int:
