@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 
 import httpx2
@@ -142,6 +143,12 @@ class Wire(asyncio.Transport):
 
     def is_closing(self) -> bool:
         return self.closed
+
+    def get_extra_info(self, name, default=None):
+        return default
+
+    def resume_reading(self) -> None:
+        pass
 
 
 @pytest.mark.parametrize(
@@ -296,6 +303,52 @@ class Later:
 
     def cancel(self) -> None:
         pass
+
+
+_CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "sends_body", "then", "ends"),
+    [
+        (b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n", True, b"\0\0\r\n\r\n", [b"200", b"400"]),
+        (b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n", True, "shutdown", [b"200"]),
+        (b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n", True, "timeout_keep_alive_handler", [b"200"]),
+        (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", False, "eof_received", [b"200"]),
+        (_CHUNKED, False, b"no number\r\n", [b"200", b"400"]),
+    ],
+)
+def test_a_head_that_waits_is_written_before_what_ends_its_connection(
+    request_: bytes, sends_body: bool, then: bytes | str, ends: list[bytes]
+) -> None:
+    """What ends it comes in the very step that the head was written in."""
+
+    async def check() -> None:
+        wire, done = Wire(), asyncio.Event()
+
+        async def app(scope, receive, send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            if sends_body:
+                await send({"type": "http.response.body", "body": b""})
+            if isinstance(then, bytes):
+                connection.data_received(then)
+            else:
+                getattr(connection, then)()
+            wire.close()  # as the loop does behind an end
+            done.set()
+
+        config = uvicorn.Config(app, http=protocol.GuardedProtocol, lifespan="off", log_config=None)
+        state = uvicorn.server.ServerState()
+        connection = protocol.GuardedProtocol(config, state, {})
+        connection.connection_made(wire)
+        connection.data_received(request_)
+        await done.wait()
+        found = b"".join(wire.writes)
+        assert re.findall(rb"HTTP/1.1 (\d+)", found) == ends
+        connection._unset_keepalive_if_required()
+        connection._unwatch()
+
+    asyncio.run(check())
 
 
 async def asked(*pieces: bytes) -> bytes:

@@ -47,18 +47,18 @@ class _Corked(asyncio.Transport):
             self._transport.write(data)
         elif not self._waiting and len(data) <= _CORKED_BYTES_MAX:
             self._waiting = bytes(data)
-            self._loop.call_soon(self._uncork)
+            self._loop.call_soon(self.uncork)
         else:
             waiting, self._waiting = self._waiting, None
             self._transport.write(waiting + data)
 
-    def _uncork(self) -> None:
+    def uncork(self) -> None:
         waiting, self._waiting = self._waiting, None
         if waiting and not self._transport.is_closing():
             self._transport.write(waiting)
 
     def close(self) -> None:
-        self._uncork()
+        self.uncork()
         self._transport.close()
 
     def is_closing(self) -> bool:
@@ -73,6 +73,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     _answering: RequestResponseCycle | None = None
     """The request that is being answered; those behind it on the connection wait (`pipeline`)."""
+    _cork: _Corked | None = None
+    """Of that request. Whoever writes past it or closes past it uncorks first: what waits there came before."""
     _spoiled = False
     """What came is no HTTP, and so is nothing that comes behind it."""
     _deadline: asyncio.TimerHandle | None = None
@@ -165,10 +167,23 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
-        cycle.transport = _Corked(cycle.transport, self.loop)
+        self._cork = cycle.transport = _Corked(cycle.transport, self.loop)
         super()._start_asgi_task(cycle, app)
 
+    def _uncork(self) -> None:
+        if self._cork is not None:
+            self._cork.uncork()
+
+    def send_400_response(self, msg: str) -> None:
+        self._uncork()
+        super().send_400_response(msg)
+
+    def eof_received(self) -> None:
+        self._uncork()
+        super().eof_received()
+
     def on_response_complete(self) -> None:
+        self._uncork()  # the head of a HEAD's answer waits for no body
         super().on_response_complete()
         if self._in_head:  # the next one has begun
             self._watch()
