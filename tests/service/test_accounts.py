@@ -48,7 +48,7 @@ def test_a_new_account(tmp_path: Path, database_url: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "x" * 65, "a\nb", "a\x00", " a", "a ", "\ud800", "a\x1b[31m", "a\u2028b", "Deleted-x", "\ufdfa" * 9],
+    ["", "x" * 65, "a\nb", "a\x00", " a", "a ", "\ud800", "a\x1b[31m", "a\u2028b", "Deleted-x", "\ufdfa" * 9, "a/statement", "a/Grants", "/password", "a/b/waivers", "a/adjustments", "a/revoke-links"],
 )  # fmt: skip
 def test_names_that_are_refused(tmp_path: Path, name: str) -> None:
     async def deed(books: Books) -> None:
@@ -78,6 +78,20 @@ def test_a_name_is_given_once_however_it_is_written(tmp_path: Path, name: str, a
             assert await books.accounts.get(one) == account
 
     with_books(tmp_path, deed)
+
+
+def test_another_s_id_is_no_name(tmp_path: Path, database_url: str) -> None:
+    async def deed(books: Books) -> None:
+        account = await books.accounts.create("a", 1)
+        for name in (account.id, account.id.upper()):
+            with pytest.raises(InvalidField, match="exists already") as caught:
+                await books.accounts.create(name)
+            assert caught.value.param == "name"
+        free = account.id[:-4] + ("0000" if not account.id.endswith("0000") else "1111")
+        await books.accounts.create(free)
+        await books.accounts.create("statement")
+
+    with_books(tmp_path, deed, url=database_url)
 
 
 def test_an_account_of_old_keeps_its_name(tmp_path: Path) -> None:

@@ -20,13 +20,14 @@ from danqing.api.statements import Form
 from danqing.domain.errors import IdempotencyConflict, MissingField
 from danqing.service import changes
 from danqing.service.auth import Principal
+from danqing.service.inputs import BELOW_ACCOUNTS
 from danqing.service.ledger import TransferConflict
 
 
 class _AccountName(Convertor[str]):
     """A path's whole rest but for what is below an account: those have methods of their own."""
 
-    regex = "(?:(?!/(?:adjustments|grants|password|revoke-links|statement|waivers)$).)+"
+    regex = f"(?:(?!/(?:{'|'.join(BELOW_ACCOUNTS)})$).)+"
 
     def convert(self, value: str) -> str:
         return value

@@ -12,7 +12,7 @@ from danqing.domain.errors import InvalidField, NotFound, PermissionDenied
 from danqing.domain.ids import uuid7
 from danqing.service import webhooks
 from danqing.service.changes import Change
-from danqing.service.inputs import DELETED, check_name, check_text, live, named
+from danqing.service.inputs import DELETED, check_name, check_text, is_taken, live, named
 from danqing.service.keys import KeyFile
 from danqing.service.ledger import Ledger, wall_clock_ms
 from danqing.service.tokens import SCOPES, TokenLimits, Tokens
@@ -246,7 +246,7 @@ class Accounts:
 
         `values` are more of its columns. Raises InvalidField where the name is taken.
         """
-        if queries.accounts_named(conn, name, name):
+        if is_taken(conn, name):
             raise InvalidField(f"An account named '{name}' exists already.", "name")
         account = AccountRow(uuid7(), name, 0, False, self._clock_ms(), **values)
         queries.insert_account(conn, account)

@@ -14,6 +14,8 @@ NAME_CHARS_MAX = 64
 TEXT_CHARS_MAX = 500
 DELETED = "deleted-"
 """What the names of deleted accounts begin with, and no other's."""
+BELOW_ACCOUNTS = ("adjustments", "grants", "password", "revoke-links", "statement", "waivers")
+"""What lies below an account's address. Names of before may end in "/grants"; no new one does."""
 TIME_MS_MAX = 253_402_300_799_999
 """The end of the year 9999."""
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -32,6 +34,9 @@ def check_name(name: str, param: str = "name") -> str:
     check_label(name, param)
     if name.startswith(DELETED):
         raise InvalidField(f"A name cannot begin with '{DELETED}'.", param)
+    for below in BELOW_ACCOUNTS:
+        if name.endswith(f"/{below}"):
+            raise InvalidField(f"A name cannot end in '/{below}'.", param)
     return name
 
 
@@ -70,6 +75,13 @@ def check_expires(expires_ms: int | None, now_ms: int) -> None:
     check_whole(expires_ms, "expires", 0, TIME_MS_MAX)
     if expires_ms <= now_ms:
         raise InvalidField("It would have expired already.", "expires")
+
+
+def is_taken(conn: Connection, name: str) -> bool:
+    """Whether a folded name is an account's already, or the id of one: an id goes before a name."""
+    if _ID.fullmatch(name) and queries.account_by_id(conn, name) is not None:
+        return True
+    return bool(queries.accounts_named(conn, name, name))
 
 
 def find_named(conn: Connection, name: str) -> AccountRow | None:
