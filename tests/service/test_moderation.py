@@ -52,7 +52,7 @@ SMALL = TextModerator(
         ("b#mb", 0),
         ("bo＊b", 0),
         ("x-bom*-y, b*mb-x", 0),
-        (" ".join(f"{a}{b}{c}*x" for a in "abc" for b in "abc" for c in "abc") + " bo*b", 0),
+        (" ".join(f"{a}{b}a*x" for a in "abc" for b in "abc") + " bo*b", 0),
         ("画bomb图", 0),
         ("make\n  poison!", 1),
         ("make--poison", 1),

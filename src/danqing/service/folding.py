@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from functools import cache
 from string import ascii_lowercase
 
@@ -76,7 +76,7 @@ _MASKED_BEFORE = re.compile(rf"(?<!{_PART})[a-z]+$")
 _MASKED_AFTER = re.compile(rf"[a-z]++(?!{_PART})")
 _MASKED_PART_MAX = 24  # letters to either side
 _MASKED_SEEN_MIN = 3  # letters: two and a sign are as good as any word
-_MASKED_MAX = 32  # words, each of which is tried with every letter
+_MASKED_MAX = 16  # words, each of which is tried with every letter
 # An apostrophe before the end of a contraction, and of the text around; what is before it `_contracted` looks at.
 _APOSTROPHE = re.compile(rf"['’](?=(ll|re|ve|[dmst])(?!(?:_|[^\w\s]){{0,3}}{_PART}))")
 _WORD_BEFORE = re.compile(rf"(?:^|[\s{_UNSPACED}])(?:_|[^\w\s])*+([a-z]+)$")
@@ -150,7 +150,7 @@ def kept_apart(phrases: Iterable[str]) -> frozenset[str]:
     return frozenset(several) | {phrase.replace(" ", "") for phrase in several}
 
 
-def word_readings(folded: str, apart: Container[str] = ()) -> Iterator[str]:
+def word_readings(folded: str, apart: Set[str] = frozenset()) -> Iterator[str]:
     """What the words may be read as: as they stand, spelled out or cut up and joined ("a-b-c", "ab-c"), lookalikes as Latin.
 
     `apart`: what stays apart though nothing but a sign is between its parts, as `kept_apart` has it.
@@ -186,11 +186,11 @@ def squeezed_readings(folded: str) -> Iterator[str]:
         yield _mapped(squeezed, others)
 
 
-def _respelled(folded: str, plain: str, apart: Container[str]) -> str:
+def _respelled(folded: str, plain: str, apart: Set[str]) -> str:
     return _joined(plain) + _mended(folded, apart)
 
 
-def _mended(folded: str, apart: Container[str]) -> str:
+def _mended(folded: str, apart: Set[str]) -> str:
     """The text once more with what was cut up put together, and what may be a word within it; nothing where nothing was.
 
     All must stand together without a blank: who writes "pen is" means two words, and who writes "he'll" no "hell".
@@ -206,14 +206,16 @@ def _mended(folded: str, apart: Container[str]) -> str:
         if len(whole) == len(parts):
             return match[0]  # letter by letter: `_joined` has it
         for size in range(2, min(_WINDOW_MAX + 1, len(parts))):
-            runs = zip(*(parts[at:] for at in range(size)), strict=False)
-            windows.extend(
-                [
+            columns = [parts[at:] for at in range(size)]
+            seen = list(map("".join, zip(*columns, strict=False)))
+            if not apart.isdisjoint(seen):
+                runs = zip(*columns, strict=False)
+                seen = [
                     word
-                    for run in runs
-                    if (word := "".join(run)) not in apart or " ".join(run) not in apart
+                    for word, run in zip(seen, runs, strict=True)
+                    if word not in apart or " ".join(run) not in apart
                 ]
-            )
+            windows.append(" ".join(seen))  # thousands of strings kept at once are slow to make
         if whole in apart and " ".join(parts) in apart:
             return match[0]
         if len(whole) <= _SPELLED_CHARS_MAX:
@@ -227,7 +229,7 @@ def _mended(folded: str, apart: Container[str]) -> str:
     return f"{whole} {' '.join(windows)} " if windows else whole
 
 
-def _unmasked(folded: str, apart: Container[str]) -> list[str]:
+def _unmasked(folded: str, apart: Set[str]) -> list[str]:
     """What the words with a masked letter may be; a text with many has its first ones read."""
     found: set[tuple[str, str]] = set()
     for mask in _MASK.finditer(folded):

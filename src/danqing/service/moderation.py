@@ -150,20 +150,22 @@ class _Terms:
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         # Those that read alike are one pattern: many of them cost the automaton the square of their number.
-        words, parts = dict[str, dict[Entry, None]](), dict[str, dict[Entry, None]]()
+        words, parts = dict[str, list[Entry]](), dict[str, list[Entry]]()
         counted = set[str]()
-        for entry in entries:
+        for entry in dict.fromkeys(entries):
             spellings = written_out(entry.term)
-            for spelling in spellings:
-                folded = fold(spelling)
+            its_words, its_parts = set[str](), set[str]()
+            for folded in map(fold, spellings):
                 if is_unspaced(folded):
-                    pattern = squeeze(folded)
-                    parts.setdefault(pattern, {})[entry] = None
-                    if len(spellings) > 1:
-                        counted.add(pattern)
+                    its_parts.add(squeeze(folded))
                 else:
-                    for pattern in word_patterns(folded):
-                        words.setdefault(pattern, {})[entry] = None
+                    its_words.update(word_patterns(folded))
+            for pattern in its_words:
+                words.setdefault(pattern, []).append(entry)
+            for pattern in its_parts:
+                parts.setdefault(pattern, []).append(entry)
+            if len(spellings) > 1:
+                counted |= its_parts
         self._words, self._of_words = AhoCorasick(list(words)), list(words.values())
         self._parts, self._of_parts = AhoCorasick(list(parts)), list(parts.values())
         self._counted = frozenset(at for at, pattern in enumerate(parts) if pattern in counted)
@@ -185,7 +187,7 @@ class _Terms:
             *map(self._of_words.__getitem__, words),
             *map(self._of_parts.__getitem__, parts),
         ):
-            found |= entries
+            found |= dict.fromkeys(entries)
         return found
 
 
